@@ -1,0 +1,64 @@
+"""One frozen Config. Read from `SLUICE_…` variables and the command line, nowhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
+
+
+class Config(BaseSettings):
+    """Every setting, with its default, its unit in its name, and what it is for."""
+
+    model_config = SettingsConfigDict(env_prefix="SLUICE_", frozen=True, extra="forbid")
+
+    data: Path = Path(".sluice")  # the deployment's directory: database, objects, keys
+    cache: Path = Field(default_factory=_cache_dir)  # the built sandbox guest; safe to delete
+    database_url: str | None = None  # postgresql://… ; none: DATA/sluice.db (SQLite)
+    objects_url: str | None = None  # s3://…, gs://…, az://… ; none: DATA/objects
+    host: str = "127.0.0.1"
+    port: int = 8080
+    url: str | None = None  # the address people use, if not http://HOST:PORT
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1)  # worker processes
+
+    lease_seconds: int = 30  # a worker silent for so long loses its runs
+    poll_seconds: float = 1.0  # the slow net below the bell
+    activations_max: int = 8  # runs of one worker in a sandbox, or between two steps of it
+    sandboxes_max: int = 4  # sandbox processes of one worker
+    operations_max: int = 4  # commands one worker runs at once
+
+    sandbox_memory_bytes: int = 256 * MIB
+    sandbox_cpu_seconds: float = 30.0  # per activation
+    sandbox_uses_max: int = 1000  # activations until a sandbox process is replaced
+    sandbox_rss_bytes: int = 512 * MIB  # resident size at which it is replaced earlier
+    source_bytes: int = 64 * MIB  # the .ci files of one commit
+    value_bytes: int = MIB  # params, event payload, step result
+    steps_max: int = 10_000  # per run
+    log_bytes: int = 1024 * MIB  # per step
+    push_bytes: int = 2048 * MIB
+    blob_bytes: int = 1024 * MIB
+    repository_bytes: int = 10 * 1024 * MIB  # the quota of one repository
+    body_bytes: int = 25 * MIB  # of an API or webhook request
+
+    command_memory_bytes: int = 4096 * MIB
+    command_disk_bytes: int = 4096 * MIB  # growth of the workspace in one command
+    command_output_bytes: int = 1024 * MIB
+    command_pids: int = 1024
+    command_network: bool = False  # True: commands may name hosts they want to reach
+    command_runner: str = "sandbox"  # sandbox | unsandboxed (this machine's owner only)
+
+    retention_days: int = 30  # of finished runs
+    hibernate: str = "auto"  # testing: "always" drops the sandbox at every await
+
+    @property
+    def base_url(self) -> str:
+        """The address people use, without a slash at the end."""
+        return (self.url or f"http://{self.host}:{self.port}").rstrip("/")

@@ -1,0 +1,516 @@
+"""The Protocols between the parts: the only abstract things here. Each has two implementations.
+
+Contract of all of them: methods block, are safe to call from any thread, and raise only errors of
+`errors.py`. Nothing here returns a database row, a socket or a file handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ci_platform.model import (
+    Approval,
+    Command,
+    Decision,
+    Description,
+    Draft,
+    Effect,
+    Entry,
+    Json,
+    LogLine,
+    NewRun,
+    Operation,
+    OperationId,
+    Outcome,
+    Repository,
+    RepositoryId,
+    Role,
+    Run,
+    RunId,
+    RunState,
+    RunUpdate,
+    SourceFiles,
+    StepKey,
+    User,
+    UserId,
+    WorkerId,
+)
+
+
+class Clock(Protocol):
+    """The one clock. Tests advance theirs; nothing else asks the operating system for the time."""
+
+    def now_ms(self) -> int: ...
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Entries to add to a run's journal, with everything that changes because of them.
+
+    Written whole or not at all. Refused without an error (`Appended.applied` False) when the
+    journal has moved past `expected_seq`: read what is new, decide again. Refused with LeaseLost
+    when `fence` is given and the run is not leased under it, or a CloseOperation's fence moved.
+    """
+
+    run_id: RunId
+    expected_seq: int
+    drafts: Sequence[Draft]
+    update: RunUpdate
+    fence: int | None = None  # given by the lease's holder; None for people and operations
+    effects: Sequence[Effect] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    applied: bool
+    entries: Sequence[Entry]  # applied: those just written; else: those after expected_seq
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run this worker now leases; `entries` is its whole journal, ending with run_claimed."""
+
+    run: Run
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    repository_ids: Sequence[RepositoryId] | None = None  # None: all
+    pipeline: str | None = None
+    states: Sequence[RunState] = ()
+    branch: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    runs: Sequence[Run]  # newest first
+    cursor: str | None  # for the next page; None on the last
+
+
+class RunStore(Protocol):
+    """Runs and their journals.
+
+    `append` is the only way a run changes after its creation, apart from the two moves of a lease
+    (`claim`, `expire`), which write their own entry. Concurrent appends of one process may share
+    one commit; each is answered after that commit. Every commit that makes something due rings
+    the bell (`Bell.ring`).
+    """
+
+    def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
+        """Create runs, all or none, each with its run_created entry, queued and due now.
+
+        A NewRun with `failed` is created in state failed, with a run_failed entry. Raises
+        RunExists naming the id; with skip_existing an existing id is left out instead.
+        """
+
+    def get(self, run_id: RunId) -> Run:
+        """Raises RunNotFound."""
+
+    def by_number(self, repository_id: RepositoryId, number: int) -> Run:
+        """Raises RunNotFound."""
+
+    def list(self, which: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage: ...
+
+    def counts(self) -> Mapping[RunState, int]:
+        """How many runs are in each state that is not terminal."""
+
+    def journal(self, run_id: RunId, *, after: int = 0, limit: int | None = None) -> list[Entry]:
+        """Entries with seq > after, in order. Raises RunNotFound."""
+
+    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Claim]:
+        """Lease up to `limit` due runs, in round robin over repositories, oldest due first.
+
+        Due: state queued or waiting, or running without a lease, with ready_ms in the past. A
+        claimed run is `running` under a new fence, has a run_claimed entry, and no ready_ms.
+        Never hands one run to two callers.
+        """
+
+    def append(self, append: Append) -> Appended: ...
+
+    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
+        """Lengthen all leases that this worker still holds, of runs and of operations."""
+
+    def expire(self, *, limit: int = 100) -> int:
+        """Take back leases that ran out: runs become queued with a lease_expired entry, operations
+        queued for the next worker. Returns how many."""
+
+    def next_ready_ms(self) -> int | None:
+        """When the next run or operation is due; None if none ever will be without an event."""
+
+    def delete(self, run_id: RunId) -> None:
+        """Remove a terminal run with everything of it. Raises RunNotFound, Conflict."""
+
+
+class OperationStore(Protocol):
+    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Operation]:
+        """Lease up to `limit` due operations under a new fence; round robin over repositories."""
+
+    def get(self, operation_id: OperationId) -> Operation | None: ...
+
+
+class ApprovalStore(Protocol):
+    """Read only: gates change with `RunStore.append`."""
+
+    def get(self, run_id: RunId, key: StepKey) -> Approval:
+        """Raises StepNotFound."""
+
+    def of_run(self, run_id: RunId) -> list[Approval]: ...
+
+    def open(self, repository_ids: Sequence[RepositoryId] | None = None) -> list[Approval]:
+        """All open gates, oldest first, at most 200."""
+
+    def decision(self, run_id: RunId, key: StepKey, user_id: str) -> Decision | None: ...
+
+
+class LogStore(Protocol):
+    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
+        """Add lines; numbers already there are ignored, so a repeated batch changes nothing."""
+
+    def read(
+        self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000
+    ) -> list[LogLine]: ...
+
+    def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]: ...
+
+    def last(self, run_id: RunId, step: str) -> int:
+        """The number of the last line, 0 if there is none."""
+
+    def steps(self, run_id: RunId) -> Mapping[str, int]:
+        """Each step that has a log -> the number of its last line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    id: str
+    name: str
+    user_id: UserId | None
+    scopes: frozenset[str]
+    repository_id: RepositoryId | None
+    created_ms: int
+    expires_ms: int | None
+    last_used_ms: int | None
+
+
+class IdentityStore(Protocol):
+    """Users, password hashes, tokens and roles; knows nothing of what they allow."""
+
+    def create_user(self, name: str, password_hash: str | None, *, admin: bool) -> User:
+        """Raises Conflict if the name is taken."""
+
+    def user(self, user_id: UserId) -> User | None: ...
+
+    def user_by_name(self, name: str) -> tuple[User, str | None] | None:
+        """The user and their password hash."""
+
+    def users(self) -> list[User]: ...
+
+    def set_password(self, user_id: UserId, password_hash: str) -> None: ...
+
+    def set_role(self, user_id: UserId, repository_id: RepositoryId, role: Role | None) -> None: ...
+
+    def roles(self, user_id: UserId) -> Mapping[RepositoryId, Role]: ...
+
+    def add_token(self, token: Token, digest: str) -> None: ...
+
+    def token(self, digest: str) -> Token | None:
+        """By the SHA-256 of the secret, in hex."""
+
+    def tokens(self, user_id: UserId | None = None) -> list[Token]: ...
+
+    def revoke_token(self, token_id: str) -> None: ...
+
+    def touch_token(self, token_id: str, at_ms: int) -> None: ...
+
+    def put_link(self, digest: str, purpose: str, expires_ms: int) -> None:
+        """Keep a one-time link by the digest of its secret; replaces one of the same purpose."""
+
+    def take_link(self, digest: str, now_ms: int) -> str | None:
+        """Use a link up: its purpose, or None if unknown, used or expired. At most one caller
+        ever gets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """An inbound webhook of a repository, and where its commits are fetched from."""
+
+    id: str
+    repository_id: RepositoryId
+    provider: str  # github
+    secret: bytes  # stored encrypted
+    remote_url: str | None
+    created_ms: int
+
+
+class HookStore(Protocol):
+    def add(self, hook: Hook) -> None: ...
+
+    def get(self, hook_id: str) -> Hook:
+        """Raises HookNotFound."""
+
+    def of_repository(self, repository_id: RepositoryId) -> list[Hook]: ...
+
+    def remove(self, hook_id: str) -> None: ...
+
+    def first_delivery(self, hook_id: str, delivery_id: str, at_ms: int) -> bool:
+        """Note a delivery; False if this id was noted before."""
+
+
+class DescriptionStore(Protocol):
+    """What pipeline files said of themselves, by code digest and platform version."""
+
+    def get(self, digest: str) -> Description | None: ...
+
+    def put(self, digest: str, description: Description) -> None: ...
+
+
+class AuditStore(Protocol):
+    def record(
+        self, at_ms: int, actor: str, action: str, subject: str, detail: Mapping[str, Json]
+    ) -> None: ...
+
+    def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]: ...
+
+
+class Bell(Protocol):
+    """Wakes sleepers after a commit, across threads and processes. A hint: it may ring for
+    nothing, and a lost ring is made up for by the listener's own slow poll."""
+
+    def ring(self) -> None: ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return True when rung since the last call, False after the timeout."""
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """All tables of the platform, one attribute per concern."""
+
+    @property
+    def runs(self) -> RunStore: ...
+    @property
+    def operations(self) -> OperationStore: ...
+    @property
+    def approvals(self) -> ApprovalStore: ...
+    @property
+    def logs(self) -> LogStore: ...
+    @property
+    def identity(self) -> IdentityStore: ...
+    @property
+    def hooks(self) -> HookStore: ...
+    @property
+    def descriptions(self) -> DescriptionStore: ...
+    @property
+    def audit(self) -> AuditStore: ...
+    def bell(self) -> Bell:
+        """A new listener; the caller closes it."""
+
+    def close(self) -> None: ...
+
+
+# --- the sandbox ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One stretch of pipeline code to execute."""
+
+    source: SourceFiles
+    pipeline: str
+    event: Mapping[str, Json]  # what the author gets as `event`
+    seed: str  # of the run's randomness: the same in every activation of a run
+    entries: Sequence[Entry]  # the journal so far
+    strict: bool  # True: a replay that differs is a Mismatch. False: it is noted (latest)
+    trusted: bool = True
+    always_hibernate: bool = False  # testing: suspend at every await
+
+
+class ActivationHost(Protocol):
+    """What the code of one activation may ask of the world. Called from one thread."""
+
+    def next(self, commands: Sequence[Command]) -> Sequence[Entry]:
+        """Journal what the commands decide; answer all entries since the last that the guest knows.
+
+        Called when no task of the guest can go on. No new entries: the guest suspends.
+        """
+
+    def log(self, step: str, stream: str, text: str) -> None:
+        """Text the author printed, in pieces of any size."""
+
+
+class Sandbox(Protocol):
+    """Runs pipeline code with no ambient authority. Safe to call from many threads."""
+
+    def describe(self, source: SourceFiles) -> Description:
+        """Load the files and ask the module what it declares. Never raises for the author's
+        mistakes: they come back as `Description.error`. Raises SandboxUnavailable."""
+
+    def activate(self, activation: Activation, host: ActivationHost) -> Outcome:
+        """Run until the code returns, fails or suspends. If `host.next` raises, the sandbox is
+        dropped and that error is raised here."""
+
+    def close(self) -> None: ...
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A shell command of a step. Kept as JSON in the operation: `asdict`, and `CommandSpec(**j)`."""
+
+    repository_id: str
+    run_id: str
+    step: str  # str(StepKey)
+    commit: str
+    base: Sequence[str]  # digests of the layers below, lowest first
+    script: str
+    shell: str = "sh"  # sh | bash
+    cwd: str = "."  # inside the workspace
+    env: Mapping[str, str] = field(default_factory=dict)  # the author's and the platform's
+    secrets: Sequence[str] = ()
+    timeout_ms: int = 3_600_000
+    network: Sequence[str] = ()  # hosts; none: no network
+    artifacts: Sequence[str] = ()
+    reports: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    exit_code: int | None  # None when it was ended by the platform
+    ended: str | None  # None, timeout, cancelled, or the limit's name: memory, output, disk, ...
+    detail: str  # a sentence for people when `ended` is set
+    outputs: Mapping[str, str]  # what the command wrote to $CI_OUTPUT
+    output_tail: str  # the last 4 KiB of its output
+    layer: str | None  # digest of the changes it made; None if none, or if it failed
+    duration_ms: int
+
+
+class Runner(Protocol):
+    """Runs commands in a workspace. Several may run at once, in separate workspaces."""
+
+    def run(
+        self,
+        spec: CommandSpec,
+        *,
+        output: Callable[[str, bytes], None],
+        stop: Callable[[], bool],
+    ) -> CommandResult:
+        """Run to the end. `output(stream, data)` gets raw bytes as they come; `stop()` is polled
+        at least twice a second and, once True, ends the command: TERM, 10 s, KILL of the tree.
+
+        The workspace is the commit's tree with the base layers on top, in order. Changes are kept
+        as a new layer only if the exit code is 0. Raises RunnerUnavailable (an InternalError).
+        """
+
+
+class Trees(Protocol):
+    """Where a runner gets the files of a commit from."""
+
+    def export(self, repository_id: str, commit: str, into: Path) -> str:
+        """Write the commit's tree below `into` (exists, empty). Returns the tree's id."""
+
+
+# --- repositories ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    sha: str
+    tree: str
+    parents: Sequence[str]
+    author: str
+    committed_ms: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """A write (`content`) or a deletion (`content` None) of one file."""
+
+    path: str
+    content: bytes | None
+    executable: bool = False
+
+
+class Source(Protocol):
+    """Pipeline code, read from the git store."""
+
+    def load(self, repository_id: RepositoryId, commit: str) -> SourceFiles:
+        """The `.ci/**/*.py` of a commit. Raises SourceError (no .ci/pipeline.py, not a file, too
+        large, not UTF-8), naming path and limit."""
+
+    def has_pipeline(self, repository_id: RepositoryId, commit: str) -> bool: ...
+
+    def resolve(self, repository_id: RepositoryId, ref: str) -> str | None:
+        """The commit a ref points at (refs/heads/x, refs/tags/x peeled, HEAD); None if gone."""
+
+    def keep(self, repository_id: RepositoryId, commit: str, run_id: RunId) -> None:
+        """Keep a commit alive by a hidden ref until `release`."""
+
+    def release(self, repository_id: RepositoryId, run_id: RunId) -> None: ...
+
+    def commit(self, repository_id: RepositoryId, sha: str) -> Commit:
+        """Raises NotFound."""
+
+    def changed_paths(
+        self, repository_id: RepositoryId, before: str | None, after: str
+    ) -> list[str]: ...
+
+    def fetch(self, repository_id: RepositoryId, url: str, commit: str, ref: str) -> None:
+        """Fetch `ref` from a remote until `commit` is here. Raises InvalidRequest."""
+
+
+class Repositories(Protocol):
+    def create(
+        self, owner: str, name: str, *, default_branch: str = "main", description: str = ""
+    ) -> Repository:
+        """Raises RepositoryExists, InvalidRequest."""
+
+    def get(self, owner: str, name: str) -> Repository:
+        """Raises RepositoryNotFound."""
+
+    def by_id(self, repository_id: RepositoryId) -> Repository:
+        """Raises RepositoryNotFound."""
+
+    def list(self, *, after: str = "", limit: int = 100) -> list[Repository]:
+        """By full name, ascending."""
+
+    def delete(self, repository_id: RepositoryId) -> None: ...
+
+    def branches(self, repository_id: RepositoryId) -> Mapping[str, str]:
+        """Short name -> commit, at most 1,000."""
+
+    def log(self, repository_id: RepositoryId, commit: str, *, limit: int = 50) -> list[Commit]: ...
+
+    def read_file(self, repository_id: RepositoryId, commit: str, path: str) -> bytes:
+        """Raises NotFound, TooLarge."""
+
+    def list_tree(
+        self, repository_id: RepositoryId, commit: str, path: str
+    ) -> list[tuple[str, str]]:
+        """(name, "file" | "dir" | "link" | "submodule") of a directory. Raises NotFound."""
+
+    def commit_files(
+        self,
+        repository_id: RepositoryId,
+        *,
+        branch: str,
+        changes: Sequence[FileChange],
+        message: str,
+        author: str,
+        expected_parent: str | None,
+    ) -> str:
+        """Commit changes on a branch, as a push would: listeners hear of it. Returns the commit.
+        Raises Conflict when the branch is not at expected_parent (None: do not check)."""

@@ -1,0 +1,60 @@
+"""The versioned messages that both sides of the sandbox speak: JSON text, nothing else.
+
+    host -> guest   activate(input)     one of
+        {"v": 1, "op": "describe", "files": {path: text}}
+        {"v": 1, "op": "run", "files": {...}, "pipeline": name, "event": {...}, "seed": text,
+         "entries": [entry, ...], "strict": bool, "always_hibernate": bool,
+         "reuse": digest | null}
+    guest -> host   the answer of activate(), one of
+        {"described": {"pipelines": [...]}}      see Description in ci_platform/model.py
+        {"suspended": true}
+        {"returned": value}
+        {"raised": error, "limit": name | null, "loading": bool}
+        {"mismatch": {"seq": n, "expected": text, "got": text}}
+    guest -> host   next(commands)      [command, ...], one of
+        {"op": "start", "key": key, "config": {...}}
+        {"op": "finish", "key": key, "attempt": n, "value": value}
+        {"op": "finish", "key": key, "attempt": n, "error": error, "retryable": bool,
+         "delay_ms": n | null}
+        {"op": "abandon", "key": key}
+        {"op": "diverge", "key": key, "change": "inserted" | "missing"}
+    host -> guest   the answer of next()
+        [entry, ...]     the journal since the last entry the guest knows; [] = suspend now
+        {"fatal": text}  the host gave up; unwind nothing, return {"suspended": true}
+    guest -> host   log(step, stream, text)
+    guest -> host   mode(body)          true while a step body runs: real time and entropy
+
+    key    [kind, name, occurrence]
+    error  {"type": name, "message": text, "traceback": text, "data": {...}}
+    entry  {"seq": n, "kind": word, "at_ms": n, "data": {...}, "key": key | null,
+            "attempt": n | null}
+
+Configs of "start", by kind; durations and instants are whole milliseconds:
+
+    do        {"retries": {"limit", "delay_ms" | null, "backoff"}, "timeout_ms", "sensitive",
+               "rollback": bool}
+    sh        {"script", "env", "secrets", "cwd", "shell", "timeout_ms", "retries": {...},
+               "labels", "image", "network", "artifacts", "reports", "cache", "allow_failure",
+               "rollback": bool}
+    sleep     {"duration_ms"} or {"until_ms"}
+    wait      {"type", "timeout_ms"}
+    approval  {"approvers", "required", "allow_self", "form", "timeout_ms", "environment"}
+    run       {"pipeline", "params", "wait"}
+    timer     {"duration_ms"}
+
+Values with which the host completes a step (`data.value` of step_passed), by kind:
+
+    do        what the body returned
+    sh        {"exit_code", "outputs", "output_tail", "layer", "duration_ms"}
+    sleep     null
+    wait      {"payload", "timestamp": ISO 8601, "type"}
+    approval  {"approved": true, "decisions": [{"user", "decision", "comment", "at"}], "form"}
+    run       {"id", "number", "state", "output"}
+    timer     null
+
+Errors with which the host completes a step (`data.error.type` of step_failed) are CommandFailed
+(data: exit_code, output_tail, ended), WaitTimeout, Rejected (data: user, comment), StepFailed
+(data: type, message of the last attempt), or the author's own exception type for a `do` body.
+"""
+
+VERSION = 1
