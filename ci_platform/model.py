@@ -484,6 +484,33 @@ class Description:
     error: ErrorInfo | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RefUpdate:
+    """One ref that a push moved."""
+
+    ref: str  # refs/heads/main
+    before: str | None  # None: the ref is new
+    after: str | None  # None: the ref was deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Refs that moved in a repository, whichever way: git, a web edit, a webhook.
+
+    `id` is the same when the same push is told again, so that nothing starts twice.
+    """
+
+    id: str
+    repository_id: RepositoryId
+    at_ms: int
+    actor: str  # as shown
+    actor_id: str | None  # the user who pushed, if it is one of ours
+    updates: Sequence[RefUpdate]
+    options: Sequence[str] = ()  # git push -o
+    payload: Mapping[str, Json] = field(default_factory=dict)  # of the webhook
+    trusted: bool = True
+
+
 # --- repositories, people, logs ------------------------------------------------------------------
 
 
@@ -527,6 +554,7 @@ class Actor:
     repository_id: RepositoryId | None = None  # a token bound to one repository
     roles: Mapping[RepositoryId, Role] = field(default_factory=dict)
     groups: frozenset[str] = frozenset()
+    token_id: str | None = None  # of a token; `id` is then its user, or the token if it has none
 
 
 SYSTEM = Actor(kind="system", id="system", name="sluice", admin=True)

@@ -25,6 +25,7 @@ from ci_platform.model import (
     Operation,
     OperationId,
     Outcome,
+    Push,
     Repository,
     RepositoryId,
     Role,
@@ -250,6 +251,18 @@ class Hook:
     created_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A verified delivery of a webhook, kept until its work is done."""
+
+    hook_id: str
+    id: str  # the provider's; the same when it is sent again
+    event: str  # push, ...
+    body: bytes  # as received
+    received_ms: int
+    tries: int = 0  # how often its work was put off
+
+
 class HookStore(Protocol):
     def add(self, hook: Hook) -> None: ...
 
@@ -262,6 +275,18 @@ class HookStore(Protocol):
 
     def first_delivery(self, hook_id: str, delivery_id: str, at_ms: int) -> bool:
         """Note a delivery; False if this id was noted before."""
+
+    def enqueue(self, delivery: Delivery) -> bool:
+        """Note a delivery and keep it until `finish`; False if this id was noted before."""
+
+    def pending(self, now_ms: int, *, limit: int = 100) -> list[Delivery]:
+        """Kept deliveries that are due, oldest first."""
+
+    def defer(self, hook_id: str, delivery_id: str, until_ms: int) -> None:
+        """Put one off: it is due again at `until_ms`, with one try more."""
+
+    def finish(self, hook_id: str, delivery_id: str, outcome: str) -> None:
+        """Drop the body; the id and the outcome stay. Safe to call twice."""
 
 
 class DescriptionStore(Protocol):
@@ -470,6 +495,16 @@ class Source(Protocol):
 
     def fetch(self, repository_id: RepositoryId, url: str, commit: str, ref: str) -> None:
         """Fetch `ref` from a remote until `commit` is here. Raises InvalidRequest."""
+
+
+class Pushes(Protocol):
+    """The outbox of the git store: pushes whose refs have moved, until their runs exist."""
+
+    def pending(self, *, limit: int = 100) -> list[Push]:
+        """Oldest first."""
+
+    def done(self, push_id: str) -> None:
+        """Safe to call twice."""
 
 
 class Repositories(Protocol):
