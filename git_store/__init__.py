@@ -1,0 +1,60 @@
+"""A git server: packs are immutable objects, refs are rows. It has never heard of CI.
+
+The names below are the whole public surface; everything else may change.
+"""
+
+from git_store.edits import FileEdit
+from git_store.errors import (
+    BadName,
+    BadPack,
+    GitStoreError,
+    ObjectNotFound,
+    OverLimit,
+    ProtocolError,
+    PushRejected,
+    RefConflict,
+    RemoteFailed,
+    RepoExists,
+    RepoNotFound,
+)
+from git_store.files import CommitInfo, EntryKind, Files, TreeEntry
+from git_store.http import Access, Authenticate, GitHttp, Verdict
+from git_store.limits import Limits
+from git_store.push import Push, Pusher, PushEvent, PushListener, RefChange
+from git_store.refs import Ref, Refs
+from git_store.repos import Repositories, Repository
+from git_store.store import GitStore
+
+__all__ = [
+    "Access",
+    "Authenticate",
+    "BadName",
+    "BadPack",
+    "CommitInfo",
+    "EntryKind",
+    "FileEdit",
+    "Files",
+    "GitHttp",
+    "GitStore",
+    "GitStoreError",
+    "Limits",
+    "ObjectNotFound",
+    "OverLimit",
+    "ProtocolError",
+    "Push",
+    "PushEvent",
+    "PushListener",
+    "PushRejected",
+    "Pusher",
+    "Ref",
+    "RefChange",
+    "RefConflict",
+    "Refs",
+    "RemoteFailed",
+    "RepoExists",
+    "RepoNotFound",
+    "Repositories",
+    "Repository",
+    "TreeEntry",
+    "Verdict",
+]

@@ -1,0 +1,42 @@
+"""The limits of the git store: one frozen value, every limit with its unit in its name.
+
+Handed to GitStore by whoever builds it; nothing here reads a file or the environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    push_bytes: int = 2 * GIB  # one pack as sent
+    blob_bytes: int = 1 * GIB  # one file, inflated
+    tree_bytes: int = 64 * MIB  # one tree, commit or tag, inflated: these are held in memory
+    delta_result_bytes: int = 512 * MIB  # git itself makes no deltas of larger files
+    repository_bytes: int = 10 * GIB  # all packs of one repository: its quota
+    push_objects: int = 5_000_000  # in one pack
+    push_commands: int = 20_000  # refs in one push
+    push_options: int = 100
+    push_option_bytes: int = 1024
+    ref_bytes: int = 512  # the name of one ref
+    repository_refs: int = 200_000
+    inline_pack_bytes: int = 64 * KIB  # smaller packs are rows, larger ones objects
+    request_bytes: int = 64 * MIB  # a fetch request after gunzip: wants and haves
+    fetch_wants: int = 100_000
+    fetch_haves: int = 100_000
+    drain_bytes: int = 256 * MIB  # read and thrown away after a push was refused half-way
+    open_packs: int = 512  # packs kept open in this process
+    cache_bytes: int = 4 * GIB  # local copies of packs of a remote object store
+    file_bytes: int = 32 * MIB  # one file read into memory through `Files.read`
+    export_bytes: int = 4 * GIB  # a whole exported tree
+    export_files: int = 500_000
+    changed_paths: int = 10_000  # reported between two commits
+    remote_seconds: float = 300.0  # a fetch from a remote, start to end
+    threads: int = 16  # of GitHttp: requests in work at once
+    heavy_threads: int = 4  # of those: packing and indexing at once
+    idle_seconds: float = 120.0  # a client that neither sends nor takes a byte for so long is cut
