@@ -144,6 +144,10 @@ class RunStore(Protocol):
         """Take back leases that ran out: runs become queued with a lease_expired entry, operations
         queued for the next worker. Returns how many."""
 
+    def release(self, worker: WorkerId | None) -> int:
+        """Take back, as `expire` does but at once, all leases of a worker known to be dead; None:
+        of every worker, when nothing else runs on this store. Returns how many."""
+
     def next_ready_ms(self) -> int | None:
         """When the next run or operation is due; None if none ever will be without an event."""
 

@@ -1,0 +1,145 @@
+"""A real server for the benchmarks, and a repository on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+START_SECONDS_MAX = 120.0
+DONE = {"passed", "failed", "errored", "cancelled"}
+
+
+@dataclass(slots=True)
+class Server:
+    """A running `sluice serve` and a token that may do everything on it."""
+
+    data: Path
+    process: subprocess.Popen[str]
+    url: str
+    token: str
+    http: httpx.Client
+
+    def cli(self, *arguments: str) -> str:
+        return run_cli(self.data, *arguments)
+
+    def kill(self) -> None:
+        """End every process of the server at once, as a power cut would."""
+        family = [psutil.Process(self.process.pid)]
+        family += family[0].children(recursive=True)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def memory_bytes(self) -> int:
+        """Unique memory of all processes of the server."""
+        root = psutil.Process(self.process.pid)
+        return sum(p.memory_full_info().uss for p in [root, *root.children(recursive=True)])
+
+    def cpu_seconds(self) -> float:
+        root = psutil.Process(self.process.pid)
+        times = [p.cpu_times() for p in [root, *root.children(recursive=True)]]
+        return sum(t.user + t.system for t in times)
+
+    def create_repository(self, name: str, pipeline: str) -> None:
+        """A repository whose main branch holds one pipeline file."""
+        self.http.post("/api/v1/repos", json={"owner": "bench", "name": name}).raise_for_status()
+        change = {"path": ".ci/pipeline.py", "content": pipeline}
+        body = {"branch": "main", "message": "bench", "changes": [change]}
+        self.http.post(f"/api/v1/repos/bench/{name}/commits", json=body).raise_for_status()
+
+    def start(self, name: str, params: Any = None) -> str:
+        """Create one run; its id."""
+        answer = self.http.post(f"/api/v1/repos/bench/{name}/runs", json={"params": params})
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def start_many(self, name: str, count: int, *, batch: int = 100) -> None:
+        for first in range(0, count, batch):
+            runs = [{} for _ in range(min(batch, count - first))]
+            answer = self.http.post(
+                f"/api/v1/repos/bench/{name}/runs/batch", json={"runs": runs}
+            )
+            answer.raise_for_status()
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/api/v1/runs/{run_id}")
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def wait(self, run_id: str, *states: str, seconds: float = 60, poll: float = 0.002) -> Any:
+        """Poll until the run is in one of `states` (none given: until it has ended)."""
+        wanted = set(states) or DONE
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            run = self.run(run_id)
+            if run["state"] in wanted:
+                return run
+            time.sleep(poll)
+        raise TimeoutError(f"{run_id} is {run['state']} after {seconds} s")
+
+    def journal(self, run_id: str) -> list[dict[str, Any]]:
+        answer = self.http.get(f"/api/v1/runs/{run_id}/journal")
+        answer.raise_for_status()
+        return list(answer.json()["entries"])
+
+
+def run_cli(data: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "ci_platform.cli", "--data", str(data), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def launch(data: Path, *, workers: int) -> tuple[subprocess.Popen[str], str]:
+    """Start `sluice serve` and wait for the line with its URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ci_platform.cli", "--data", str(data), "serve", "--port", "0"]
+        + ["--workers", str(workers)],
+        stdout=subprocess.PIPE,
+        stderr=(data.parent / "serve.log").open("a"),
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if "http" not in line:
+        raise RuntimeError(f"the server did not start: {line!r}, see {data.parent / 'serve.log'}")
+    return process, line[line.index("http") :].split()[0].rstrip("/")
+
+
+def connect(data: Path, process: subprocess.Popen[str], url: str, token: str) -> Server:
+    http = httpx.Client(
+        base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=START_SECONDS_MAX
+    )
+    return Server(data, process, url, token, http)
+
+
+@contextlib.contextmanager
+def serving(*, workers: int | None = None) -> Iterator[Server]:
+    """A server on a fresh data directory, ended with it."""
+    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as directory:
+        data = Path(directory) / "data"
+        process, url = launch(data, workers=workers or os.cpu_count() or 1)
+        token = run_cli(data, "token", "create", "--name", "bench", "--scope", "admin")
+        server = connect(data, process, url, token)
+        try:
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=30)
