@@ -1,0 +1,57 @@
+"""Every change anyone may ask for, one file per family; pages, API, git, CLI and hooks call these.
+
+Each takes the actor first, asks the one authorisation function, decides with the pure engine,
+appends with retry, and writes the audit log. Synchronous: async callers use the thread pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ci_platform.commands.approvals import Approvals, Decided
+from ci_platform.commands.hooks import Hooks, NewHook, Receipt
+from ci_platform.commands.parts import Limits, Parts
+from ci_platform.commands.people import NewToken, People
+from ci_platform.commands.pushes import Pushes
+from ci_platform.commands.repositories import Repositories
+from ci_platform.commands.runs import Runs, StartRun
+
+__all__ = [
+    "Approvals",
+    "Commands",
+    "Decided",
+    "Hooks",
+    "Limits",
+    "NewHook",
+    "NewToken",
+    "Parts",
+    "People",
+    "Pushes",
+    "Receipt",
+    "Repositories",
+    "Runs",
+    "StartRun",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    runs: Runs
+    approvals: Approvals
+    repositories: Repositories
+    pushes: Pushes
+    hooks: Hooks
+    people: People
+
+    @classmethod
+    def over(cls, parts: Parts) -> Commands:
+        """All commands over the same parts."""
+        pushes = Pushes(parts)
+        return cls(
+            runs=Runs(parts),
+            approvals=Approvals(parts),
+            repositories=Repositories(parts),
+            pushes=pushes,
+            hooks=Hooks(parts, pushes),
+            people=People(parts),
+        )
