@@ -62,7 +62,8 @@ class Live:
             if len(self._listeners) >= SUBSCRIBERS_MAX:
                 raise TooMany(f"this server follows {SUBSCRIBERS_MAX} streams already")
             self._listeners.add(listener)
-            if self._thread is None and not self._closed.is_set():
+            alive = self._thread is not None and self._thread.is_alive()
+            if not alive and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="live", daemon=True)
                 self._thread.start()
         try:

@@ -124,10 +124,12 @@ class RunStore(Protocol):
     def counts(self) -> Mapping[RunState, int]:
         """How many runs are in each state that is not terminal."""
 
-    def journal(self, run_id: RunId, *, after: int = 0, limit: int | None = None) -> list[Entry]:
+    def journal(
+        self, run_id: RunId, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Entry]:
         """Entries with seq > after, in order. Raises RunNotFound."""
 
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Claim]:
+    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
         """Lease up to `limit` due runs, in round robin over repositories, oldest due first.
 
         Due: state queued or waiting, or running without a lease, with ready_ms in the past. A
@@ -528,17 +530,22 @@ class Repositories(Protocol):
 
     def delete(self, repository_id: RepositoryId) -> None: ...
 
+    def fork(self, repository_id: RepositoryId, owner: str, name: str) -> Repository:
+        """A copy that shares what is stored. Raises as `create`."""
+
     def branches(self, repository_id: RepositoryId) -> Mapping[str, str]:
         """Short name -> commit, at most 1,000."""
 
-    def log(self, repository_id: RepositoryId, commit: str, *, limit: int = 50) -> list[Commit]: ...
+    def log(
+        self, repository_id: RepositoryId, commit: str, *, limit: int = 50
+    ) -> Sequence[Commit]: ...
 
     def read_file(self, repository_id: RepositoryId, commit: str, path: str) -> bytes:
         """Raises NotFound, TooLarge."""
 
     def list_tree(
         self, repository_id: RepositoryId, commit: str, path: str
-    ) -> list[tuple[str, str]]:
+    ) -> Sequence[tuple[str, str]]:
         """(name, "file" | "dir" | "link" | "submodule") of a directory. Raises NotFound."""
 
     def commit_files(
@@ -550,6 +557,8 @@ class Repositories(Protocol):
         message: str,
         author: str,
         expected_parent: str | None,
+        pusher_id: str | None = None,
+        pusher: str = "sluice",
     ) -> str:
         """Commit changes on a branch, as a push would: listeners hear of it. Returns the commit.
         Raises Conflict when the branch is not at expected_parent (None: do not check)."""
