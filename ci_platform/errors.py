@@ -17,7 +17,8 @@
     └── InternalError       the platform broke its promise; errors the run
         ├── EnvelopeMismatch    the envelope and the run's row disagree
         ├── LeaseLost           another worker has taken over; write nothing and let go
-        └── SandboxUnavailable  no sandbox can be started on this machine
+        ├── SandboxUnavailable  no sandbox can be started on this machine
+        └── RunnerUnavailable   commands cannot be run on this machine; says what to do
 
 The docstring of a class is its default message.
 """
@@ -141,3 +142,7 @@ class LeaseLost(InternalError):
 
 class SandboxUnavailable(InternalError):
     """No sandbox can be started on this machine."""
+
+
+class RunnerUnavailable(InternalError):
+    """Commands cannot be run on this machine."""
