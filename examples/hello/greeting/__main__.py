@@ -1,0 +1,5 @@
+import sys
+
+from greeting import greet
+
+print(greet(" ".join(sys.argv[1:]) or "world"))
