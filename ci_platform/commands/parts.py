@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ci_platform.errors import InvalidRequest, TooLarge
-from ci_platform.model import Actor, Description, Json, Repository, RunId, SourceFiles
+from ci_platform.errors import InvalidRequest, NotFound, NotSignedIn, RunNotFound, TooLarge
+from ci_platform.identity import Action, authorise
+from ci_platform.model import Actor, Description, Json, Repository, Run, RunId, SourceFiles
 from ci_platform.ports import Clock, Pushes, Repositories, Source, Store
 
 MIB = 1 << 20
@@ -48,9 +49,24 @@ class Parts:
     def run_url(self, run_id: RunId) -> str:
         return f"{self.base_url}/runs/{run_id}"
 
-    def repository(self, owner: str, name: str) -> Repository:
-        """Raises RepositoryNotFound."""
-        return self.repositories.get(owner, name)
+    def repository(self, actor: Actor, action: Action, owner: str, name: str) -> Repository:
+        """A repository, if the actor may do this to it. Names it may not see are not there."""
+        if actor.kind == "anonymous":
+            raise NotSignedIn()  # before looking: 401 for all names alike
+        found = self.repositories.get(owner, name)
+        authorise(actor, action, found.id)
+        return found
+
+    def run(self, actor: Actor, action: Action, run_id: RunId) -> Run:
+        """A run, if the actor may do this to it. Raises RunNotFound."""
+        if actor.kind == "anonymous":
+            raise NotSignedIn()
+        try:
+            found = self.store.runs.get(run_id)
+            authorise(actor, action, found.repository_id)
+        except NotFound:
+            raise RunNotFound() from None
+        return found
 
     def audit(self, actor: Actor, action: str, subject: str, **detail: Json) -> None:
         """Write down what a person, a token or the platform changed."""

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ci_platform.commands.parts import Parts
-from ci_platform.model import Actor, Repository
-from ci_platform.ports import FileChange
+from ci_platform.commands.parts import Parts, check_text
+from ci_platform.errors import Conflict, InvalidRequest
+from ci_platform.identity import Action, authorise
+from ci_platform.model import Actor, Repository, RunState
+from ci_platform.ports import FileChange, RunFilter
+
+CHANGES_MAX = 1000  # files of one commit written over the API
+MESSAGE_MAX = 65_536
+DESCRIPTION_MAX = 1000
+DELETE_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +30,29 @@ class Repositories:
         default_branch: str = "main",
         description: str = "",
     ) -> Repository:
-        raise NotImplementedError
+        authorise(actor, Action.CREATE_REPOSITORY)
+        check_text(description, field="description", chars_max=DESCRIPTION_MAX, empty=True)
+        created = self.parts.repositories.create(
+            owner, name, default_branch=default_branch, description=description
+        )
+        self.parts.audit(actor, "repository created", created.full_name)
+        return created
 
     def delete(self, actor: Actor, owner: str, name: str) -> None:
         """Remove a repository, its runs first; refused while one of them is not finished."""
-        raise NotImplementedError
+        repository = self.parts.repository(actor, Action.DELETE_REPOSITORY, owner, name)
+        self._delete_runs(repository)
+        self.parts.repositories.delete(repository.id)
+        self.parts.audit(actor, "repository deleted", repository.full_name)
 
     def fork(
         self, actor: Actor, owner: str, name: str, *, into_owner: str, into_name: str
     ) -> Repository:
-        raise NotImplementedError
+        repository = self.parts.repository(actor, Action.READ_REPOSITORY, owner, name)
+        authorise(actor, Action.CREATE_REPOSITORY)
+        created = self.parts.repositories.fork(repository.id, into_owner, into_name)
+        self.parts.audit(actor, "repository forked", created.full_name, source=repository.full_name)
+        return created
 
     def commit_files(
         self,
@@ -46,4 +66,46 @@ class Repositories:
         expected_parent: str | None = None,
     ) -> str:
         """Commit on a branch as a push would; returns the commit."""
-        raise NotImplementedError
+        repository = self.parts.repository(actor, Action.WRITE_REPOSITORY, owner, name)
+        check_text(branch, field="branch")
+        if not message.strip() or len(message) > MESSAGE_MAX or "\0" in message:
+            raise InvalidRequest(
+                f"message must have 1 to {MESSAGE_MAX:,} characters and no NUL", field="message"
+            )
+        if not 1 <= len(changes) <= CHANGES_MAX:
+            raise InvalidRequest(
+                f"changes must name 1 to {CHANGES_MAX:,} files, this names {len(changes):,}",
+                field="changes",
+            )
+        commit = self.parts.repositories.commit_files(
+            repository.id,
+            branch=branch,
+            changes=changes,
+            message=message,
+            author=author_line(actor),
+            expected_parent=expected_parent,
+            pusher_id=actor.id,
+            pusher=actor.name,
+        )
+        self.parts.audit(
+            actor, "files committed", repository.full_name, branch=branch, commit=commit
+        )
+        return commit
+
+    def _delete_runs(self, repository: Repository) -> None:
+        live = [state for state in RunState if not state.terminal]
+        here = [repository.id]
+        if self.parts.store.runs.list(RunFilter(repository_ids=here, states=live), limit=1).runs:
+            raise Conflict(f"{repository.full_name} has runs that are not finished; cancel them")
+        # Bounded by what there is: each round removes what the last one listed.
+        while runs := self.parts.store.runs.list(
+            RunFilter(repository_ids=here), limit=DELETE_PAGE
+        ).runs:
+            for run in runs:
+                self.parts.store.runs.delete(run.id)
+
+
+def author_line(actor: Actor) -> str:
+    """The actor as git writes authors; what would break its format is left out."""
+    name = "".join(char for char in actor.name if char.isprintable() and char not in "<>")
+    return f"{name.strip() or 'sluice'} <{actor.id}@users.sluice.invalid>"
