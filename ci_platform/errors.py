@@ -18,7 +18,8 @@
         ├── EnvelopeMismatch    the envelope and the run's row disagree
         ├── LeaseLost           another worker has taken over; write nothing and let go
         ├── SandboxUnavailable  no sandbox can be started on this machine
-        └── RunnerUnavailable   commands cannot be run on this machine; says what to do
+        ├── RunnerUnavailable   commands cannot be run on this machine; says what to do
+        └── StoreUnavailable    the database cannot be reached, read or written
 
 The docstring of a class is its default message.
 """
@@ -146,3 +147,7 @@ class SandboxUnavailable(InternalError):
 
 class RunnerUnavailable(InternalError):
     """Commands cannot be run on this machine."""
+
+
+class StoreUnavailable(InternalError):
+    """The database cannot be reached, read or written."""
