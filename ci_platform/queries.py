@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ci_platform.model import (
     Actor,
     Approval,
+    Description,
     Entry,
     Json,
     LogLine,
@@ -77,6 +78,7 @@ class RepositoryView:
     approvals: Sequence[ApprovalView]
     may_start: bool
     may_configure: bool
+    described: Description  # of the head of the default branch: manual inputs, or why it fails
 
 
 @dataclass(frozen=True, slots=True)
