@@ -27,8 +27,7 @@ class Limits:
     batch_runs: int = 100
     body_bytes: int = 25 * MIB  # of a webhook
     comment_chars: int = 4000
-    runs_per_push: int = 50  # a push of a thousand branches starts no thousand runs
-    pending_events: int = 10_000  # of one run's journal, unconsumed
+    refs_per_push: int = 50  # a push of a thousand branches starts no thousand runs
     append_tries: int = 50  # a run that changes faster than that is told to come back later
     hook_tries: int = 6  # of the work of one delivery
 
