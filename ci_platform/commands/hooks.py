@@ -1,14 +1,45 @@
-"""Inbound webhooks: create, verify and keep a delivery, and finish its work later."""
+"""Inbound webhooks: create, verify and keep a delivery, and finish its work later.
+
+`receive` does only what the sender must wait for; a kept delivery is finished by `finish_pending`,
+in this process or, after a crash, in any other. Both ends meet the same command as a push.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from ci_platform.commands.parts import Parts
+from ci_platform.commands.parts import Parts, check_text
 from ci_platform.commands.pushes import Pushes
-from ci_platform.model import Actor
-from ci_platform.ports import Hook
+from ci_platform.engine.ids import new_id
+from ci_platform.errors import (
+    HookNotFound,
+    InvalidRequest,
+    NotFound,
+    NotSignedIn,
+    SluiceError,
+    TooLarge,
+)
+from ci_platform.identity import Action
+from ci_platform.model import SYSTEM, Actor, Json, Push, RefUpdate, RepositoryId
+from ci_platform.ports import Delivery, Hook
+
+HOOKS_MAX = 50  # of one repository
+SECRET_MIN = 8
+URL_MAX = 2000
+RETRY_MS = 5_000  # before the second try of a delivery's work; doubles each time
+_SHA = re.compile(r"[0-9a-f]{40}")
+_GONE = "0" * 40
+_WORD = re.compile(r"[\x21-\x7e]{1,100}")  # a delivery id, an event's name
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +72,196 @@ class Hooks:
         secret: str | None = None,
         provider: str = "github",
     ) -> NewHook:
-        raise NotImplementedError
+        """Make a webhook; commits are fetched from `remote_url`, never from what a payload says."""
+        repository = self.parts.repository(actor, Action.CONFIGURE_REPOSITORY, owner, name)
+        if provider != "github":
+            raise InvalidRequest("provider must be github", field="provider")
+        if remote_url is not None:
+            check_remote_url(remote_url)
+        if secret is not None and len(check_text(secret, field="secret")) < SECRET_MIN:
+            raise InvalidRequest(f"secret must have {SECRET_MIN} characters", field="secret")
+        if len(self.parts.store.hooks.of_repository(repository.id)) >= HOOKS_MAX:
+            raise InvalidRequest(f"{repository.full_name} has {HOOKS_MAX} webhooks already")
+        chosen = secret or secrets.token_urlsafe(32)
+        now_ms = self.parts.clock.now_ms()
+        hook = Hook(
+            id=new_id("hook", now_ms),
+            repository_id=repository.id,
+            provider=provider,
+            secret=chosen.encode(),
+            remote_url=remote_url,
+            created_ms=now_ms,
+        )
+        self.parts.store.hooks.add(hook)
+        self.parts.audit(actor, "webhook created", hook.id, repository=repository.full_name)
+        return NewHook(hook, chosen, f"{self.parts.base_url}/hooks/{hook.id}")
 
-    def remove(self, actor: Actor, hook_id: str) -> None:
-        raise NotImplementedError
+    def remove(self, actor: Actor, owner: str, name: str, hook_id: str) -> None:
+        """Raises HookNotFound, also for a hook of another repository."""
+        repository = self.parts.repository(actor, Action.CONFIGURE_REPOSITORY, owner, name)
+        if self.parts.store.hooks.get(hook_id).repository_id != repository.id:
+            raise HookNotFound()
+        self.parts.store.hooks.remove(hook_id)
+        self.parts.audit(actor, "webhook removed", hook_id, repository=repository.full_name)
 
     def receive(self, hook_id: str, headers: Mapping[str, str], body: bytes) -> Receipt:
         """Verify a delivery and keep it. Header names in lower case. Does no other work."""
-        raise NotImplementedError
+        hook = self.parts.store.hooks.get(hook_id)
+        if len(body) > self.parts.limits.body_bytes:
+            raise TooLarge(
+                f"the body has {len(body):,} bytes; the limit is {self.parts.limits.body_bytes:,}"
+            )
+        check_signature(hook.secret, headers.get("x-hub-signature-256", ""), body)
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise InvalidRequest(
+                "set the webhook's content type to application/json", field="content-type"
+            )
+        event = _word(headers, "x-github-event")
+        delivery_id = _word(headers, "x-github-delivery")
+        payload = parse_payload(body)
+        if event == "ping":
+            return Receipt("ping", "the webhook works")
+        if event != "push":
+            return Receipt("ignored", f"{event} events start nothing here")
+        update, _ = read_push(payload)
+        if update.after is None:
+            return Receipt("ignored", f"{update.ref} was deleted")
+        delivery = Delivery(hook_id, delivery_id, event, body, self.parts.clock.now_ms())
+        if not self.parts.store.hooks.enqueue(delivery):
+            return Receipt("repeated", "this delivery is known; it starts nothing again")
+        return Receipt("accepted", f"{update.ref} at {update.after[:8]}")
 
     def finish_pending(self) -> int:
         """Do the work of kept deliveries that are due. Returns how many ended."""
-        raise NotImplementedError
+        finished = 0
+        for delivery in self.parts.store.hooks.pending(self.parts.clock.now_ms()):
+            outcome = self._attempt(delivery)
+            if outcome is not None:
+                self.parts.store.hooks.finish(delivery.hook_id, delivery.id, outcome)
+                finished += 1
+        return finished
+
+    def _attempt(self, delivery: Delivery) -> str | None:
+        """How it ended, in a sentence; None if it is put off."""
+        try:
+            return self._finish(delivery)
+        except HookNotFound:
+            return "the webhook was removed"
+        except SluiceError as error:
+            detail = error.detail
+        except Exception as error:
+            # One delivery that cannot be finished must not hold up those behind it.
+            log.exception("delivery %s of %s failed", delivery.id, delivery.hook_id)
+            detail = f"{type(error).__name__}: {error}"
+        if delivery.tries + 1 >= self.parts.limits.hook_tries:
+            subject = f"{delivery.hook_id}:{delivery.id}"
+            self.parts.audit(SYSTEM, "webhook delivery given up", subject, reason=detail)
+            return f"given up: {detail}"
+        until_ms = self.parts.clock.now_ms() + (RETRY_MS << delivery.tries)
+        self.parts.store.hooks.defer(delivery.hook_id, delivery.id, until_ms)
+        return None
+
+    def _finish(self, delivery: Delivery) -> str:
+        hook = self.parts.store.hooks.get(delivery.hook_id)
+        payload = parse_payload(delivery.body)
+        update, commit = read_push(payload)
+        assert update.after is not None  # receive keeps no deletions
+        self._bring(hook, commit, update.ref)
+        push = Push(
+            id=f"{hook.id}:{delivery.id}",
+            repository_id=hook.repository_id,
+            at_ms=delivery.received_ms,
+            actor=_pusher(payload),
+            actor_id=None,
+            updates=[RefUpdate(update.ref, update.before, commit)],
+            payload=payload,
+        )
+        return "; ".join(self.pushes.received(push))
+
+    def _bring(self, hook: Hook, commit: str, ref: str) -> None:
+        """See that the commit is in the store."""
+        if hook.remote_url is not None:
+            self.parts.source.fetch(hook.repository_id, hook.remote_url, commit, ref)
+        elif not self._has(hook.repository_id, commit):
+            raise InvalidRequest(
+                f"the webhook has no remote_url, and {commit[:8]} is not in the repository"
+            )
+
+    def _has(self, repository_id: RepositoryId, commit: str) -> bool:
+        try:
+            self.parts.source.commit(repository_id, commit)
+        except NotFound:
+            return False
+        return True
+
+
+def check_signature(secret: bytes, header: str, body: bytes) -> None:
+    """GitHub's: HMAC-SHA256 of the raw body. Raises NotSignedIn unless it is there and right."""
+    wanted = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
+    # Bytes, because compare_digest refuses text that is not ASCII.
+    if not hmac.compare_digest(wanted.encode(), header.encode("utf-8", "surrogateescape")):
+        raise NotSignedIn(
+            "X-Hub-Signature-256 is missing, or is not sha256= of this body under the hook's secret"
+        )
+
+
+def parse_payload(body: bytes) -> Mapping[str, Json]:
+    try:
+        payload = json.loads(body.decode())
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(payload, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return payload
+
+
+def read_push(payload: Mapping[str, Json]) -> tuple[RefUpdate, str]:
+    """The moved ref of a push event, and the commit it leads to (a tag's, not the tag)."""
+    ref = payload.get("ref")
+    if not isinstance(ref, str) or not ref.startswith("refs/"):
+        raise InvalidRequest("ref must be a full ref name", field="ref")
+    check_text(ref, field="ref")
+    before, after = _sha(payload, "before"), _sha(payload, "after")
+    head = payload.get("head_commit")
+    commit = head.get("id") if isinstance(head, dict) else None
+    if not isinstance(commit, str) or not _SHA.fullmatch(commit):
+        commit = after or _GONE
+    return RefUpdate(ref, before, after), commit
+
+
+def check_remote_url(url: str) -> str:
+    check_text(url, field="remote_url", chars_max=URL_MAX)
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise InvalidRequest(
+            "remote_url must be the http or https address of a git repository", field="remote_url"
+        )
+    return url
+
+
+def _sha(payload: Mapping[str, Json], field: str) -> str | None:
+    value = payload.get(field)
+    if not isinstance(value, str) or not _SHA.fullmatch(value):
+        raise InvalidRequest(f"{field} must be a commit id of 40 hex digits", field=field)
+    return None if value == _GONE else value
+
+
+def _word(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, "")
+    if not _WORD.fullmatch(value):
+        raise InvalidRequest(f"the header {name} is missing or malformed", field=name)
+    return value
+
+
+def _pusher(payload: Mapping[str, Json]) -> str:
+    for field, key in (("pusher", "name"), ("sender", "login")):
+        found = payload.get(field)
+        if isinstance(found, dict) and isinstance(found.get(key), str) and found[key]:
+            return "".join(char for char in found[key][:100] if char.isprintable())
+    return "webhook"
