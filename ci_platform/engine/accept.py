@@ -1,0 +1,197 @@
+"""What becomes of the commands of a guest: steps start, attempts end, divergence is noted.
+
+Called by the worker under the run's lease, once for each `next` of the guest. Everything a guest
+says is checked here; a PipelineError means that this run has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from ci_platform.engine.check import check_config, check_key, whole
+from ci_platform.engine.decision import Decision, Pen
+from ci_platform.engine.endings import check_value, end_run, error_json, info_json
+from ci_platform.engine.fold import RunView
+from ci_platform.engine.limits import COMMANDS_MAX, DURATION_MS_MAX, ENTRIES_MAX, Limits
+from ci_platform.engine.operations import open_operation
+from ci_platform.engine.retry import DELAY_MS_MAX, delay_ms
+from ci_platform.engine.settle import fail_attempt, match_event
+from ci_platform.errors import LimitExceeded, PipelineError
+from ci_platform.model import (
+    AbandonStep,
+    CloseApproval,
+    Command,
+    EntryKind,
+    FinishAttempt,
+    Json,
+    NoteDivergence,
+    OpenApproval,
+    RunState,
+    StartStep,
+    StepKey,
+    StepKind,
+    StopOperations,
+)
+
+_CHANGES = ("inserted", "missing")
+
+
+def accept(
+    view: RunView,
+    commands: Sequence[Command],
+    now_ms: int,
+    *,
+    limits: Limits,
+    on_divergence: str = "accept",
+) -> Decision:
+    """Decide what a guest's commands write. While the run is held, what would start is left out:
+    the guest asks again when the run has been resumed. Raises PipelineError, LimitExceeded."""
+    pen = Pen(view, now_ms)
+    if len(commands) > COMMANDS_MAX:
+        raise LimitExceeded(
+            f"the pipeline asked for {len(commands):,} things at once; "
+            f"the limit is {COMMANDS_MAX:,}",
+            limit="commands_max",
+        )
+    if view.seq + len(commands) > ENTRIES_MAX:
+        raise LimitExceeded(
+            f"the run's journal has {view.seq:,} entries; the limit is {ENTRIES_MAX:,}",
+            limit="entries_max",
+        )
+    for command in commands:
+        if view.terminal:
+            break
+        match command:
+            case StartStep():
+                _start(pen, command, limits)
+            case FinishAttempt():
+                _finish(pen, command, limits)
+            case AbandonStep():
+                _abandon(pen, command.key)
+            case NoteDivergence():
+                _diverge(pen, command, limits, on_divergence)
+            case _:
+                assert_never(command)
+    return pen.decision()
+
+
+def _start(pen: Pen, command: StartStep, limits: Limits) -> None:
+    view, key, config = pen.view, command.key, command.config
+    if view.held:
+        return
+    check_key(key)
+    if key in view.steps:
+        raise PipelineError(f"step {key.label!r} was started twice")
+    if key.occurrence > 1 and StepKey(key.kind, key.name, key.occurrence - 1) not in view.steps:
+        raise PipelineError(f"step {key.label!r} was started before its earlier occurrence")
+    if len(view.steps) >= limits.steps_max:
+        raise LimitExceeded(
+            f"step {key.label!r} is one too many; the limit is {limits.steps_max:,} (steps_max)",
+            limit="steps_max",
+        )
+    check_config(key, config, limits)
+    match key.kind:
+        case StepKind.DO:
+            pen.write(EntryKind.STEP_STARTED, {"config": config}, key=key, attempt=1)
+        case StepKind.SH:
+            _start_command(pen, key, config)
+        case StepKind.SLEEP | StepKind.TIMER:
+            _write_timed(pen, key, config, config.get("duration_ms"))
+        case StepKind.WAIT:
+            _write_timed(pen, key, config, config.get("timeout_ms"))
+            match_event(pen, config["type"], key)
+        case StepKind.APPROVAL:
+            _write_timed(pen, key, config, config.get("timeout_ms"))
+            spec = {name: value for name, value in config.items() if name != "timeout_ms"}
+            pen.cause(OpenApproval(key, spec, view.steps[key].until_ms))
+        case StepKind.RUN:
+            raise PipelineError(f"step {key.label!r}: child runs are not available yet")
+        case _:
+            assert_never(key.kind)
+
+
+def _write_timed(pen: Pen, key: StepKey, config: Json, duration_ms: int | None) -> None:
+    until_ms = config.get("until_ms") if duration_ms is None else pen.now_ms + duration_ms
+    if until_ms is not None and until_ms > pen.now_ms + DURATION_MS_MAX:
+        days = DURATION_MS_MAX // 86_400_000
+        raise LimitExceeded(f"step {key.label!r} lasts more than {days} days", limit="duration")
+    data = {"config": config, "until_ms": until_ms}
+    pen.write(EntryKind.STEP_STARTED, data, key=key, attempt=1)
+
+
+def _start_command(pen: Pen, key: StepKey, config: Json) -> None:
+    view = pen.view
+    data = {"config": config, "base": len(view.layers)}
+    pen.write(EntryKind.STEP_STARTED, data, key=key, attempt=1)
+    for what in ("secrets", "network"):
+        if config.get(what) and not view.run.trusted:
+            message = f"{key.label!r} asks for {what}, which runs of untrusted code do not get"
+            error = {"type": "CommandFailed", "message": message}
+            pen.write(EntryKind.STEP_FAILED, {"error": error}, key=key, attempt=1)
+            return
+    pen.cause(open_operation(view, view.steps[key], attempt=1, ready_ms=pen.now_ms))
+
+
+def _finish(pen: Pen, command: FinishAttempt, limits: Limits) -> None:
+    key = command.key
+    step = pen.view.bodies.get(key)
+    if step is None or step.attempt != command.attempt:
+        raise PipelineError(
+            f"attempt {command.attempt} of step {key.name!r} was ended, but it does not run"
+        )
+    if command.error is not None:
+        whole(0, DELAY_MS_MAX, none=True)(f"the delay of step {key.label!r}", command.delay_ms)
+        wait_ms = delay_ms(step.config, step.attempt, command.delay_ms)
+        fail_attempt(
+            pen,
+            step,
+            info_json(command.error, limits),
+            retry_at_ms=pen.now_ms + wait_ms,
+            retryable=command.retryable,
+        )
+        return
+    try:
+        check_value(command.value, f"the result of step {key.label!r}", limits)
+    except PipelineError as error:
+        fail_attempt(pen, step, error_json(error), retry_at_ms=pen.now_ms, retryable=False)
+        return
+    pen.write(EntryKind.STEP_PASSED, {"value": command.value}, key=key, attempt=step.attempt)
+
+
+def _abandon(pen: Pen, key: StepKey) -> None:
+    step = pen.view.steps.get(key)
+    if step is None:
+        raise PipelineError(f"step {key.name!r} was given up, but never started")
+    if step.ended:  # it ended while the code was giving it up
+        return
+    pen.write(EntryKind.STEP_CANCELLED, {"reason": "abandoned"}, key=key)
+    if key.kind is StepKind.SH:
+        pen.cause(StopOperations(key))
+    if key.kind is StepKind.APPROVAL:
+        pen.cause(CloseApproval(key, "cancelled"))
+
+
+def _diverge(pen: Pen, command: NoteDivergence, limits: Limits, on_divergence: str) -> None:
+    view, key, change = pen.view, command.key, command.change
+    check_key(key)
+    if change not in _CHANGES:
+        raise PipelineError(f"divergence {change!r} of step {key.label!r} is not one of {_CHANGES}")
+    note = (key, change, view.commit)
+    if view.state is RunState.PAUSED or note in view.divergences:
+        return
+    if len(view.divergences) >= limits.steps_max:
+        raise LimitExceeded(
+            f"the code differs from the journal in more than {limits.steps_max:,} steps"
+            " (steps_max)",
+            limit="steps_max",
+        )
+    pen.write(EntryKind.DIVERGED, {"change": change, "commit": view.commit}, key=key)
+    if view.commit in view.divergence_accepted:
+        return
+    detail = f"commit {view.commit[:12]}: step {key.label!r} is {change}"
+    if on_divergence == "hold":
+        pen.write(EntryKind.RUN_PAUSED, {"reason": "divergence", "detail": detail})
+    elif on_divergence == "fail":
+        error = {"type": "Diverged", "message": detail}
+        end_run(pen, EntryKind.RUN_FAILED, {"error": error, "reason": "diverged"})

@@ -1,0 +1,149 @@
+"""How a run ends: whatever of it is still open ends with it, in the same append."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ci_platform.engine.decision import Decision, Pen
+from ci_platform.engine.fold import LOST_WORKER, RunView
+from ci_platform.engine.limits import ERROR_TEXT_MAX, ERROR_TYPE_MAX, Limits
+from ci_platform.errors import LimitExceeded, PipelineError, SluiceError
+from ci_platform.model import (
+    CloseApproval,
+    EntryKind,
+    ErrorInfo,
+    Json,
+    Mismatch,
+    Raised,
+    Returned,
+    StepKind,
+    StepState,
+    StopOperations,
+)
+
+_REASONS = {
+    "Rejected": "rejected",
+    "WaitTimeout": "expired",
+    LOST_WORKER: "lost_worker",
+    "LimitExceeded": "limit",
+}
+
+
+def end_run(pen: Pen, kind: EntryKind, data: Mapping[str, Json]) -> None:
+    """Cancel the steps that are open, and end the run with an entry of `kind`."""
+    kinds = {step.key.kind for step in pen.view.open.values()}
+    for key in list(pen.view.open):
+        pen.write(EntryKind.STEP_CANCELLED, {"reason": "run_ended"}, key=key)
+    if StepKind.SH in kinds:
+        pen.cause(StopOperations())
+    if StepKind.APPROVAL in kinds:
+        pen.cause(CloseApproval(None, "cancelled"))
+    pen.write(kind, data)
+
+
+def returned(view: RunView, outcome: Returned, now_ms: int, limits: Limits) -> Decision:
+    """The author's `run` came to its end."""
+    pen = Pen(view, now_ms)
+    try:
+        check_value(outcome.output, "the pipeline's result", limits)
+    except PipelineError as error:
+        reason = "limit" if isinstance(error, LimitExceeded) else None
+        end_run(pen, EntryKind.RUN_FAILED, {"error": error_json(error), "reason": reason})
+    else:
+        end_run(pen, EntryKind.RUN_PASSED, {"output": outcome.output})
+    return pen.decision()
+
+
+def raised(view: RunView, outcome: Raised, now_ms: int, limits: Limits) -> Decision:
+    """The author's code failed, or a limit of its sandbox ended it."""
+    pen = Pen(view, now_ms)
+    reason = "limit" if outcome.limit else _reason(view, outcome.error)
+    error = info_json(outcome.error, limits)
+    if outcome.limit:
+        error["data"] = {**error["data"], "limit": outcome.limit}
+    # The platform, not the author, owes an explanation when a worker was lost too often.
+    kind = EntryKind.RUN_ERRORED if reason == "lost_worker" else EntryKind.RUN_FAILED
+    end_run(pen, kind, {"error": error, "reason": reason})
+    return pen.decision()
+
+
+def _reason(view: RunView, error: ErrorInfo) -> str | None:
+    """Why, in one word, if a step's failure is what the author's code let through."""
+    for step in reversed(view.steps.values()):
+        if step.state is StepState.FAILED and step.error is not None:
+            cause = str(step.error.get("type"))
+            if cause not in (error.type, error.data.get("type")):
+                continue
+            if step.error.get("message") not in (error.message, error.data.get("message")):
+                continue
+            return _REASONS.get(cause) or ("retries_exhausted" if step.attempt > 1 else None)
+    return None
+
+
+def refused(view: RunView, error: PipelineError, now_ms: int) -> Decision:
+    """The code asked for something that cannot be; only this run pays for it."""
+    pen = Pen(view, now_ms)
+    reason = "limit" if isinstance(error, LimitExceeded) else None
+    end_run(pen, EntryKind.RUN_FAILED, {"error": error_json(error), "reason": reason})
+    return pen.decision()
+
+
+def errored(view: RunView, error: SluiceError, now_ms: int, *, reason: str) -> Decision:
+    """The platform cannot go on with this run."""
+    pen = Pen(view, now_ms)
+    end_run(pen, EntryKind.RUN_ERRORED, {"error": error_json(error), "reason": reason})
+    return pen.decision()
+
+
+def mismatched(view: RunView, outcome: Mismatch, now_ms: int) -> Decision:
+    """The same code took another way than its journal: hold the run, lose nothing."""
+    detail = f"entry {outcome.seq}: expected {outcome.expected}, got {outcome.got}"
+    pen = Pen(view, now_ms)
+    pen.write(
+        EntryKind.RUN_PAUSED,
+        {"reason": "nondeterminism", "detail": detail[:ERROR_TEXT_MAX]},
+    )
+    return pen.decision()
+
+
+def check_value(value: Json, what: str, limits: Limits) -> None:
+    """Refuse what is not JSON or too large. Raises PipelineError, LimitExceeded."""
+    try:
+        size = len(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PipelineError(f"{what} is not JSON: {error}") from error
+    if size > limits.value_bytes:
+        raise LimitExceeded(
+            f"{what} has {size:,} bytes as JSON; the limit is {limits.value_bytes:,} (value_bytes)",
+            limit="value_bytes",
+        )
+
+
+def error_json(error: SluiceError) -> dict[str, Json]:
+    """An error of the platform, as the journal holds it."""
+    data = {"limit": error.limit} if isinstance(error, LimitExceeded) else {}
+    return {"type": type(error).__name__, "message": error.detail, "traceback": "", "data": data}
+
+
+def info_json(error: ErrorInfo, limits: Limits) -> dict[str, Json]:
+    """An author's error, as the journal holds it, cut to what is worth keeping."""
+    data: Json = dict(error.data)
+    try:
+        check_value(data, "the error's data", limits)
+    except PipelineError as problem:
+        data = {"left_out": problem.detail}
+    return {
+        "type": _cut(error.type[:ERROR_TYPE_MAX]),
+        "message": _cut(error.message),
+        "traceback": _cut(error.traceback),
+        "data": data,
+    }
+
+
+def _cut(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+    if len(text) <= ERROR_TEXT_MAX:
+        return text
+    half = ERROR_TEXT_MAX // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"

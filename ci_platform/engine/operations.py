@@ -1,0 +1,221 @@
+"""Commands of `step.sh`: how they are queued, begun, and what their results write.
+
+Used by `accept` to start one, and by the worker that executes it, which holds the operation's
+lease and not the run's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from ci_platform.engine.decision import Decision, Pen
+from ci_platform.engine.endings import check_value, error_json
+from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
+from ci_platform.engine.ids import derived_id
+from ci_platform.engine.limits import LOST_COMMANDS_MAX, Limits
+from ci_platform.engine.retry import attempts_max, delay_ms
+from ci_platform.engine.settle import fail_attempt
+from ci_platform.errors import PipelineError
+from ci_platform.model import (
+    CloseOperation,
+    EntryKind,
+    Json,
+    OpenOperation,
+    Operation,
+    OperationId,
+    StepKind,
+)
+from ci_platform.ports import CommandResult, CommandSpec
+
+LOST_RETRY_MS = 1_000  # pause before a command goes to another worker when this one cannot run it
+_BRANCH, _TAG = "refs/heads/", "refs/tags/"
+
+
+def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int) -> OpenOperation:
+    """Queue an attempt of a command, on the workspace as it was when its step started."""
+    config = step.config
+    spec = CommandSpec(
+        repository_id=view.run.repository_id,
+        run_id=view.run.id,
+        step=str(step.key),
+        commit=view.commit,
+        base=tuple(view.layers[: step.base]),
+        script=config["script"],
+        env={**platform_env(view, step, attempt), **(config.get("env") or {})},
+        **{name: config[name] for name in _PASSED_ON if config.get(name) is not None},
+    )
+    return OpenOperation(
+        id=OperationId(derived_id("op", ready_ms, view.run.id, step.key, attempt, view.seq)),
+        key=step.key,
+        attempt=attempt,
+        spec=asdict(spec),
+        ready_ms=ready_ms,
+    )
+
+
+_PASSED_ON = (
+    "shell",
+    "cwd",
+    "secrets",
+    "timeout_ms",
+    "network",
+    "artifacts",
+    "reports",
+    "labels",
+    "image",
+)
+
+
+def platform_env(view: RunView, step: StepView, attempt: int) -> dict[str, str]:
+    """What a command may know of its run. A variable without a value is left out, not empty."""
+    run = view.run
+    branch = run.ref.removeprefix(_BRANCH) if run.ref.startswith(_BRANCH) else None
+    tag = run.ref.removeprefix(_TAG) if run.ref.startswith(_TAG) else None
+    values = {
+        "CI": "true",
+        "CI_SYSTEM_NAME": "sluice",
+        "CI_COMMIT_SHA": view.commit,
+        "CI_COMMIT_SHORT_SHA": view.commit[:8],
+        "CI_COMMIT_REF": run.ref,
+        "CI_COMMIT_REF_NAME": branch or tag,
+        "CI_COMMIT_BRANCH": branch,
+        "CI_COMMIT_TAG": tag,
+        "CI_PREV_COMMIT_SHA": run.event.get("before"),
+        "CI_PIPELINE_NAME": run.pipeline,
+        "CI_RUN_ID": run.id,
+        "CI_RUN_NUMBER": str(run.number),
+        "CI_RUN_TRIGGER": run.trigger,
+        "CI_STEP_NAME": step.key.label,
+        "CI_STEP_ATTEMPT": str(attempt),
+    }
+    return {name: str(value) for name, value in values.items() if value}
+
+
+def wanted(view: RunView, operation: Operation) -> StepView | None:
+    """The step an operation still belongs to: not ended, and at this attempt or the one before."""
+    step = view.open.get(operation.key)
+    if view.terminal or step is None:
+        return None
+    attempt = step.attempt + 1 if step.retrying else step.attempt
+    return step if attempt == operation.attempt else None
+
+
+def command_started(view: RunView, operation: Operation, now_ms: int) -> Decision | None:
+    """Before a claimed command executes: what to write first. None: it must not execute, and
+    `command_dropped` closes it."""
+    step = wanted(view, operation)
+    if step is None or operation.stop or (step.retrying and view.held):
+        return None
+    pen = Pen(view, now_ms)
+    if step.retrying:
+        pen.write(EntryKind.ATTEMPT_STARTED, key=step.key, attempt=operation.attempt)
+    return pen.decision()
+
+
+def command_dropped(view: RunView, operation: Operation, now_ms: int) -> Decision:
+    """Close an operation whose step no longer wants it."""
+    pen = Pen(view, now_ms)
+    pen.cause(CloseOperation(operation.id, operation.fence))
+    return pen.decision()
+
+
+def command_finished(
+    view: RunView, operation: Operation, result: CommandResult, now_ms: int, *, limits: Limits
+) -> Decision:
+    """What a command's end writes: a result, another attempt, or the step's failure."""
+    step = wanted(view, operation)
+    if step is None:
+        return command_dropped(view, operation, now_ms)
+    pen = Pen(view, now_ms)
+    pen.cause(CloseOperation(operation.id, operation.fence))
+    ran = result.ended is None and result.exit_code is not None
+    if ran and (result.exit_code == 0 or step.config.get("allow_failure")):
+        _pass(pen, step, result, limits)
+    else:
+        again_ms = now_ms + delay_ms(step.config, step.attempt)
+        if fail_attempt(pen, step, _failure(step, result), retry_at_ms=again_ms):
+            _queue_again(pen, step, again_ms)
+    _pause_if_asked(pen)
+    return pen.decision()
+
+
+def command_lost(
+    view: RunView, operation: Operation, detail: str, now_ms: int, *, delay_ms: int = 0
+) -> Decision:
+    """A command was cut short by no fault of its own: its worker went away, or could not run it.
+
+    It gets another attempt whatever its config says, since the author did nothing wrong, until
+    LOST_COMMANDS_MAX.
+    """
+    step = wanted(view, operation)
+    if step is None:
+        return command_dropped(view, operation, now_ms)
+    pen = Pen(view, now_ms)
+    pen.cause(CloseOperation(operation.id, operation.fence))
+    if step.retrying:  # it had not begun
+        _queue_again(pen, step, now_ms + delay_ms)
+        return pen.decision()
+    error = {"type": LOST_WORKER, "message": detail}
+    data: dict[str, Json] = {"error": error}
+    again = step.losses + 1 < LOST_COMMANDS_MAX or step.attempt < attempts_max(step.config)
+    if again:
+        data["retry_at_ms"] = now_ms + delay_ms
+    kind = EntryKind.ATTEMPT_FAILED if again else EntryKind.STEP_FAILED
+    pen.write(kind, data, key=step.key, attempt=step.attempt)
+    if again:
+        _queue_again(pen, step, now_ms + delay_ms)
+    _pause_if_asked(pen)
+    return pen.decision()
+
+
+def queue_held(pen: Pen) -> None:
+    """Queue the commands whose next attempt was taken back when the run was paused."""
+    for step in pen.view.open.values():
+        if step.key.kind is StepKind.SH and step.retrying:
+            _queue_again(pen, step, step.until_ms or pen.now_ms)
+
+
+def _queue_again(pen: Pen, step: StepView, ready_ms: int) -> None:
+    if not pen.view.held:  # else it is queued when the run is resumed
+        pen.cause(open_operation(pen.view, step, attempt=step.attempt + 1, ready_ms=ready_ms))
+
+
+def _pause_if_asked(pen: Pen) -> None:
+    """The entry that ends the last step in flight lets a pause take hold."""
+    view = pen.view
+    if view.pause_requested and not view.leased and not view.in_flight:
+        pen.write(EntryKind.RUN_PAUSED, {"reason": "user", "detail": ""})
+
+
+def _pass(pen: Pen, step: StepView, result: CommandResult, limits: Limits) -> None:
+    value = {
+        "exit_code": result.exit_code,
+        "outputs": dict(result.outputs),
+        "output_tail": result.output_tail,
+        "layer": result.layer,
+        "duration_ms": result.duration_ms,
+    }
+    try:
+        check_value(value, f"the outputs of step {step.key.label!r}", limits)
+    except PipelineError as error:
+        data = {"error": {**error_json(error), "type": "CommandFailed"}}
+        pen.write(EntryKind.STEP_FAILED, data, key=step.key, attempt=step.attempt)
+    else:
+        pen.write(EntryKind.STEP_PASSED, {"value": value}, key=step.key, attempt=step.attempt)
+
+
+def _failure(step: StepView, result: CommandResult) -> dict[str, Json]:
+    if result.ended is not None:
+        message = f"{step.key.label!r}: {result.detail or result.ended}"
+    else:
+        message = f"{step.key.label!r} exited with code {result.exit_code}"
+    return {
+        "type": "CommandFailed",
+        "message": message,
+        "traceback": "",
+        "data": {
+            "exit_code": result.exit_code,
+            "output_tail": result.output_tail,
+            "ended": result.ended,
+        },
+    }

@@ -1,0 +1,96 @@
+"""What is shown of a run, derived from its view: the columns of its row, and its steps.
+
+The row is what workers claim by and lists are made of, so this is also where "due" is decided.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from ci_platform.engine.fold import RunView, StepView, error_of
+from ci_platform.errors import InternalError
+from ci_platform.model import RunState, RunUpdate, Step, StepKind, Wait
+
+WAITS_MAX = 50  # kept in the row; a run that waits for more shows the first ones
+
+_WAIT_KINDS = {
+    StepKind.SLEEP: "sleep",
+    StepKind.WAIT: "wait",
+    StepKind.APPROVAL: "approval",
+    StepKind.SH: "operation",
+    StepKind.RUN: "run",
+    StepKind.TIMER: "timer",
+    StepKind.DO: "operation",
+}
+
+
+def update(view: RunView, now_ms: int) -> RunUpdate:
+    """The columns a run's journal folds to. Written with the entries that moved them."""
+    state, ready_ms = _shown(view, now_ms)
+    return RunUpdate(
+        state=state,
+        reason=view.reason,
+        ready_ms=ready_ms,
+        waits=() if view.leased or view.terminal else waits(view),
+        commit=view.commit,
+        output=view.output,
+        error=view.error,
+        pause_requested=view.pause_requested,
+        cancel_requested=view.cancel_requested,
+        hold=view.leased,
+    )
+
+
+def _shown(view: RunView, now_ms: int) -> tuple[RunState, int | None]:
+    """The state that people see, and when the run is due."""
+    match view.state:
+        case None:
+            raise InternalError(f"{view.run.id} has no journal")
+        case RunState.QUEUED | RunState.WAITING if view.pause_requested and view.commands:
+            # Nothing to do before its commands have ended: the entry that ends the last pauses it.
+            return RunState.RUNNING, None
+        case RunState.QUEUED:
+            return RunState.QUEUED, view.queued_ms
+        case RunState.WAITING if view.pause_requested:
+            return RunState.QUEUED, now_ms
+        case RunState.WAITING:
+            due_ms = view.next_due_ms()
+            if due_ms is not None and due_ms <= now_ms:
+                return RunState.QUEUED, due_ms
+            return (RunState.RUNNING if view.commands else RunState.WAITING), due_ms
+        case _:
+            return view.state, None
+
+
+def waits(view: RunView) -> tuple[Wait, ...]:
+    """What the run sleeps on, in the order its steps started."""
+    return tuple(_wait(step) for step in islice(view.open.values(), WAITS_MAX))
+
+
+def _wait(step: StepView) -> Wait:
+    return Wait(
+        kind="retry" if step.retrying else _WAIT_KINDS[step.key.kind],
+        name=step.key.label,
+        type=step.config.get("type") if step.key.kind is StepKind.WAIT else None,
+        since_ms=step.since_ms,
+        until_ms=step.until_ms,
+    )
+
+
+def steps(view: RunView) -> list[Step]:
+    """The run's steps for people, in the order they started."""
+    return [
+        Step(
+            key=step.key,
+            state=step.state,
+            attempts=step.attempt,
+            commit=step.commit,
+            started_ms=step.started_ms,
+            ended_ms=step.ended_ms,
+            config=step.config,
+            value=step.value,
+            error=error_of(step.error) if step.error is not None else None,
+            until_ms=step.until_ms,
+        )
+        for step in view.steps.values()
+    ]
