@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ci_platform.errors import InvalidRequest
+from ci_platform.model import Json
+
 MIB = 1 << 20
+PREFIX = "SLUICE_"
+SECRETS = frozenset({"secret_key", "metrics_token"})  # never shown
+MASK = "***"
+_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")  # in a URL
 
 
 def _cache_dir() -> Path:
@@ -18,16 +26,22 @@ def _cache_dir() -> Path:
 class Config(BaseSettings):
     """Every setting, with its default, its unit in its name, and what it is for."""
 
-    model_config = SettingsConfigDict(env_prefix="SLUICE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     data: Path = Path(".sluice")  # the deployment's directory: database, objects, keys
     cache: Path = Field(default_factory=_cache_dir)  # the built sandbox guest; safe to delete
     database_url: str | None = None  # postgresql://… ; none: DATA/sluice.db (SQLite)
     objects_url: str | None = None  # s3://…, gs://…, az://… ; none: DATA/objects
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int = Field(default=8080, ge=0, le=65535)  # 0: a free one
     url: str | None = None  # the address people use, if not http://HOST:PORT
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1)  # worker processes
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=0, le=256)  # processes
+    drain_seconds: float = Field(
+        default=20.0, ge=0
+    )  # from SIGTERM until what still works is killed
+    secret_key: str | None = None  # encrypts secrets, signs sessions; none: DATA/secret.key
+    metrics_token: str | None = None  # bearer token of /metrics; none: open to all who reach it
+    log_json: bool = False  # True: the server's own log as JSON lines
 
     lease_seconds: int = 30  # a worker silent for so long loses its runs
     poll_seconds: float = 1.0  # the slow net below the bell
@@ -53,6 +67,7 @@ class Config(BaseSettings):
     command_output_bytes: int = 1024 * MIB
     command_pids: int = 1024
     command_network: bool = False  # True: commands may name hosts they want to reach
+    command_tools: str = ""  # directories commands may read, as in PATH; none: the server's Python
     command_runner: str = "sandbox"  # sandbox | unsandboxed (this machine's owner only)
 
     retention_days: int = 30  # of finished runs
@@ -62,3 +77,23 @@ class Config(BaseSettings):
     def base_url(self) -> str:
         """The address people use, without a slash at the end."""
         return (self.url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    def shown(self) -> dict[str, Json]:
+        """Effective values for people, secrets masked."""
+        values: dict[str, Json] = self.model_dump(mode="json")
+        for name, value in values.items():
+            if name in SECRETS and value is not None:
+                values[name] = MASK
+            elif name.endswith("_url") and value is not None:
+                values[name] = _PASSWORD.sub(MASK, value)
+        return values
+
+
+def read_config(**given: Json) -> Config:
+    """What is given, else the environment, else the default. Raises InvalidRequest."""
+    try:
+        return Config(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"{PREFIX}{name.upper()}: {first['msg']}") from error

@@ -21,10 +21,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ci_platform.config import PREFIX, Config
 from ci_platform.errors import InternalError, InvalidRequest
 
 LOCK_FILE = "serve.lock"
@@ -155,7 +156,7 @@ class Supervisor:
     """Starts children, replaces those that die, and ends them all."""
 
     children: Sequence[Child]
-    environment: dict[str, str]
+    environment: Mapping[str, str]
     drain_seconds: float
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failure: str | None = None
@@ -231,6 +232,47 @@ class Supervisor:
 
 def _describe(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def serve(config: Config, environment: Mapping[str, str]) -> None:
+    """Run a server until SIGTERM or SIGINT. Prints its URL, alone, on standard output when ready.
+
+    Raises ServerBusy, InvalidRequest (the address) or ServerFailed.
+    """
+    with locked(config.data) as note, listen(config.host, config.port) as listener:
+        port = listener.getsockname()[1]
+        url = config.url or f"http://{_in_url(config.host)}:{port}"
+        settings = {
+            "DATA": str(config.data.resolve()),
+            "HOST": config.host,
+            "PORT": str(port),
+            "URL": url,
+            "WORKERS": str(config.workers),
+        }
+        supervisor = Supervisor(
+            children=_children(config.workers, listener.fileno()),
+            environment={**environment, **{PREFIX + name: text for name, text in settings.items()}},
+            drain_seconds=config.drain_seconds,
+        )
+
+        async def ready() -> None:
+            await until_ready(config.host, port)
+            note(url)
+            print(url, flush=True)
+
+        asyncio.run(supervisor.run(ready))
+
+
+def _children(workers: int, fd: int) -> list[Child]:
+    command = [sys.executable, "-m", "ci_platform.cli"]
+    die = ["--die-with", str(os.getpid())]
+    web = Child("web", [*command, "web", "--fd", str(fd), *die], pass_fds=(fd,))
+    names = [f"worker-{number}" for number in range(1, workers + 1)]
+    return [web, *(Child(name, [*command, "worker", "--name", name, *die]) for name in names)]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 async def until_ready(host: str, port: int) -> None:

@@ -1,0 +1,160 @@
+"""What people see in a terminal: tables, a run as it happens, durations. Prints, decides nothing.
+
+Text that comes from pipelines is shown with its colours, but no other control sequence of it
+reaches the terminal. Called by cli.py, demo.py and local.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ci_platform.model import Json
+from ci_platform.watch import step_key
+
+STYLES = {
+    "queued": "dim",
+    "running": "blue",
+    "waiting": "yellow",
+    "paused": "yellow",
+    "passed": "green",
+    "failed": "red",
+    "errored": "magenta",
+    "cancelled": "dim",
+}
+MARKS = {
+    "queued": "○",
+    "running": "▸",
+    "waiting": "⧗",
+    "paused": "‖",
+    "passed": "✓",
+    "failed": "✗",
+    "errored": "!",
+    "cancelled": "−",
+}
+LABEL_WIDTH_MAX = 24
+# Everything an escape may begin except SGR (colours); and control characters but tab and escape.
+_ESCAPES = re.compile(
+    r"\x1b(?:\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]?|[\]PX^_].*?(?:\x07|\x1b\\|$)|[^\[\]PX^_]|$)"
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+
+
+def console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Text of a pipeline, safe to write to a terminal: colours stay, all other control goes."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text.rpartition("\r")[2] or text))
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `12 s`, `3m 04s`, `2h 05m`, `3d 04h`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def elapsed(begin: str | None, end: str | None) -> str:
+    """The time between two instants of the API; until now if there is no end."""
+    if begin is None:
+        return ""
+    until = datetime.fromisoformat(end) if end else datetime.now(UTC)
+    return duration(max(0.0, (until - datetime.fromisoformat(begin)).total_seconds()))
+
+
+def state_text(state: str, reason: str | None = None) -> Text:
+    words = f"{MARKS.get(state, '?')} {state}" + (f" ({reason})" if reason else "")
+    return Text(words, style=STYLES.get(state, ""))
+
+
+def print_json(value: Json) -> None:
+    """Machine-readable output, and nothing else, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], empty: str) -> None:
+    """A listing; `empty` says what to do when there is nothing in it."""
+    out = console()
+    if not rows:
+        out.print(empty, markup=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    out.print(table)
+
+
+class Ticker:
+    """A run as it happens, one line after the other: it works in a pipe and in a CI log too."""
+
+    def __init__(self, out: Console) -> None:
+        self.out = out
+
+    def step_began(self, step: Json) -> None:
+        if step["kind"] in ("sh", "do"):
+            self._line(step_key(step).label, Text("started", style="dim"))
+
+    def lines(self, label: str, lines: Sequence[Json]) -> None:
+        for line in lines:
+            text = Text.from_ansi(plain(line["text"]))
+            if line["stream"] == "note":
+                text.stylize("italic dim")
+            self._line(label, text)
+
+    def step_ended(self, step: Json) -> None:
+        text = state_text(step["state"])
+        text.append(f" in {elapsed(step['started_at'], step['ended_at'])}")
+        if step["attempts"] > 1:
+            text.append(f", attempt {step['attempts']}")
+        self._line(step_key(step).label, text)
+        if step.get("error"):
+            self._error(step["error"])
+
+    def waits(self, run: Json, wait: Json) -> None:
+        text = Text(f"{MARKS['waiting']} waiting", style=STYLES["waiting"])
+        until = f" until {wait['until']}" if wait["until"] else ""
+        text.append(f" ({wait['kind']}){until}", style="dim")
+        self._line(wait["name"], text)
+
+    def run_ended(self, run: Json) -> None:
+        text = Text(f"run #{run['number']} ", style="bold")
+        text.append_text(state_text(run["state"], run["reason"]))
+        self.out.print(text)
+        if run["error"]:
+            self._error(run["error"])
+        if run["output"] is not None:
+            self.out.print(
+                f"output {json.dumps(run['output'], ensure_ascii=False)}", markup=False, style="dim"
+            )
+
+    def _line(self, label: str, text: Text) -> None:
+        shown = label if len(label) <= LABEL_WIDTH_MAX else label[: LABEL_WIDTH_MAX - 1] + "…"
+        line = Text(f"{shown:>{LABEL_WIDTH_MAX}} ", style="bold")
+        self.out.print(line.append("│ ", style="dim").append_text(text))
+
+    def _error(self, error: Json) -> None:
+        text = error.get("traceback") or f"{error['type']}: {error['message']}"
+        for line in plain_lines(text):
+            self._line("", Text(line, style="red"))
+
+
+def plain_lines(text: str) -> list[str]:
+    return [plain(line) for line in text.rstrip().splitlines()]

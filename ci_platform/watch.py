@@ -1,0 +1,113 @@
+"""Following one run through the API: what changed since the last look, told in order.
+
+Polls, because it must work the same over HTTP and in-process. Decides what is news and keeps no
+screen: `Listener` does that. Called by cli.py, demo.py and local.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ci_platform.client import Client, run_path
+from ci_platform.model import RUN_LOG, TERMINAL_STATES, Json, StepKey, StepKind
+
+POLL_SECONDS = 0.1
+LINES_PER_READ = 1000
+ENDED = frozenset(state.value for state in TERMINAL_STATES)
+SETTLED = frozenset({"passed", "failed", "cancelled"})  # of a step
+HIDDEN = frozenset({StepKind.TIMER.value})  # the event loop's own; no step of the author
+
+
+class Listener(Protocol):
+    """Where the news goes. Calls come one at a time, in the order things happened."""
+
+    def step_began(self, step: Json) -> None: ...
+
+    def lines(self, label: str, lines: Sequence[Json]) -> None:
+        """`label` is the step's, "" for what the pipeline prints outside steps."""
+
+    def step_ended(self, step: Json) -> None: ...
+
+    def waits(self, run: Json, wait: Json) -> None:
+        """Told once for each wait."""
+
+    def run_ended(self, run: Json) -> None: ...
+
+
+def step_key(step: Json) -> StepKey:
+    return StepKey(StepKind(step["kind"]), step["name"], step["occurrence"])
+
+
+@dataclass(slots=True)
+class Watch:
+    """One run, as far as it has been told."""
+
+    client: Client
+    run_id: str
+    listener: Listener
+    _began: set[str] = field(default_factory=set)
+    _ended: set[str] = field(default_factory=set)
+    _waits: set[tuple[str, str, str]] = field(default_factory=set)
+    _read: dict[str, int] = field(default_factory=dict)
+    _over: bool = False
+
+    def look(self) -> Json:
+        """Tell what is new; returns the run as the API shows it."""
+        run = self.client.get(run_path(self.run_id))
+        self._tell_log(RUN_LOG, "")
+        for step in run["steps"]:
+            if step["kind"] not in HIDDEN:
+                self._tell_step(step)
+        for wait in run["waits"]:
+            identity = (wait["kind"], wait["name"], wait["since"])
+            if identity not in self._waits and wait["kind"] not in ("operation", "timer"):
+                self._waits.add(identity)
+                self.listener.waits(run, wait)
+        if run["state"] in ENDED and not self._over:
+            self._over = True
+            self._tell_log(RUN_LOG, "")
+            self.listener.run_ended(run)
+        return run
+
+    def until(self, *, waiting_for: str | None = None, seconds: float | None = None) -> Json:
+        """Look until the run has ended, or waits for the given kind. Raises TimeoutError."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            run = self.look()
+            if run["state"] in ENDED:
+                return run
+            if waiting_for in {wait["kind"] for wait in run["waits"]}:
+                return run
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError(f"{self.run_id} is still {run['state']} after {seconds:g} s")
+            time.sleep(POLL_SECONDS)
+
+    def _tell_step(self, step: Json) -> None:
+        key = step_key(step)
+        name = str(key)
+        if name in self._ended:
+            return
+        if name not in self._began:
+            self._began.add(name)
+            self.listener.step_began(step)
+        if key.kind in (StepKind.DO, StepKind.SH):
+            self._tell_log(name, key.label)
+        if step["state"] in SETTLED:
+            self._ended.add(name)
+            self.listener.step_ended(step)
+
+    def _tell_log(self, name: str, label: str) -> None:
+        while True:
+            after = self._read.get(name, 0)
+            answer = self.client.get(
+                run_path(self.run_id) + "/logs", step=name, after=after, limit=LINES_PER_READ
+            )
+            if not answer["lines"]:
+                return
+            self._read[name] = answer["lines"][-1]["number"]
+            self.listener.lines(label, answer["lines"])
+            if len(answer["lines"]) < LINES_PER_READ:
+                return
