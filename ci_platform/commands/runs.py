@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ci_platform.commands.parts import Parts
-from ci_platform.model import Actor, Json, Run, RunId, StepKey
+from ci_platform import envelope
+from ci_platform.commands.changing import Decide, change
+from ci_platform.commands.inputs import check_inputs
+from ci_platform.commands.parts import Parts, check_object, check_run_id, check_text
+from ci_platform.commands.starting import chosen, create, described, new_run
+from ci_platform.commands.triggers import BRANCH, TAG
+from ci_platform.engine import outside
+from ci_platform.engine.ids import new_id
+from ci_platform.engine.limits import Limits as EngineLimits
+from ci_platform.errors import Conflict, InvalidRequest, NotFound, SourceError
+from ci_platform.identity import Action
+from ci_platform.model import (
+    Actor,
+    Json,
+    NewRun,
+    PipelineDescription,
+    Repository,
+    RepositoryId,
+    Resume,
+    Run,
+    RunId,
+    StepKey,
+)
+
+MESSAGE_CHARS = 10_000  # of the commit message in the author's event
+_SHA = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +54,62 @@ class Runs:
 
     def start(self, actor: Actor, owner: str, name: str, what: StartRun) -> Run:
         """Start a run. Raises RunExists naming the id, InvalidRequest naming the field."""
-        raise NotImplementedError
+        repository = self.parts.repository(actor, Action.START_RUN, owner, name)
+        run = create(self.parts, [self._prepare(actor, repository, what)])[0]
+        self.parts.audit(actor, "run started", run.id, repository=repository.full_name)
+        return run
 
     def start_many(
         self, actor: Actor, owner: str, name: str, what: Sequence[StartRun]
     ) -> list[Run]:
         """Start up to 100 runs, all or none; ids that exist are left out."""
-        raise NotImplementedError
+        repository = self.parts.repository(actor, Action.START_RUN, owner, name)
+        runs_max = self.parts.limits.batch_runs
+        if not 1 <= len(what) <= runs_max:
+            raise InvalidRequest(
+                f"a batch starts 1 to {runs_max} runs, this has {len(what)}", field="runs"
+            )
+        new = {one.id: one for one in (self._prepare(actor, repository, one) for one in what)}
+        runs = create(self.parts, list(new.values()), skip_existing=True)
+        ids = [run.id for run in runs]
+        self.parts.audit(actor, "runs started", repository.full_name, runs=ids)
+        return runs
 
     def send_event(self, actor: Actor, run_id: RunId, type: str, payload: Json) -> Run:
-        raise NotImplementedError
+        """Give a run an event; it is kept until a wait for its type takes it."""
+        limits = EngineLimits(value_bytes=self.parts.limits.value_bytes)
+        return self._change(
+            actor,
+            run_id,
+            lambda view, now_ms: outside.event_sent(
+                view, type, payload, actor.name, now_ms, limits=limits
+            ),
+            f"event {type} sent",
+        )
 
     def pause(self, actor: Actor, run_id: RunId) -> Run:
-        raise NotImplementedError
+        return self._change(
+            actor,
+            run_id,
+            lambda view, now_ms: outside.pause(view, actor.name, now_ms),
+            "run paused",
+        )
 
     def resume(self, actor: Actor, run_id: RunId) -> Run:
-        raise NotImplementedError
+        return self._change(
+            actor,
+            run_id,
+            lambda view, now_ms: outside.resume(view, actor.name, now_ms),
+            "run resumed",
+        )
 
     def cancel(self, actor: Actor, run_id: RunId, *, rollback: bool = False) -> Run:
-        raise NotImplementedError
+        return self._change(
+            actor,
+            run_id,
+            lambda view, now_ms: outside.cancel(view, actor.name, now_ms, rollback=rollback),
+            "run cancelled",
+        )
 
     def restart(
         self,
@@ -58,8 +120,121 @@ class Runs:
         commit: str | None = None,
     ) -> Run:
         """Run a finished run again: a new run with the same params. Returns the new one."""
-        raise NotImplementedError
+        run = self.parts.run(actor, Action.CHANGE_RUN, run_id)
+        if not run.state.terminal:
+            raise Conflict(f"{run_id} is {run.state}; only a finished run can be restarted")
+        if from_step is not None:
+            raise InvalidRequest(
+                "a restart from a step is not available; leave `from` out to run all of it again",
+                field="from",
+            )
+        _, params = envelope.unwrap(run.payload)
+        if commit is None and run.resume is Resume.LATEST:
+            commit = self.parts.source.resolve(run.repository_id, run.ref)
+        commit = self._commit(run.repository_id, run.ref, commit or run.commit)
+        new = new_run(
+            RunId(new_id("run", self.parts.clock.now_ms())),
+            run.repository_id,
+            self._pipeline(run.repository_id, commit, run.pipeline),
+            ref=run.ref,
+            commit=commit,
+            params=params,
+            resume=run.resume,
+            trigger=run.trigger,
+            event=run.event,
+            actor=actor.name,
+            actor_id=actor.id,
+            trusted=run.trusted,
+        )
+        again = create(self.parts, [new])[0]
+        self.parts.audit(actor, "run restarted", run_id, new_run=again.id, commit=commit)
+        return again
 
     def delete(self, actor: Actor, run_id: RunId) -> None:
         """Remove a finished run with everything of it."""
-        raise NotImplementedError
+        run = self.parts.run(actor, Action.DELETE_RUN, run_id)
+        self.parts.store.runs.delete(run_id)
+        self.parts.source.release(run.repository_id, run_id)
+        self.parts.audit(actor, "run deleted", run_id, number=run.number)
+
+    def _change(self, actor: Actor, run_id: RunId, decide: Decide, action: str) -> Run:
+        self.parts.run(actor, Action.CHANGE_RUN, run_id)
+        run, changed = change(self.parts, run_id, decide)
+        if changed:
+            self.parts.audit(actor, action, run_id)
+        return run
+
+    def _prepare(self, actor: Actor, repository: Repository, what: StartRun) -> NewRun:
+        value_bytes = self.parts.limits.value_bytes
+        params = check_object(what.params, field="params", bytes_max=value_bytes)
+        run_id = (
+            RunId(new_id("run", self.parts.clock.now_ms()))
+            if what.id is None
+            else check_run_id(what.id)
+        )
+        ref = self._ref(repository, what.ref)
+        commit = self._commit(repository.id, ref, what.commit)
+        pipeline = self._pipeline(repository.id, commit, what.pipeline)
+        return new_run(
+            run_id,
+            repository.id,
+            pipeline,
+            ref=ref,
+            commit=commit,
+            params=check_inputs(pipeline, params),
+            resume=_policy(what.resume),
+            trigger=what.trigger,
+            event={
+                "before": None,
+                "message": self.parts.source.commit(repository.id, commit).message[:MESSAGE_CHARS],
+                "actor": actor.name,
+                "payload": {},
+            },
+            actor=actor.name,
+            actor_id=actor.id,
+        )
+
+    def _ref(self, repository: Repository, ref: str | None) -> str:
+        """The full name of a branch or tag."""
+        if ref is None:
+            return BRANCH + repository.default_branch
+        check_text(ref, field="ref")
+        if ref.startswith((BRANCH, TAG)):
+            return ref
+        for prefix in (BRANCH, TAG):
+            if self.parts.source.resolve(repository.id, prefix + ref) is not None:
+                return prefix + ref
+        raise InvalidRequest(f"there is no branch or tag {ref!r}", field="ref")
+
+    def _commit(self, repository_id: RepositoryId, ref: str, commit: str | None) -> str:
+        """The commit asked for, or the newest of the ref; it is there."""
+        if commit is None:
+            found = self.parts.source.resolve(repository_id, ref)
+            if found is None:
+                raise InvalidRequest(f"{ref} does not exist", field="ref")
+            return found
+        if not _SHA.fullmatch(commit):
+            raise InvalidRequest("commit must be 40 lower-case hex digits", field="commit")
+        try:
+            return self.parts.source.commit(repository_id, commit).sha
+        except NotFound:
+            problem = f"commit {commit} is not in the repository"
+            raise InvalidRequest(problem, field="commit") from None
+
+    def _pipeline(
+        self, repository_id: RepositoryId, commit: str, name: str | None
+    ) -> PipelineDescription:
+        try:
+            source = self.parts.source.load(repository_id, commit)
+        except SourceError as error:
+            raise InvalidRequest(error.detail, field="ref") from error
+        return chosen(described(self.parts, source), name)
+
+
+def _policy(resume: str | None) -> Resume | None:
+    if resume is None:
+        return None
+    try:
+        return Resume(resume)
+    except ValueError:
+        raise InvalidRequest("resume must be pinned or latest", field="resume") from None
