@@ -6,14 +6,31 @@ use the thread pool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
+from ci_platform.engine.fold import fold
+from ci_platform.engine.summary import steps
+from ci_platform.errors import (
+    InvalidRequest,
+    NotFound,
+    NotSignedIn,
+    RepositoryNotFound,
+    RunNotFound,
+    SourceError,
+    StepNotFound,
+)
+from ci_platform.identity import Action, authorise, may, may_decide, readable, role_in
 from ci_platform.model import (
+    RUN_LOG,
+    TERMINAL_STATES,
     Actor,
     Approval,
     Description,
     Entry,
+    EntryKind,
+    ErrorInfo,
     Json,
     LogLine,
     Repository,
@@ -23,7 +40,10 @@ from ci_platform.model import (
     RunId,
     RunState,
     Step,
+    StepKey,
+    StepKind,
     User,
+    UserId,
 )
 from ci_platform.ports import (
     Clock,
@@ -36,6 +56,16 @@ from ci_platform.ports import (
     Store,
     Token,
 )
+
+ACTIVE = (RunState.QUEUED, RunState.RUNNING)
+FINISHED = tuple(sorted(TERMINAL_STATES))
+HOME_MAX = 20  # rows of each list of the home page
+HOME_REPOSITORIES = 100
+FINISHED_SCAN = 100  # finished runs looked at for what newly fails
+SYSTEM_SCAN = 500  # active runs looked at for leases
+LIST_MAX = 200
+JOURNAL_MAX = 5_000
+LOG_LINES_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +172,65 @@ class Queries:
     clock: Clock
 
     def home(self, actor: Actor) -> Home:
-        raise NotImplementedError
+        """What needs this actor."""
+        _signed_in(actor)
+        ids = readable(actor)
+        running = self._list(ids, states=ACTIVE, limit=HOME_MAX)
+        finished = self._list(ids, states=FINISHED, limit=FINISHED_SCAN)
+        runs = [*running, *finished]
+        rows = self._rows(runs)
+        failing = _newly_failing(finished)
+        return Home(
+            approvals=[one for one in self.approvals(actor) if one.may_answer],
+            running=[rows[run.id] for run in running if run.id in rows],
+            finished=[rows[run.id] for run in finished[:HOME_MAX] if run.id in rows],
+            failing=[rows[run.id] for run in failing[:HOME_MAX] if run.id in rows],
+            repositories=self.repository_list(actor, limit=HOME_REPOSITORIES),
+            may_create=may(actor, Action.CREATE_REPOSITORY),
+        )
 
     def repository_list(
         self, actor: Actor, *, after: str = "", limit: int = 100
-    ) -> list[Repository]:
-        raise NotImplementedError
+    ) -> Sequence[Repository]:
+        """The repositories the actor sees, by full name, those after `after`."""
+        _signed_in(actor)
+        limit = max(1, min(limit, LIST_MAX))
+        ids = readable(actor)
+        if ids is None:
+            return self.repositories.list(after=after, limit=limit)
+        found = sorted(self.names(ids).values(), key=lambda one: one.full_name)
+        return [one for one in found if one.full_name > after][:limit]
 
     def repository(self, actor: Actor, owner: str, name: str) -> Repository:
-        raise NotImplementedError
+        _signed_in(actor)
+        found = self.repositories.get(owner, name)
+        authorise(actor, Action.READ_REPOSITORY, found.id)
+        return found
 
     def repository_page(
         self, actor: Actor, owner: str, name: str, *, which: RunFilter, cursor: str | None = None
     ) -> RepositoryView:
         """`which.repository_ids` is ignored: it is this repository."""
-        raise NotImplementedError
+        repository = self.repository(actor, owner, name)
+        branches = self.repositories.branches(repository.id)
+        head = branches.get(repository.default_branch)
+        described = self._described(repository.id, head)
+        gates = self.store.approvals.open([repository.id])
+        return RepositoryView(
+            repository=repository,
+            role=role_in(actor, repository.id) or Role.READER,
+            branches=branches,
+            head=self._commit(repository.id, head) if head else None,
+            has_pipeline=head is not None and self.source.has_pipeline(repository.id, head),
+            pipelines=[pipeline.name for pipeline in described.pipelines],
+            runs=self.store.runs.list(
+                replace(which, repository_ids=[repository.id]), cursor=cursor
+            ),
+            approvals=self._gates(actor, gates),
+            may_start=may(actor, Action.START_RUN, repository.id),
+            may_configure=may(actor, Action.CONFIGURE_REPOSITORY, repository.id),
+            described=described,
+        )
 
     def runs(
         self,
@@ -168,60 +242,246 @@ class Queries:
         cursor: str | None = None,
         limit: int = 50,
     ) -> RunPage:
-        raise NotImplementedError
+        """Runs of one repository, newest first."""
+        repository = self.repository(actor, owner, name)
+        which = replace(which, repository_ids=[repository.id])
+        return self.store.runs.list(which, cursor=cursor, limit=max(1, min(limit, LIST_MAX)))
 
     def run(self, actor: Actor, run_id: RunId) -> Run:
         """The row alone: cheap, for polling and live streams."""
-        raise NotImplementedError
+        _signed_in(actor)
+        try:
+            found = self.store.runs.get(run_id)
+            authorise(actor, Action.READ_REPOSITORY, found.repository_id)
+        except NotFound:
+            raise RunNotFound() from None
+        return found
 
     def run_by_number(self, actor: Actor, owner: str, name: str, number: int) -> Run:
-        raise NotImplementedError
+        return self.store.runs.by_number(self.repository(actor, owner, name).id, number)
 
     def run_page(self, actor: Actor, run_id: RunId) -> RunView:
-        raise NotImplementedError
+        """A run with everything its page shows, folded from its journal."""
+        run = self.run(actor, run_id)
+        entries = self.store.runs.journal(run_id)
+        repository = self.repositories.by_id(run.repository_id)
+        return RunView(
+            run=run,
+            repository=repository,
+            steps=steps(fold(run, entries)),
+            approvals=self._gates(actor, self.store.approvals.of_run(run_id)),
+            logs=self._logs(run_id),
+            commit=self._commit(run.repository_id, run.commit),
+            params=run.payload.get("params"),
+            may_change=may(actor, Action.CHANGE_RUN, run.repository_id),
+            may_delete=may(actor, Action.DELETE_RUN, run.repository_id),
+            pause_requested_by=_last_actor(entries, EntryKind.PAUSE_REQUESTED),
+            cancelled_by=_last_actor(entries, EntryKind.CANCEL_REQUESTED),
+        )
 
     def journal(
         self, actor: Actor, run_id: RunId, *, after: int = 0, limit: int = 1000
-    ) -> list[Entry]:
-        raise NotImplementedError
+    ) -> Sequence[Entry]:
+        self.run(actor, run_id)
+        limit = max(1, min(limit, JOURNAL_MAX))
+        return self.store.runs.journal(run_id, after=after, limit=limit)
 
     def log(
         self, actor: Actor, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000
     ) -> list[LogLine]:
-        raise NotImplementedError
+        """Lines of a step (`$run`, or `sh:build#2`) with numbers above `after`."""
+        self.run(actor, run_id)
+        limit = max(1, min(limit, LOG_LINES_MAX))
+        return self.store.logs.read(run_id, _log_name(step), after=after, limit=limit)
 
     def log_tail(
         self, actor: Actor, run_id: RunId, step: str, *, limit: int = 1000
     ) -> list[LogLine]:
-        raise NotImplementedError
+        self.run(actor, run_id)
+        limit = max(1, min(limit, LOG_LINES_MAX))
+        return self.store.logs.tail(run_id, _log_name(step), limit=limit)
 
     def logs(self, actor: Actor, run_id: RunId) -> list[LogInfo]:
-        raise NotImplementedError
+        self.run(actor, run_id)
+        return self._logs(run_id)
 
     def approvals(self, actor: Actor) -> list[ApprovalView]:
         """Open gates of all repositories the actor sees, those it may answer first."""
-        raise NotImplementedError
+        _signed_in(actor)
+        gates = self._gates(actor, self.store.approvals.open(readable(actor)))
+        return sorted(gates, key=lambda one: not one.may_answer)
+
+    def approval(self, actor: Actor, run_id: RunId, name: str) -> ApprovalView:
+        """One gate of a run by what people see: `deploy`, `deploy#2`."""
+        self.run(actor, run_id)
+        try:
+            key = StepKey.parse(f"{StepKind.APPROVAL}:{name}")
+        except ValueError:
+            raise StepNotFound() from None
+        gates = self._gates(actor, [self.store.approvals.get(run_id, key)])
+        if not gates:
+            raise StepNotFound()
+        return gates[0]
 
     def system(self, actor: Actor) -> SystemView:
-        raise NotImplementedError
+        authorise(actor, Action.READ_SYSTEM)
+        active = self._list(None, states=ACTIVE, limit=SYSTEM_SCAN)
+        now_ms = self.clock.now_ms()
+        due = [run for run in active if run.state is RunState.QUEUED]
+        counts = self.store.runs.counts()
+        return SystemView(
+            counts=counts,
+            due=counts.get(RunState.QUEUED, 0),
+            oldest_due_ms=min((run.ready_ms for run in due if run.ready_ms), default=None),
+            next_ready_ms=self.store.runs.next_ready_ms(),
+            workers=_workers(active, now_ms),
+            approvals_open=len(self.store.approvals.open()),
+            now_ms=now_ms,
+        )
 
     def file(self, actor: Actor, owner: str, name: str, path: str, ref: str | None) -> FileView:
-        raise NotImplementedError
+        repository, commit = self._at(actor, owner, name, ref)
+        return FileView(path, commit, self.repositories.read_file(repository.id, commit, path))
 
     def tree(self, actor: Actor, owner: str, name: str, path: str, ref: str | None) -> TreeView:
-        raise NotImplementedError
+        repository, commit = self._at(actor, owner, name, ref)
+        return TreeView(path, commit, self.repositories.list_tree(repository.id, commit, path))
 
     def tokens(self, actor: Actor) -> list[Token]:
-        raise NotImplementedError
+        """One's own; an admin's answer has all of them."""
+        authorise(actor, Action.MANAGE_TOKENS)
+        return self.store.identity.tokens(None if actor.admin else UserId(actor.id))
 
     def users(self, actor: Actor) -> list[User]:
-        raise NotImplementedError
+        authorise(actor, Action.MANAGE_PEOPLE)
+        return self.store.identity.users()
 
     def hooks(self, actor: Actor, owner: str, name: str) -> list[Hook]:
-        raise NotImplementedError
+        repository = self.repository(actor, owner, name)
+        authorise(actor, Action.CONFIGURE_REPOSITORY, repository.id)
+        return self.store.hooks.of_repository(repository.id)
 
-    def audit(self, actor: Actor, *, limit: int = 100) -> list[Mapping[str, Json]]:
-        raise NotImplementedError
+    def audit(self, actor: Actor, *, limit: int = 100) -> Sequence[Mapping[str, Json]]:
+        authorise(actor, Action.MANAGE_PEOPLE)
+        return self.store.audit.list(limit=max(1, min(limit, LIST_MAX)))
 
-    def names(self, ids: Sequence[RepositoryId]) -> Mapping[RepositoryId, Repository]:
-        raise NotImplementedError
+    def names(self, ids: Iterable[RepositoryId]) -> Mapping[RepositoryId, Repository]:
+        """The repositories behind ids, without those that are gone. Asks no one's leave."""
+        found: dict[RepositoryId, Repository] = {}
+        for repository_id in dict.fromkeys(ids):
+            with suppress(RepositoryNotFound):  # deleted while we looked
+                found[repository_id] = self.repositories.by_id(repository_id)
+        return found
+
+    def _at(self, actor: Actor, owner: str, name: str, ref: str | None) -> tuple[Repository, str]:
+        """A repository, and the commit of a ref of it; the default branch if none is named."""
+        repository = self.repository(actor, owner, name)
+        wanted = ref or f"refs/heads/{repository.default_branch}"
+        commit = self.source.resolve(repository.id, wanted)
+        if commit is None:
+            raise NotFound(f"{repository.full_name} has no {wanted[:256]!r}")
+        return repository, commit
+
+    def _list(
+        self, ids: Sequence[RepositoryId] | None, *, states: Sequence[RunState], limit: int
+    ) -> Sequence[Run]:
+        if ids is not None and not ids:
+            return []
+        return self.store.runs.list(RunFilter(repository_ids=ids, states=states), limit=limit).runs
+
+    def _rows(self, runs: Iterable[Run]) -> Mapping[RunId, RunRow]:
+        runs = list(runs)
+        names = self.names(run.repository_id for run in runs)
+        return {
+            run.id: RunRow(run, names[run.repository_id])
+            for run in runs
+            if run.repository_id in names
+        }
+
+    def _gates(self, actor: Actor, gates: Sequence[Approval]) -> list[ApprovalView]:
+        names = self.names(gate.repository_id for gate in gates)
+        found = []
+        for gate in gates:
+            with suppress(RunNotFound, KeyError):  # deleted while we looked
+                run = self.store.runs.get(gate.run_id)
+                repository = names[gate.repository_id]
+                found.append(_approval_view(actor, gate, run, repository))
+        return found
+
+    def _logs(self, run_id: RunId) -> list[LogInfo]:
+        return [LogInfo(step, lines) for step, lines in self.store.logs.steps(run_id).items()]
+
+    def _commit(self, repository_id: RepositoryId, sha: str) -> Commit | None:
+        try:
+            return self.source.commit(repository_id, sha)
+        except NotFound:
+            return None
+
+    def _described(self, repository_id: RepositoryId, head: str | None) -> Description:
+        """What the file at the head said of itself when it was pushed; asks no sandbox."""
+        if head is None:
+            return Description()
+        try:
+            source = self.source.load(repository_id, head)
+        except SourceError as error:
+            if not self.source.has_pipeline(repository_id, head):
+                return Description()
+            return Description(error=ErrorInfo("SourceError", error.detail))
+        return self.store.descriptions.get(source.digest) or Description()
+
+
+def _signed_in(actor: Actor) -> None:
+    if actor.kind == "anonymous":
+        raise NotSignedIn()
+
+
+def _approval_view(actor: Actor, gate: Approval, run: Run, repository: Repository) -> ApprovalView:
+    answers = [one.decision for one in gate.decisions if one.user_id == actor.id]
+    answered = answers[0] if answers else None
+    can = gate.outcome is None and answered is None and may_decide(actor, gate, run)
+    return ApprovalView(gate, run, repository, may_answer=can, answered=answered)
+
+
+def _newly_failing(finished: Sequence[Run]) -> list[Run]:
+    """Runs that failed where the one before them, of the same pipeline and ref, did not.
+
+    `finished` is newest first; a first run that fails counts too.
+    """
+    lanes: dict[tuple[str, str, str], list[Run]] = {}
+    for run in finished:
+        lane = lanes.setdefault((run.repository_id, run.pipeline, run.ref), [])
+        if len(lane) < 2 and run.state is not RunState.CANCELLED:
+            lane.append(run)
+    failed = (RunState.FAILED, RunState.ERRORED)
+    return [
+        lane[0]
+        for lane in lanes.values()
+        if lane and lane[0].state in failed and not (len(lane) > 1 and lane[1].state in failed)
+    ]
+
+
+def _last_actor(entries: Sequence[Entry], kind: EntryKind) -> str | None:
+    for entry in reversed(entries):
+        if entry.kind is kind:
+            return str(entry.data.get("actor") or "") or None
+    return None
+
+
+def _workers(active: Sequence[Run], now_ms: int) -> list[WorkerView]:
+    leases: dict[str, list[int]] = {}
+    for run in active:
+        if run.worker is not None and run.lease_until_ms is not None:
+            leases.setdefault(run.worker, []).append(run.lease_until_ms)
+    return [WorkerView(worker, len(found), max(found)) for worker, found in sorted(leases.items())]
+
+
+def _log_name(step: str) -> str:
+    """The name of a log, checked: it is part of a key."""
+    if step == RUN_LOG:
+        return step
+    try:
+        return str(StepKey.parse(step))
+    except ValueError:
+        raise InvalidRequest(
+            "step must be $run, or kind:name such as sh:build#2", field="step"
+        ) from None
