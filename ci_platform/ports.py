@@ -163,6 +163,10 @@ class OperationStore(Protocol):
 
     def get(self, operation_id: OperationId) -> Operation | None: ...
 
+    def close(self, operation_id: OperationId, *, fence: int) -> None:
+        """End a command whose step or run has ended, so that there is no entry to write: its row
+        is done. Changes nothing when `fence` has moved on. (Else it ends by CloseOperation.)"""
+
 
 class ApprovalStore(Protocol):
     """Read only: gates change with `RunStore.append`."""
