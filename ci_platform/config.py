@@ -36,9 +36,7 @@ class Config(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)  # 0: a free one
     url: str | None = None  # the address people use, if not http://HOST:PORT
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=0, le=256)  # processes
-    drain_seconds: float = Field(
-        default=20.0, ge=0
-    )  # from SIGTERM until what still works is killed
+    drain_seconds: float = Field(default=20.0, ge=0)  # from SIGTERM to SIGKILL
     secret_key: str | None = None  # encrypts secrets, signs sessions; none: DATA/secret.key
     metrics_token: str | None = None  # bearer token of /metrics; none: open to all who reach it
     log_json: bool = False  # True: the server's own log as JSON lines
