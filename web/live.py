@@ -1,0 +1,190 @@
+"""The event streams: the run panel and the log tail. Rendered on the server, resumed by event id.
+
+A stream reads, sends, waits for the bell (`Live`) and reads again. It ends by itself after
+STREAM_SECONDS: the browser reconnects, and so is asked anew who it is and what it may see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from ci_platform.model import LogLine, Run, RunId
+from ci_platform.queries import RunView
+from web.logs import LOG_LINES_ON_RUN, check_log_key, chosen_log, find_step, log_view
+from web.run_pages import run_context
+from web.visit import Person, Visit
+
+router = APIRouter()
+STREAM_SECONDS = 240.0
+PANEL_WAIT_S = 5.0  # the slow net below the bell
+TAIL_WAIT_S = 0.25  # log lines need not ring it: they make nothing due
+GAP_S = 0.08  # at most so often a second is a stream read, however busy the server is
+TAIL_BATCH = 500  # lines of one event
+RETRY_MS = 1000  # the browser's pause before it reconnects
+
+LastEventId = Annotated[str | None, Header()]
+
+
+def resume_at(last_event_id: str | None, after: int) -> int:
+    """Where the browser is: what it says now, or what its page said when it was made."""
+    if last_event_id and last_event_id.isascii() and last_event_id.isdigit():
+        return max(after, int(last_event_id[:18]))
+    return after
+
+
+# --- the run panel --------------------------------------------------------------------------------
+
+
+def found_run(visit: Person, run_id: str) -> Run:
+    """The run, before the stream begins: who may not see it gets a 404, not a stream."""
+    return visit.site.queries.run(visit.actor, RunId(run_id))
+
+
+@router.get("/runs/{run_id}/live", response_class=EventSourceResponse)
+async def run_panel(
+    visit: Person,
+    run: Annotated[Run, Depends(found_run)],
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    step: Annotated[str, Query(max_length=1000)] = "",
+    last_event_id: LastEventId = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Send the panel whenever the journal has grown, and a new log when it follows a new step."""
+    seen = resume_at(last_event_id, after)
+    panel = _Panel(visit, run.id, step)
+    leave = time.monotonic() + STREAM_SECONDS
+    with visit.site.live.listen() as listener:
+        while True:
+            run = await run_in_threadpool(visit.site.queries.run, visit.actor, run.id)
+            if run.last_seq > seen or run.state.terminal:
+                for event in await run_in_threadpool(panel.events):
+                    yield event
+                seen = panel.seq
+                run = panel.run or run
+            if run.state.terminal:
+                yield ServerSentEvent(event="end", raw_data="")
+                return
+            if time.monotonic() > leave:
+                return
+            await listener.wait(PANEL_WAIT_S)
+            await asyncio.sleep(GAP_S)
+
+
+class _Panel:
+    """Renders the panel of one stream and remembers which log its reader has."""
+
+    def __init__(self, visit: Visit, run_id: RunId, pinned: str) -> None:
+        self._visit = visit
+        self._run_id = run_id
+        self._pinned = pinned
+        self._log_key: str | None = None
+        self.seq = 0
+        self.run: Run | None = None
+
+    def events(self) -> list[ServerSentEvent]:
+        visit, queries = self._visit, self._visit.site.queries
+        view = queries.run_page(visit.actor, self._run_id)
+        self.run, self.seq = view.run, view.run.last_seq
+        key = self._pinned or chosen_log(view)
+        frame = visit.frame()
+        lines = [] if key is None else self._lines(view, key)
+        log = None if key is None else log_view(view, key, lines)
+        page = run_context(view, visit.actor, log=log, pinned=self._pinned, now_ms=frame.now_ms)
+        html = visit.site.renderer.part("run_panel", frame, page)
+        events = [ServerSentEvent(event="panel", id=str(self.seq), raw_data=html, retry=RETRY_MS)]
+        if log is not None and not self._pinned and key != self._log_key:
+            self._log_key = key
+            html = visit.site.renderer.part("log_section", frame, log)
+            events.append(ServerSentEvent(event="log", raw_data=html))
+        return events
+
+    def _lines(self, view: RunView, key: str) -> list[LogLine]:
+        if self._pinned or key == self._log_key:
+            return []
+        queries, actor = self._visit.site.queries, self._visit.actor
+        return queries.log_tail(actor, view.run.id, key, limit=LOG_LINES_ON_RUN)
+
+
+# --- the log tail ---------------------------------------------------------------------------------
+
+
+def found_log(visit: Person, run_id: str, step: str) -> str:
+    view = visit.site.queries.run_page(visit.actor, RunId(run_id))
+    return check_log_key(view, step)
+
+
+@router.get("/runs/{run_id}/tail/{step:path}", response_class=EventSourceResponse)
+async def log_tail(
+    visit: Person,
+    run_id: str,
+    key: Annotated[str, Depends(found_log)],
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    last_event_id: LastEventId = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Send new lines as rows; the id is the last line's number. `end` when the step is over."""
+    tail = _Tail(visit, RunId(run_id), key, resume_at(last_event_id, after))
+    leave = time.monotonic() + STREAM_SECONDS
+    with visit.site.live.listen() as listener:
+        while True:
+            # Whether it is over is asked before the lines are read: none can come in between.
+            over = await run_in_threadpool(tail.over)
+            while rows := await run_in_threadpool(tail.rows):
+                yield ServerSentEvent(id=str(tail.at), raw_data=rows, retry=RETRY_MS)
+            if over:
+                html = await run_in_threadpool(tail.end)
+                yield ServerSentEvent(event="end", raw_data=html)
+                return
+            if time.monotonic() > leave:
+                return
+            await listener.wait(TAIL_WAIT_S)
+            await asyncio.sleep(GAP_S)
+
+
+class _Tail:
+    """Reads one log from where its reader is."""
+
+    def __init__(self, visit: Visit, run_id: RunId, key: str, at: int) -> None:
+        self._visit = visit
+        self._run_id = run_id
+        self._key = key
+        self._seq = -1
+        self._over = False
+        self.at = at
+
+    def over(self) -> bool:
+        """Whether the step has ended; folds the journal only when it has grown."""
+        queries, actor = self._visit.site.queries, self._visit.actor
+        run = queries.run(actor, self._run_id)
+        if run.last_seq != self._seq:
+            view = queries.run_page(actor, self._run_id)
+            self._seq = view.run.last_seq
+            self._over = _is_over(view, self._key)
+        return self._over
+
+    def rows(self) -> str:
+        """The next lines as HTML; empty when there are none."""
+        queries, actor = self._visit.site.queries, self._visit.actor
+        lines = queries.log(actor, self._run_id, self._key, after=self.at, limit=TAIL_BATCH)
+        if not lines:
+            return ""
+        self.at = lines[-1].number
+        renderer, frame = self._visit.site.renderer, self._visit.frame()
+        return renderer.part("rows", frame, self._key, lines)
+
+    def end(self) -> str:
+        queries, actor = self._visit.site.queries, self._visit.actor
+        view = queries.run_page(actor, self._run_id)
+        last = queries.log_tail(actor, self._run_id, self._key, limit=1)
+        log = log_view(view, self._key, last)
+        return self._visit.site.renderer.part("log_end", self._visit.frame(), log)
+
+
+def _is_over(view: RunView, key: str) -> bool:
+    step = find_step(view, key)
+    return view.run.state.terminal if step is None else step.ended_ms is not None

@@ -1,0 +1,397 @@
+"""The pages of one run: the run, a step, the journal. Each returns a typed page context.
+
+Called by routes.py in the thread pool, and by live.py, which renders parts of the same contexts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote, urlencode
+
+from ci_platform.errors import NotFound, StepNotFound
+from ci_platform.model import (
+    Actor,
+    Entry,
+    EntryKind,
+    ErrorInfo,
+    Json,
+    Repository,
+    Run,
+    RunId,
+    RunState,
+    Step,
+    StepKey,
+    StepKind,
+    StepState,
+    Wait,
+)
+from ci_platform.queries import Queries, RunView
+from web.logs import (
+    LOG_LINES_ON_RUN,
+    LogView,
+    check_log_key,
+    chosen_log,
+    exit_code,
+    find_step,
+    log_view,
+)
+from web.pages import reason_text, title_of, wait_kind
+from web.panels import ApprovalPanel, approval_panel
+
+STEPS_SHOWN_MAX = 500  # rows of a run's page; the journal has all of them
+JOURNAL_SHOWN = 500  # entries of one page
+JOURNAL_SCAN_MAX = 100_000  # entries looked at for the attempts of a step
+BAR_WIDTH = 1000  # units of the timeline; a step too short to see gets MIN
+BAR_WIDTH_MIN = 8
+_SHORT_DATA = 100  # characters of an entry's data shown without opening it
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    step: Step
+    href: str
+    selected: bool
+    bar_start: int  # of BAR_WIDTH, the time from the run's start to its end or now
+    bar_width: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    run: Run
+    repository: Repository
+    title: str
+    document_title: str
+    say: str  # for the announcer
+    pipeline_href: str
+    wait_kind: str
+    sentence: str
+    entry_seq: int | None
+    waits: Sequence[Wait]
+    approvals: Sequence[ApprovalPanel]
+    approvals_version: str
+    steps: Sequence[StepRow]
+    steps_hidden: int
+    no_steps_why: str
+    log: LogView | None
+    may_change: bool
+    params: Json
+    live_url: str | None
+    older_href: str | None = None
+    newer_href: str | None = None
+
+
+def run_page(
+    queries: Queries, actor: Actor, run_id: RunId, *, step: str = "", now_ms: int
+) -> RunPage:
+    """A run's page. `step` chooses the log that is shown; left out, it follows what runs."""
+    view = queries.run_page(actor, run_id)
+    key = check_log_key(view, step) if step else chosen_log(view)
+    log = None
+    if key is not None:
+        lines = queries.log_tail(actor, run_id, key, limit=LOG_LINES_ON_RUN)
+        log = log_view(view, key, lines)
+    return run_context(
+        view,
+        actor,
+        log=log,
+        pinned=step,
+        now_ms=now_ms,
+        older_href=_sibling(queries, actor, view, -1),
+        newer_href=_sibling(queries, actor, view, 1),
+    )
+
+
+def run_context(
+    view: RunView,
+    actor: Actor,
+    *,
+    log: LogView | None,
+    now_ms: int,
+    pinned: str = "",
+    older_href: str | None = None,
+    newer_href: str | None = None,
+) -> RunPage:
+    """The page's context from what the queries answered; pure, so samples use it too."""
+    run = view.run
+    title = title_of(run)
+    name = f"{view.repository.full_name} #{run.number}"
+    panels = [approval_panel(found, actor, title) for found in view.approvals]
+    sentence, entry_seq = _sentence(view)
+    selected = log.key if log is not None else ""
+    return RunPage(
+        run=run,
+        repository=view.repository,
+        title=title,
+        document_title=f"{run.state} · {name} {title}",
+        say=_say(run),
+        pipeline_href=f"/{view.repository.full_name}?{urlencode({'pipeline': run.pipeline})}",
+        wait_kind=wait_kind(run),
+        sentence=sentence,
+        entry_seq=entry_seq,
+        waits=run.waits if run.state is RunState.WAITING else (),
+        # open gates first: they ask for something
+        approvals=sorted(panels, key=lambda panel: panel.approval.outcome is not None),
+        approvals_version=" ".join(panel.version for panel in panels) or "none",
+        steps=step_rows(view, selected=selected, now_ms=now_ms),
+        steps_hidden=max(0, len(_shown(view.steps)) - STEPS_SHOWN_MAX),
+        no_steps_why=_no_steps(run),
+        log=log,
+        may_change=view.may_change,
+        params=view.params,
+        live_url=None if run.state.terminal else _live_url(run, pinned),
+        older_href=older_href,
+        newer_href=newer_href,
+    )
+
+
+def _live_url(run: Run, pinned: str) -> str:
+    asked = {"after": str(run.last_seq)} | ({"step": pinned} if pinned else {})
+    return f"/runs/{run.id}/live?{urlencode(asked)}"
+
+
+def _say(run: Run) -> str:
+    if run.state is RunState.WAITING and run.waits:
+        wait = run.waits[0]
+        if wait.kind == "approval":
+            return f"Run {run.number} waits for approval: {wait.name}"
+        return f"Run {run.number} is waiting: {wait.name or wait.kind}"
+    return f"Run {run.number} is {run.state}"
+
+
+def _sentence(view: RunView) -> tuple[str, int | None]:
+    """What a reader must know beyond the state, and the journal entry that says it in full."""
+    run = view.run
+    if run.state is RunState.ERRORED:
+        return "The platform failed to run this, not your code.", run.last_seq
+    if run.state is RunState.PAUSED:
+        if run.reason == "nondeterminism":
+            return "Stopped for safety: the replay took another way than before.", run.last_seq
+        return f"Paused by {view.pause_requested_by or reason_text(run.reason or 'user')}.", None
+    if run.state is RunState.CANCELLED:
+        by = view.cancelled_by or ""
+        why = f" ({reason_text(run.reason)})" if run.reason and run.reason != "user" else ""
+        return f"Cancelled{f' by {by}' if by else ''}{why}.", None
+    if run.state is RunState.FAILED and run.reason:
+        return f"Failed: {reason_text(run.reason)}.", None
+    if run.state is RunState.QUEUED and run.started_ms is None:
+        return "Waits for a free worker.", None
+    return "", None
+
+
+def _no_steps(run: Run) -> str:
+    if run.state.terminal:
+        return "The pipeline ended without reaching one."
+    return "They appear here as the pipeline reaches them."
+
+
+def _shown(steps: Sequence[Step]) -> list[Step]:
+    """Steps people know of: timers of the event loop itself are in the journal only."""
+    return [step for step in steps if step.key.kind is not StepKind.TIMER]
+
+
+def step_rows(view: RunView, *, selected: str, now_ms: int) -> list[StepRow]:
+    run = view.run
+    start = run.started_ms if run.started_ms is not None else run.created_ms
+    end = run.ended_ms if run.ended_ms is not None else now_ms
+    rows = []
+    for step in _shown(view.steps)[-STEPS_SHOWN_MAX:]:
+        at, width = bar(step.started_ms, step.ended_ms, start=start, end=end)
+        asked = urlencode({"step": str(step.key)}, quote_via=quote)
+        rows.append(
+            StepRow(
+                step=step,
+                href=f"/runs/{run.id}?{asked}#log",
+                selected=str(step.key) == selected,
+                bar_start=at,
+                bar_width=width,
+                note=_step_note(step),
+            )
+        )
+    return rows
+
+
+def bar(started_ms: int, ended_ms: int | None, *, start: int, end: int) -> tuple[int, int]:
+    """Where a step lies on the run's timeline, in units of BAR_WIDTH."""
+    whole = max(1, end - start)
+    at = min(max(0, started_ms - start), whole) * BAR_WIDTH // whole
+    until = min(max(0, (end if ended_ms is None else ended_ms) - start), whole)
+    width = max(BAR_WIDTH_MIN, until * BAR_WIDTH // whole - at)
+    at = min(at, BAR_WIDTH - BAR_WIDTH_MIN)
+    return at, min(width, BAR_WIDTH - at)
+
+
+def _step_note(step: Step) -> str:
+    code = exit_code(step)
+    if step.state is StepState.FAILED and code is not None:
+        return f"exit code {code}"
+    if step.state is StepState.FAILED and step.error is not None:
+        return step.error.type
+    if step.state is StepState.PASSED and code:
+        return f"exit code {code}, allowed"
+    return ""
+
+
+def _sibling(queries: Queries, actor: Actor, view: RunView, by: int) -> str | None:
+    owner, name = view.repository.owner, view.repository.name
+    try:
+        found = queries.run_by_number(actor, owner, name, view.run.number + by)
+    except NotFound:
+        return None
+    return f"/runs/{found.id}"
+
+
+# --- a step --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    number: int
+    state: StepState
+    started_ms: int
+    ended_ms: int | None
+    error: ErrorInfo | None
+    retry_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepPage:
+    run: Run
+    repository: Repository
+    title: str
+    step: Step
+    attempts: Sequence[Attempt]
+    attempt: Attempt | None
+    approval: ApprovalPanel | None
+    script: str
+    log: LogView | None
+
+
+def step_page(
+    queries: Queries, actor: Actor, run_id: RunId, key: str, *, attempt: int | None = None
+) -> StepPage:
+    view = queries.run_page(actor, run_id)
+    step = find_step(view, key)
+    if step is None:
+        raise StepNotFound(f"run #{view.run.number} has no step {key[:100]!r}")
+    attempts: list[Attempt] = []
+    log = None
+    if step.key.kind in (StepKind.SH, StepKind.DO, StepKind.RUN):
+        attempts = attempts_of(step.key, _whole_journal(queries, actor, run_id))
+        log = log_view(view, key, queries.log_tail(actor, run_id, key, limit=LOG_LINES_ON_RUN))
+    chosen = next((one for one in attempts if one.number == attempt), None)
+    title = title_of(view.run)
+    gate = next((one for one in view.approvals if one.approval.key == step.key), None)
+    return StepPage(
+        run=view.run,
+        repository=view.repository,
+        title=title,
+        step=step,
+        attempts=attempts,
+        attempt=chosen or (attempts[-1] if attempts else None),
+        approval=None if gate is None else approval_panel(gate, actor, title),
+        script=str(step.config.get("script") or ""),
+        log=log,
+    )
+
+
+def _whole_journal(queries: Queries, actor: Actor, run_id: RunId) -> list[Entry]:
+    entries: list[Entry] = []
+    while len(entries) < JOURNAL_SCAN_MAX:
+        more = queries.journal(actor, run_id, after=len(entries), limit=1000)
+        entries.extend(more)
+        if len(more) < 1000:
+            break
+    return entries
+
+
+def attempts_of(key: StepKey, entries: Sequence[Entry]) -> list[Attempt]:
+    """Fold the tries at one step from the journal."""
+    attempts: list[Attempt] = []
+    ends = {
+        EntryKind.ATTEMPT_FAILED: StepState.FAILED,
+        EntryKind.STEP_FAILED: StepState.FAILED,
+        EntryKind.STEP_PASSED: StepState.PASSED,
+        EntryKind.STEP_CANCELLED: StepState.CANCELLED,
+    }
+    for entry in entries:
+        if entry.key != key:
+            continue
+        if entry.kind in (EntryKind.STEP_STARTED, EntryKind.ATTEMPT_STARTED):
+            number = entry.attempt or len(attempts) + 1
+            attempts.append(Attempt(number, StepState.RUNNING, entry.at_ms, None, None, None))
+        elif entry.kind in ends and attempts and attempts[-1].ended_ms is None:
+            last = attempts[-1]
+            attempts[-1] = Attempt(
+                number=last.number,
+                state=ends[entry.kind],
+                started_ms=last.started_ms,
+                ended_ms=entry.at_ms,
+                error=error_of(entry.data.get("error")),
+                retry_ms=entry.data.get("retry_at_ms"),
+            )
+    return attempts
+
+
+def error_of(data: Json) -> ErrorInfo | None:
+    if not isinstance(data, dict):
+        return None
+    return ErrorInfo(
+        type=str(data.get("type") or "Error"),
+        message=str(data.get("message") or ""),
+        traceback=str(data.get("traceback") or ""),
+        data=data.get("data") or {},
+    )
+
+
+# --- the journal ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    entry: Entry
+    clock: str
+    after_ms: int | None
+    long: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPage:
+    run: Run
+    repository: Repository
+    rows: Sequence[EntryRow]
+    json_href: str
+    older_href: str | None
+    later_href: str | None
+
+
+def journal_page(queries: Queries, actor: Actor, run_id: RunId, *, after: int = 0) -> JournalPage:
+    view = queries.run_page(actor, run_id)
+    entries = queries.journal(actor, run_id, after=after, limit=JOURNAL_SHOWN + 1)
+    shown = entries[:JOURNAL_SHOWN]
+    here = f"/runs/{run_id}/journal"
+    return JournalPage(
+        run=view.run,
+        repository=view.repository,
+        rows=entry_rows(shown),
+        json_href=f"{here}.json",
+        older_href=here if after > 0 else None,
+        later_href=f"{here}?after={shown[-1].seq}" if len(entries) > JOURNAL_SHOWN else None,
+    )
+
+
+def entry_rows(entries: Sequence[Entry]) -> list[EntryRow]:
+    rows = []
+    before: int | None = None
+    for entry in entries:
+        at = datetime.fromtimestamp(entry.at_ms / 1000, UTC)
+        after_ms = None if before is None else entry.at_ms - before
+        clock = f"{at:%H:%M:%S}.{entry.at_ms % 1000:03d}"
+        rows.append(EntryRow(entry, clock, after_ms, len(str(entry.data)) > _SHORT_DATA))
+        before = entry.at_ms
+    return rows
