@@ -546,7 +546,7 @@ class User:
 class Actor:
     """Who asks: a signed-in user, a token, or the platform itself. Only identity/ makes these."""
 
-    kind: str  # user, token, system, anonymous
+    kind: str  # user, token, console (the machine's owner), system, anonymous
     id: str
     name: str
     admin: bool = False

@@ -83,8 +83,8 @@ class People:
         days: int | None = None,
         user: str | None = None,
     ) -> NewToken:
-        """A token of the actor (as SYSTEM: of `user`, or of nobody), for all its repositories or
-        for `repository` (owner/name) alone."""
+        """A token of the actor (at the console: of `user`, or of nobody), for all its repositories
+        or for `repository` (owner/name) alone."""
         authorise(actor, Action.MANAGE_TOKENS)
         check_text(name, field="name", chars_max=100)
         if days is not None and not 1 <= days <= TOKEN_DAYS_MAX:
@@ -124,7 +124,7 @@ class People:
         return found[0]
 
     def _token_user(self, actor: Actor, user: str | None) -> UserId | None:
-        if actor.kind == "system":
+        if actor.kind in ("system", "console"):
             return None if user is None else self._user(user).id
         if user is not None and user != actor.name:
             raise Forbidden("a token can be made for oneself only")

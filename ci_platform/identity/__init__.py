@@ -10,7 +10,7 @@ from ci_platform.identity.access import (
     readable,
     role_in,
 )
-from ci_platform.identity.door import ANONYMOUS, Identity
+from ci_platform.identity.door import ANONYMOUS, Identity, console
 from ci_platform.identity.sessions import COOKIE, CSRF_FIELD, Session, Sessions
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Sessions",
     "authorise",
     "check_decider",
+    "console",
     "may",
     "may_decide",
     "readable",

@@ -149,8 +149,9 @@ def _matches(entry: str, actor: Actor, role: Role | None) -> bool:
         return (wanted in _RANK and role is not None and _RANK[role] >= _RANK[Role(wanted)]) or (
             wanted == "admin" and actor.admin
         )
-    # A token that belongs to nobody has a name too, but it is no person of that name.
-    return entry == actor.name and not (actor.kind == "token" and actor.id == actor.token_id)
+    # A console, and a token that belongs to nobody, have a name too, but are no person of it.
+    nobody = actor.kind == "console" or (actor.kind == "token" and actor.id == actor.token_id)
+    return entry == actor.name and not nobody
 
 
 def _authorise_instance(actor: Actor, action: Action) -> None:

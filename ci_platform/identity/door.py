@@ -16,7 +16,16 @@ from ci_platform.model import Actor, User, UserId
 from ci_platform.ports import Clock, IdentityStore, Token
 
 ANONYMOUS = Actor(kind="anonymous", id="anonymous", name="anonymous")
+CONSOLE_ID = "console"
 TOUCH_EVERY_MS = 60_000  # `last used` of a token is exact to a minute, not a write per request
+
+
+def console(name: str) -> Actor:
+    """Whoever runs a command on the deployment's own files: they own it, so they are its admin.
+
+    A person, unlike SYSTEM, so they may answer an approval that is not for somebody by name.
+    """
+    return Actor(kind="console", id=CONSOLE_ID, name=name, admin=True)
 
 
 @dataclass(slots=True)
