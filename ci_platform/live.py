@@ -51,16 +51,19 @@ class Live:
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
+    def check_room(self) -> None:
+        """Raise TooMany when the process has too many streams: before one begins."""
+        if len(self._listeners) >= SUBSCRIBERS_MAX:
+            raise TooMany(f"this server follows {SUBSCRIBERS_MAX} streams already")
+
     @contextmanager
     def listen(self) -> Iterator[Listener]:
         """Subscribe for the length of a stream: read, `await listener.wait(timeout)`, read again.
 
-        Call it on the event loop. Raises TooMany when the process has too many streams.
+        Call it on the event loop, after `check_room`: a stream that has begun cannot be refused.
         """
         listener = Listener(asyncio.get_running_loop())
         with self._lock:
-            if len(self._listeners) >= SUBSCRIBERS_MAX:
-                raise TooMany(f"this server follows {SUBSCRIBERS_MAX} streams already")
             self._listeners.add(listener)
             alive = self._thread is not None and self._thread.is_alive()
             if not alive and not self._closed.is_set():

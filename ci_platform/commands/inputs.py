@@ -14,13 +14,15 @@ from ci_platform.model import Json, PipelineDescription
 TEXT_MAX = 10_000  # characters of one field
 
 
-def check_inputs(pipeline: PipelineDescription, params: Mapping[str, Json]) -> Mapping[str, Json]:
+def check_inputs(pipeline: PipelineDescription, params: Json) -> Json:
     """The params of a run somebody starts, with defaults filled in.
 
-    A pipeline that declares no inputs takes any params.
+    A pipeline that declares no inputs takes any JSON.
     """
     for trigger in pipeline.triggers:
         if trigger.kind == "manual" and trigger.inputs:
+            if not isinstance(params, Mapping):
+                raise InvalidRequest("params must be a JSON object", field="params")
             return check_form(trigger.inputs, params, field="params")
     return params
 

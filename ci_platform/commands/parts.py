@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ci_platform.errors import InvalidRequest, NotFound, NotSignedIn, RunNotFound, TooLarge
@@ -85,13 +85,6 @@ def check_json(value: Json, *, field: str, bytes_max: int) -> Json:
             f"{field} has {size:,} bytes as JSON; the limit is {bytes_max:,}", field=field
         )
     return value
-
-
-def check_object(value: Json, *, field: str, bytes_max: int) -> Mapping[str, Json]:
-    if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{field} must be a JSON object", field=field)
-    checked: Mapping[str, Json] = check_json(value, field=field, bytes_max=bytes_max)
-    return checked
 
 
 def check_text(value: str, *, field: str, chars_max: int = NAME_MAX, empty: bool = False) -> str:

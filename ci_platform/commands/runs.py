@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ci_platform import envelope
 from ci_platform.commands.changing import Decide, change
 from ci_platform.commands.inputs import check_inputs
-from ci_platform.commands.parts import Parts, check_object, check_run_id, check_text
+from ci_platform.commands.parts import Parts, check_json, check_run_id, check_text
 from ci_platform.commands.starting import chosen, create, described, new_run
 from ci_platform.commands.triggers import BRANCH, TAG
 from ci_platform.engine import outside
@@ -42,7 +42,7 @@ class StartRun:
     pipeline: str | None = None
     ref: str | None = None  # a branch, a tag or a full ref
     commit: str | None = None
-    params: Mapping[str, Json] = field(default_factory=dict)
+    params: Json = field(default_factory=dict)
     id: str | None = None
     resume: str | None = None
     trigger: str = "manual"
@@ -166,7 +166,7 @@ class Runs:
 
     def _prepare(self, actor: Actor, repository: Repository, what: StartRun) -> NewRun:
         value_bytes = self.parts.limits.value_bytes
-        params = check_object(what.params, field="params", bytes_max=value_bytes)
+        params = check_json(what.params, field="params", bytes_max=value_bytes)
         run_id = (
             RunId(new_id("run", self.parts.clock.now_ms()))
             if what.id is None

@@ -1,0 +1,189 @@
+"""The JSON of the API's requests. Unknown fields are refused; rules beyond types are commands'."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ci_platform.errors import InvalidRequest
+from ci_platform.model import Json, Role, RunState, StepKey, StepKind
+from ci_platform.ports import FileChange, RunFilter
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Query(BaseModel):
+    """A query string; its values are text, so they are converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewRepository(Body):
+    owner: str
+    name: str
+    default_branch: str = "main"
+    description: str = ""
+
+
+class Fork(Body):
+    owner: str
+    name: str
+
+
+class Change(Body):
+    """One file: `content` null deletes it."""
+
+    path: str
+    content: str | None
+    encoding: Literal["utf-8", "base64"] = "utf-8"
+    executable: bool = False
+
+    def change(self, index: int) -> FileChange:
+        if self.content is None:
+            return FileChange(self.path, None)
+        try:
+            if self.encoding == "base64":
+                data = base64.b64decode(self.content, validate=True)
+            else:
+                data = self.content.encode()
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequest(
+                f"content is not {self.encoding}: {error}", field=f"changes.{index}.content"
+            ) from error
+        return FileChange(self.path, data, self.executable)
+
+
+class NewCommit(Body):
+    branch: str
+    message: str
+    changes: list[Change]
+    expected_parent: str | None = None
+
+
+class NewRun(Body):
+    pipeline: str | None = None
+    ref: str | None = None
+    commit: str | None = None
+    params: Json = None
+    id: str | None = None
+    resume: str | None = None
+
+
+class NewRuns(Body):
+    runs: list[NewRun]
+
+
+class Cancel(Body):
+    rollback: bool = False
+
+
+class Step(Body):
+    kind: str
+    name: str
+    occurrence: Annotated[int, Field(ge=1)] = 1
+
+    def key(self) -> StepKey:
+        try:
+            return StepKey(StepKind(self.kind), self.name, self.occurrence)
+        except ValueError:
+            known = ", ".join(StepKind)
+            raise InvalidRequest(f"kind must be one of {known}", field="from.kind") from None
+
+
+class Restart(Body):
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_step: Annotated[Step | None, Field(alias="from")] = None
+    commit: str | None = None
+
+
+class Decide(Body):
+    decision: Literal["approve", "reject"]
+    comment: str = ""
+    form: dict[str, Json] | None = None
+
+
+class NewToken(Body):
+    name: str
+    scopes: list[str]
+    repository: str | None = None
+    days: int | None = None
+    user: str | None = None
+
+
+class NewUser(Body):
+    name: str
+    password: str | None = None
+    admin: bool = False
+
+
+class NewPassword(Body):
+    password: str
+
+
+class RoleOf(Body):
+    model_config = ConfigDict(strict=False)  # a role comes as text
+
+    user: str
+    role: Role | None
+
+
+class NewHook(Body):
+    provider: str = "github"
+    remote_url: str | None = None
+    secret: str | None = None
+
+
+class After(Query):
+    """A page of repositories."""
+
+    cursor: str = ""
+    limit: Annotated[int, Field(ge=1, le=200)] = 100
+
+
+class RunsOf(Query):
+    """A page of runs, newest first."""
+
+    state: RunState | None = None
+    branch: str | None = None
+    pipeline: str | None = None
+    commit: str | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+    def filter(self) -> RunFilter:
+        return RunFilter(
+            pipeline=self.pipeline,
+            states=() if self.state is None else (self.state,),
+            branch=self.branch,
+            commit=self.commit,
+        )
+
+
+class JournalOf(Query):
+    after: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=5000)] = 5000
+
+
+class LogOf(Query):
+    step: str = "$run"
+    after: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1, le=5000)] = 1000
+
+
+class FileOf(Query):
+    ref: str | None = None
+
+
+class JournalFrom(Query):
+    after: Annotated[int, Field(ge=0)] = 0
+
+
+class Follow(Query):
+    step: str = "$run"
+    after: Annotated[int, Field(ge=0)] = 0
