@@ -11,19 +11,26 @@ False), fold again with what is new and decide again; never reuse the view.
 from ci_platform.engine.accept import accept
 from ci_platform.engine.check import check_event_type
 from ci_platform.engine.decision import Decision, Pen, propose
-from ci_platform.engine.endings import check_value, errored, mismatched, raised, refused, returned
+from ci_platform.engine.endings import (
+    check_value,
+    errored,
+    mismatched,
+    raised,
+    refused,
+    returned,
+    unreadable,
+)
 from ci_platform.engine.fold import LOST_WORKER, RunView, StepView, fold
 from ci_platform.engine.ids import derived_id, new_id, seed_of, stable_id
 from ci_platform.engine.limits import Limits
 from ci_platform.engine.operations import (
     LOST_RETRY_MS,
-    command_dropped,
     command_finished,
     command_lost,
     command_started,
 )
 from ci_platform.engine.outside import Answer, cancel, decided, event_sent, pause, resume
-from ci_platform.engine.settle import iso, settle
+from ci_platform.engine.settle import bodies_lost, iso, settle
 from ci_platform.engine.summary import steps, update, waits
 from ci_platform.engine.transitions import MOVES, IllegalMove, move
 
@@ -39,10 +46,10 @@ __all__ = [
     "RunView",
     "StepView",
     "accept",
+    "bodies_lost",
     "cancel",
     "check_event_type",
     "check_value",
-    "command_dropped",
     "command_finished",
     "command_lost",
     "command_started",
@@ -65,6 +72,7 @@ __all__ = [
     "settle",
     "stable_id",
     "steps",
+    "unreadable",
     "update",
     "waits",
 ]

@@ -11,16 +11,21 @@ from ci_platform.engine.limits import ERROR_TEXT_MAX, ERROR_TYPE_MAX, Limits
 from ci_platform.errors import LimitExceeded, PipelineError, SluiceError
 from ci_platform.model import (
     CloseApproval,
+    Draft,
     EntryKind,
     ErrorInfo,
     Json,
     Mismatch,
     Raised,
     Returned,
+    Run,
+    RunState,
+    RunUpdate,
     StepKind,
     StepState,
     StopOperations,
 )
+from ci_platform.ports import Append
 
 _REASONS = {
     "Rejected": "rejected",
@@ -94,6 +99,30 @@ def errored(view: RunView, error: SluiceError, now_ms: int, *, reason: str) -> D
     pen = Pen(view, now_ms)
     end_run(pen, EntryKind.RUN_ERRORED, {"error": error_json(error), "reason": reason})
     return pen.decision()
+
+
+def unreadable(run: Run, error: SluiceError, fence: int) -> Append:
+    """End a run whose journal cannot be folded, so that no worker takes it up again."""
+    data = {"error": error_json(error), "reason": "journal"}
+    return Append(
+        run_id=run.id,
+        expected_seq=run.last_seq,
+        drafts=(Draft(EntryKind.RUN_ERRORED, data),),
+        update=RunUpdate(
+            state=RunState.ERRORED,
+            reason="journal",
+            ready_ms=None,
+            waits=(),
+            commit=run.commit,
+            output=None,
+            error=ErrorInfo(type(error).__name__, error.detail),
+            pause_requested=False,
+            cancel_requested=run.cancel_requested,
+            hold=False,
+        ),
+        fence=fence,
+        effects=(StopOperations(), CloseApproval(None, "cancelled")),
+    )
 
 
 def mismatched(view: RunView, outcome: Mismatch, now_ms: int) -> Decision:

@@ -101,8 +101,8 @@ def wanted(view: RunView, operation: Operation) -> StepView | None:
 
 
 def command_started(view: RunView, operation: Operation, now_ms: int) -> Decision | None:
-    """Before a claimed command executes: what to write first. None: it must not execute, and
-    `command_dropped` closes it."""
+    """Before a claimed command executes: what to write first, if anything. None: nothing waits
+    for it any more, and it must not execute."""
     step = wanted(view, operation)
     if step is None or operation.stop or (step.retrying and view.held):
         return None
@@ -112,20 +112,14 @@ def command_started(view: RunView, operation: Operation, now_ms: int) -> Decisio
     return pen.decision()
 
 
-def command_dropped(view: RunView, operation: Operation, now_ms: int) -> Decision:
-    """Close an operation whose step no longer wants it."""
-    pen = Pen(view, now_ms)
-    pen.cause(CloseOperation(operation.id, operation.fence))
-    return pen.decision()
-
-
 def command_finished(
     view: RunView, operation: Operation, result: CommandResult, now_ms: int, *, limits: Limits
-) -> Decision:
-    """What a command's end writes: a result, another attempt, or the step's failure."""
+) -> Decision | None:
+    """What a command's end writes: a result, another attempt, or the step's failure. None as for
+    `command_started`."""
     step = wanted(view, operation)
     if step is None:
-        return command_dropped(view, operation, now_ms)
+        return None
     pen = Pen(view, now_ms)
     pen.cause(CloseOperation(operation.id, operation.fence))
     ran = result.ended is None and result.exit_code is not None
@@ -141,20 +135,19 @@ def command_finished(
 
 def command_lost(
     view: RunView, operation: Operation, detail: str, now_ms: int, *, delay_ms: int = 0
-) -> Decision:
+) -> Decision | None:
     """A command was cut short by no fault of its own: its worker went away, or could not run it.
 
     It gets another attempt whatever its config says, since the author did nothing wrong, until
-    LOST_COMMANDS_MAX.
+    LOST_COMMANDS_MAX. None as for `command_started`.
     """
     step = wanted(view, operation)
     if step is None:
-        return command_dropped(view, operation, now_ms)
+        return None
     pen = Pen(view, now_ms)
     pen.cause(CloseOperation(operation.id, operation.fence))
-    if step.retrying:  # it had not begun
-        _queue_again(pen, step, now_ms + delay_ms)
-        return pen.decision()
+    if step.retrying:  # lost between its claim and its first entry
+        pen.write(EntryKind.ATTEMPT_STARTED, key=step.key, attempt=operation.attempt)
     error = {"type": LOST_WORKER, "message": detail}
     data: dict[str, Json] = {"error": error}
     again = step.losses + 1 < LOST_COMMANDS_MAX or step.attempt < attempts_max(step.config)

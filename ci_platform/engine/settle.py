@@ -5,6 +5,7 @@ Called under the run's lease: when it is claimed, and each time its code asks fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ci_platform.engine.decision import Decision, Pen
@@ -19,7 +20,8 @@ def settle(view: RunView, now_ms: int) -> Decision:
     """Write what is due. Only for the holder of the run's lease."""
     pen = Pen(view, now_ms)
     if not _give_up(pen):
-        _lose_attempts(pen)
+        lost = [step for step in view.bodies.values() if step.attempt_seq < view.claim_seq]
+        _lose(pen, lost, "the worker was lost")
         if not view.held:
             _fire_timers(pen)
             _match_events(pen)
@@ -46,14 +48,18 @@ def _give_up(pen: Pen) -> bool:
     return False
 
 
-def _lose_attempts(pen: Pen) -> None:
-    """A body that an earlier claim began was lost with its worker; that used up the attempt."""
-    lost = [step for step in pen.view.bodies.values() if step.attempt_seq < pen.view.claim_seq]
-    for step in lost:
-        error = {
-            "type": LOST_WORKER,
-            "message": f"the worker was lost during attempt {step.attempt} of {step.key.label!r}",
-        }
+def bodies_lost(view: RunView, now_ms: int, why: str) -> Decision:
+    """The sandbox is gone, and with it the bodies that executed in it."""
+    pen = Pen(view, now_ms)
+    _lose(pen, list(view.bodies.values()), why)
+    return pen.decision()
+
+
+def _lose(pen: Pen, steps: Sequence[StepView], why: str) -> None:
+    """Attempts that were cut short are used up; the next ones are due at once."""
+    for step in steps:
+        message = f"{why} during attempt {step.attempt} of {step.key.label!r}"
+        error = {"type": LOST_WORKER, "message": message}
         fail_attempt(pen, step, error, retry_at_ms=pen.now_ms)
 
 

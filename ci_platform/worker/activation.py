@@ -1,0 +1,170 @@
+"""One activation: a leased run, its view, and what its code asks of the world.
+
+The session is the ActivationHost that the sandbox talks to. It turns each `next` into one append,
+optimistically: when people or commands have written to the journal meanwhile, it folds again and
+decides again. It ends when the lease is let go, by a suspension, a pause, or the run's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ci_platform.engine import Decision, Pen, RunView, accept, fold, propose, refused, settle
+from ci_platform.errors import InternalError, LeaseLost, PipelineError
+from ci_platform.model import (
+    Command,
+    Entry,
+    EntryKind,
+    FinishAttempt,
+    NoteDivergence,
+    StepKey,
+    StepKind,
+)
+from ci_platform.ports import Claim
+from ci_platform.worker.lines import Spool, StepLog
+from ci_platform.worker.settings import Tools
+
+APPENDS_MAX = 100  # refused appends in a row: someone floods the run's journal
+PRINTED_MAX = 16 << 20  # bytes printed by one activation to one log
+
+_MOVES_CODE = frozenset({EntryKind.STEP_PASSED, EntryKind.STEP_FAILED, EntryKind.ATTEMPT_STARTED})
+Decider: TypeAlias = Callable[[RunView, int], Decision]
+
+
+class Over(InternalError):
+    """The code went on after its lease was let go; its sandbox is dropped."""
+
+
+class Session:
+    """Implements `ActivationHost` for one claim."""
+
+    def __init__(self, tools: Tools, spool: Spool, claim: Claim) -> None:
+        self._tools = tools
+        self._spool = spool
+        self._fence = claim.run.fence
+        self._logs: dict[str, StepLog] = {}
+        self._trial: str | None = None
+        self.run = claim.run
+        self.entries = list(claim.entries)
+        self.view = fold(claim.run, self.entries)
+        self.known = 0  # how many entries the guest has
+        self.reached = False  # the code has replayed its journal and asked for more
+        self.on_divergence = "accept"
+
+    @property
+    def over(self) -> bool:
+        """The lease is let go: nothing more can be written."""
+        return not self.view.leased
+
+    def begin(self, trial: str | None, on_divergence: str) -> None:
+        """A guest starts with all entries of now. `trial` becomes the run's commit as soon as its
+        code has shown that it can replay the journal."""
+        self.known = len(self.entries)
+        self.reached = False
+        self._trial = trial
+        self.on_divergence = on_divergence
+
+    def settle(self) -> None:
+        """Write what time has brought."""
+        self.write(settle)
+
+    def next(self, commands: Sequence[Command]) -> Sequence[Entry]:
+        """See ActivationHost. Raises LeaseLost when the run is another's now, Over after its
+        end."""
+        if self.over:
+            raise Over
+        self.write(lambda view, now_ms: self._decide(view, commands, now_ms))
+        self.reached = True
+        self._trial = None
+        fresh = self.entries[self.known :]
+        self.known = len(self.entries)
+        return () if self.over else fresh
+
+    def conclude(self, decide: Decider) -> None:
+        """Write how the activation ended, unless a pause or an end came first."""
+        if not self.over:
+            self.write(lambda view, now_ms: self._resolve(view, now_ms) + decide(view, now_ms))
+
+    def hand_back(self, why: str) -> None:
+        """Let the lease go so that the run is claimed again at once."""
+
+        def decide(view: RunView, now_ms: int) -> Decision:
+            pen = Pen(view, now_ms)
+            pen.write(EntryKind.LEASE_EXPIRED, {"worker": self._tools.id, "reason": why})
+            return pen.decision()
+
+        self.conclude(decide)
+
+    def _resolve(self, view: RunView, now_ms: int) -> Decision:
+        """A commit on trial has replayed the journal: it is the run's from here on."""
+        pen = Pen(view, now_ms)
+        if self._trial is not None:
+            pen.write(EntryKind.COMMIT_RESOLVED, {"commit": self._trial})
+        return pen.decision()
+
+    def _decide(self, view: RunView, commands: Sequence[Command], now_ms: int) -> Decision:
+        limits = self._tools.settings.limits
+        decision = self._resolve(view, now_ms) + accept(
+            view, commands, now_ms, limits=limits, on_divergence=self.on_divergence
+        )
+        if view.leased:
+            decision += settle(view, now_ms)
+        may_end = any(isinstance(each, FinishAttempt | NoteDivergence) for each in commands)
+        if view.leased and not may_end and not view.bodies and not self._moves_code(decision):
+            # The guest would come straight back with nothing to ask. Suspending in the same
+            # append saves a round trip and a commit; it sees these entries when it replays.
+            # Not after the commands that a guest sends when its code has come to an end.
+            pen = Pen(view, now_ms)
+            names = [step.key.label for step in list(view.open.values())[:20]]
+            pen.write(EntryKind.RUN_SUSPENDED, {"waits": names})
+            decision += pen.decision()
+        return decision
+
+    def _moves_code(self, decision: Decision) -> bool:
+        """Whether anything that the guest does not know yet lets its code go on."""
+        return any(_moves(entry.kind, entry.key) for entry in self.entries[self.known :]) or any(
+            _moves(draft.kind, draft.key) for draft in decision.drafts
+        )
+
+    def write(self, decide: Decider) -> None:
+        """Decide and append, again and again while others are faster."""
+        for _ in range(APPENDS_MAX):
+            now_ms = self._tools.clock.now_ms()
+            try:
+                decision = decide(self.view, now_ms)
+            except PipelineError as error:
+                self.view = fold(self.run, self.entries)  # the decision had moved it half-way
+                decision = refused(self.view, error, now_ms)
+            if not decision:
+                return
+            append = propose(self.view, decision, now_ms, fence=self._fence)
+            appended = self._tools.store.runs.append(append)
+            self.entries += appended.entries
+            if appended.applied:
+                return
+            self.view = fold(self.run, self.entries)
+            if self.over:
+                raise LeaseLost(f"{self.run.id} was ended or taken over")
+        raise LeaseLost(f"{self.run.id}: {APPENDS_MAX} appends in a row came too late")
+
+    # --- what the author prints ---
+
+    def log(self, step: str, stream: str, text: str) -> None:
+        log = self._logs.get(step)
+        if log is None:
+            log = self._logs[step] = self._spool.open(self.run.id, step)
+            log.bytes_max = min(log.bytes_max, PRINTED_MAX)
+        log.write(stream, text)
+
+    def close(self) -> None:
+        """Write the rest of the logs."""
+        for log in self._logs.values():
+            self._spool.close(log)
+        self._logs.clear()
+
+
+def _moves(kind: EntryKind, key: StepKey | None) -> bool:
+    if kind is EntryKind.STEP_STARTED:
+        return key is not None and key.kind is StepKind.DO  # its body executes now
+    return kind in _MOVES_CODE

@@ -1,0 +1,146 @@
+"""Output of steps on its way to the log: bytes and text in, numbered lines in batches out.
+
+A StepLog splits, decodes, numbers and bounds the output of one step. The Spool flushes all of them
+at least every FLUSH_MS, so that a line is on its way to the reader while the step still runs.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ci_platform.errors import SluiceError
+from ci_platform.model import LogLine, RunId
+from ci_platform.ports import Clock, LogStore
+
+FLUSH_MS = 100  # a line waits no longer than this for others to share its write
+BATCH_LINES_MAX = 500  # a batch is written at once when it has so many lines
+BATCH_CHARS_MAX = 256 << 10  # … or so much text
+LINE_CHARS_MAX = 16 << 10  # a longer line goes on in the next one
+NOTE = "note"  # the stream of what the platform itself says
+
+_log = logging.getLogger(__name__)
+_UNWRITABLE: Mapping[int, str] = {0: "\N{REPLACEMENT CHARACTER}"}  # no database takes a NUL
+
+
+@dataclass(slots=True)
+class _Stream:
+    decoder: codecs.IncrementalDecoder
+    rest: str = ""  # of a line that has not ended
+
+
+@dataclass(slots=True)
+class StepLog:
+    """The log of one step, written by one worker. Safe to call from several threads."""
+
+    store: LogStore
+    clock: Clock
+    run_id: RunId
+    step: str
+    bytes_max: int
+    _number: int | None = None  # of the last line; asked of the store at the first one
+    _bytes: int = 0
+    _streams: dict[str, _Stream] = field(default_factory=dict)
+    _pending: list[LogLine] = field(default_factory=list)
+    _chars: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def write(self, stream: str, data: bytes | str) -> None:
+        """Add output, in pieces of any size. Blocks while a full batch is written."""
+        with self._lock:
+            room = self.bytes_max - self._bytes
+            if room <= 0:
+                return
+            raw = data if isinstance(data, bytes) else data.encode("utf-8", "replace")
+            self._bytes += len(raw)
+            self._take(stream, raw[:room])
+            if len(raw) >= room:
+                self._end_streams()
+                self._add(NOTE, f"output over {self.bytes_max:,} bytes is not kept (log_bytes)")
+            if len(self._pending) >= BATCH_LINES_MAX or self._chars >= BATCH_CHARS_MAX:
+                self.flush()
+
+    def note(self, text: str) -> None:
+        """Say something as the platform."""
+        with self._lock:
+            self._end_streams()
+            self._add(NOTE, text)
+
+    def flush(self) -> None:
+        """Write the lines that have ended. After an error they stay, to be written again."""
+        with self._lock:
+            if self._pending:
+                self.store.append(self.run_id, self.step, tuple(self._pending))
+                self._pending.clear()
+                self._chars = 0
+
+    def close(self) -> None:
+        """End the last line and write everything."""
+        with self._lock:
+            self._end_streams()
+            self.flush()
+
+    def _take(self, name: str, raw: bytes) -> None:
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = _Stream(codecs.getincrementaldecoder("utf-8")("replace"))
+        *lines, rest = (stream.rest + stream.decoder.decode(raw)).split("\n")
+        for line in lines:
+            self._add(name, line.removesuffix("\r"))
+        while len(rest) > LINE_CHARS_MAX:
+            self._add(name, rest[:LINE_CHARS_MAX])
+            rest = rest[LINE_CHARS_MAX:]
+        stream.rest = rest
+
+    def _end_streams(self) -> None:
+        for name, stream in self._streams.items():
+            rest = stream.rest + stream.decoder.decode(b"", True)
+            stream.decoder.reset()
+            stream.rest = ""
+            if rest:
+                self._add(name, rest.removesuffix("\r"))
+
+    def _add(self, stream: str, text: str) -> None:
+        if self._number is None:
+            self._number = self.store.last(self.run_id, self.step)
+        for start in range(0, max(len(text), 1), LINE_CHARS_MAX):
+            piece = text[start : start + LINE_CHARS_MAX].translate(_UNWRITABLE)
+            self._number += 1
+            self._pending.append(LogLine(self._number, self.clock.now_ms(), stream, piece))
+            self._chars += len(piece)
+
+
+class Spool:
+    """All open logs of a worker. `flush` is called by a thread of the worker's loop."""
+
+    def __init__(self, store: LogStore, clock: Clock, *, bytes_max: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._bytes_max = bytes_max
+        self._logs: dict[int, StepLog] = {}
+        self._lock = threading.Lock()
+
+    def open(self, run_id: RunId, step: str) -> StepLog:
+        log = StepLog(self._store, self._clock, run_id, step, self._bytes_max)
+        with self._lock:
+            self._logs[id(log)] = log
+        return log
+
+    def close(self, log: StepLog) -> None:
+        """Write the rest of a log and forget it."""
+        with self._lock:
+            self._logs.pop(id(log), None)
+        log.close()
+
+    def flush(self) -> None:
+        """Write what waits in any log. A log that cannot be written now is tried again later."""
+        with self._lock:
+            logs = list(self._logs.values())
+        for log in logs:
+            try:
+                log.flush()
+            except SluiceError as error:
+                _log.warning("the log of %s %s waits: %s", log.run_id, log.step, error)

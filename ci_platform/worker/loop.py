@@ -1,0 +1,207 @@
+"""The worker: its duties on threads, woken by the bell and by the clock, drained when it stops.
+
+One thread claims and hands out; a pool executes activations, another one commands; three more
+threads listen to the bell, renew leases, and write logs. A slot that falls free and a ring of the
+bell set the same event, so the claiming thread waits in one place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from ci_platform.errors import SluiceError
+from ci_platform.model import Operation
+from ci_platform.ports import Bell, Claim
+from ci_platform.worker.activate import Activations
+from ci_platform.worker.expire import Expiry
+from ci_platform.worker.heartbeat import Heartbeat
+from ci_platform.worker.lines import FLUSH_MS, Spool
+from ci_platform.worker.operate import Operations
+from ci_platform.worker.pushes import PendingPushes
+from ci_platform.worker.settings import Tools
+
+IDLE_MS_MIN = 10  # what is due and yet not claimed must not make a busy loop
+STOPPING_MS = 15_000  # for commands to end once they were told to: TERM, 10 s, KILL
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Slots(Generic[T]):
+    """A pool of threads with a known number of places, which rings when one falls free."""
+
+    places: int
+    name: str
+    ring: Callable[[], None]
+    _busy: set[Future[None]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _pool: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(self.places, thread_name_prefix=self.name)
+
+    @property
+    def free(self) -> int:
+        with self._lock:
+            return self.places - len(self._busy)
+
+    def put(self, work: Callable[[T], None], item: T) -> None:
+        future = self._pool.submit(work, item)
+        with self._lock:
+            self._busy.add(future)
+        future.add_done_callback(self._done)
+
+    def _done(self, future: Future[None]) -> None:
+        with self._lock:
+            self._busy.discard(future)
+        self.ring()
+
+    def idle(self) -> bool:
+        return self.free == self.places
+
+    def close(self) -> None:
+        """Take no more work. Does not wait for what executes."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Worker:
+    """A process's worth of work. `run_once` for tests and tools, `run_forever` for servers."""
+
+    def __init__(self, tools: Tools) -> None:
+        settings = tools.settings
+        self._tools = tools
+        self._spool = Spool(tools.store.logs, tools.clock, bytes_max=settings.log_bytes)
+        self.activations = Activations(tools, self._spool)
+        self.operations = Operations(tools, self._spool)
+        self.expiry = Expiry(tools)
+        self.heartbeat = Heartbeat(tools)
+        self.pushes = PendingPushes(tools)
+        self._wake = threading.Event()
+
+    def run_once(self) -> int:
+        """Do everything that is due now, in this thread. Returns how many things that was."""
+        self.heartbeat.run_once()
+        done = self.expiry.run_once() + self.pushes.run_once()
+        done += self.activations.run_once()
+        done += self.operations.run_once()
+        self._spool.flush()
+        return done
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Work until `stop` is set, then drain: claim nothing more, let activations end, give
+        commands `drain_ms` and then hand them back, and let go of whatever is left."""
+        settings = self._tools.settings
+        runs: Slots[Claim] = Slots(settings.activations_max, "activation", self._wake.set)
+        commands: Slots[Operation] = Slots(settings.operations_max, "operation", self._wake.set)
+        ended = threading.Event()
+        bell = self._tools.store.bell()
+        threads = self._start_threads(bell, stop, ended)
+        try:
+            while not stop.is_set():
+                self._wake.clear()
+                self._hand_out(runs, commands)
+                self._wake.wait(self._idle_seconds(full=runs.free == 0 or commands.free == 0))
+        finally:
+            self._drain(runs, commands)
+            ended.set()
+            bell.ring()
+            for thread in threads:
+                thread.join(timeout=settings.poll_ms / 1000 + 1)
+            bell.close()
+            self._spool.flush()
+
+    def _hand_out(self, runs: Slots[Claim], commands: Slots[Operation]) -> None:
+        """Claim for the places that are free. What is left over is claimed when one falls free."""
+        try:
+            if free := runs.free:
+                for claim in self.activations.claim(free):
+                    runs.put(self.activations.execute, claim)
+            if free := commands.free:
+                for operation in self.operations.claim(free):
+                    commands.put(self.operations.execute, operation)
+        except SluiceError as error:
+            _log.warning("cannot claim: %s", error)
+
+    def _idle_seconds(self, *, full: bool) -> float:
+        """Until the next timer is due, but no longer than the slow poll. When all places are taken,
+        what is due waits for one of them to ring."""
+        tools = self._tools
+        idle_ms = tools.settings.poll_ms
+        if not full:
+            try:
+                next_ms = tools.store.runs.next_ready_ms()
+            except SluiceError as error:
+                _log.warning("cannot ask what is due next: %s", error)
+                next_ms = None
+            if next_ms is not None:
+                idle_ms = min(idle_ms, max(IDLE_MS_MIN, next_ms - tools.clock.now_ms()))
+        return idle_ms / 1000
+
+    def _start_threads(
+        self, bell: Bell, stop: threading.Event, ended: threading.Event
+    ) -> Sequence[threading.Thread]:
+        settings = self._tools.settings
+
+        def listen() -> None:
+            if bell.wait(settings.poll_ms / 1000):
+                self._wake.set()
+
+        def watch_stop() -> None:
+            stop.wait()
+            self._wake.set()
+
+        def housekeep() -> None:
+            self.expiry.run_once()
+            self.pushes.run_once()
+
+        beats = self.heartbeat.period_ms / 1000
+        loops: Sequence[tuple[str, Callable[[], None]]] = (
+            ("bell", lambda: _repeat(ended, 0, listen)),
+            ("heartbeat", lambda: _repeat(ended, beats, self.heartbeat.run_once)),
+            ("logs", lambda: _repeat(ended, FLUSH_MS / 1000, self._spool.flush)),
+            ("housekeeping", lambda: _repeat(stop, settings.housekeep_ms / 1000, housekeep)),
+            ("stop", watch_stop),
+        )
+        threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in loops]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _drain(self, runs: Slots[Claim], commands: Slots[Operation]) -> None:
+        """Leases are renewed meanwhile; those that are left are given to other workers at once."""
+        runs.close()
+        commands.close()
+        settings = self._tools.settings
+        self._await(lambda: runs.idle() and commands.idle(), settings.drain_ms)
+        if not commands.idle():
+            self.operations.draining.set()
+            self._await(commands.idle, STOPPING_MS)
+        try:
+            self._tools.store.runs.release(self._tools.id)
+        except SluiceError as error:
+            _log.warning("leases are left to run out: %s", error)
+
+    def _await(self, done: Callable[[], bool], ms: int) -> None:
+        """Wait for slots to fall free, which sets the wake event."""
+        deadline_ms = self._tools.clock.now_ms() + ms
+        self._wake.clear()
+        while not done() and (left_ms := deadline_ms - self._tools.clock.now_ms()) > 0:
+            self._wake.wait(left_ms / 1000)
+            self._wake.clear()
+
+
+def _repeat(ended: threading.Event, seconds: float, duty: Callable[[], object]) -> None:
+    """Do a duty until the end, whatever becomes of a single turn."""
+    while not ended.wait(seconds):
+        try:
+            duty()
+        except SluiceError as error:
+            _log.warning("a duty waits for its next turn: %s", error)
+        except Exception:
+            _log.exception("a duty failed")

@@ -1,0 +1,43 @@
+"""What a worker is made of, and how it is set up. Built by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ci_platform.engine import Limits
+from ci_platform.model import WorkerId
+from ci_platform.ports import Clock, Runner, Sandbox, Source, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times, limits and sizes of a worker. The defaults are `config.py`'s."""
+
+    lease_ms: int = 30_000  # a worker silent for so long loses its runs
+    poll_ms: int = 1_000  # the slow net below the bell
+    activations_max: int = 8  # runs at once
+    operations_max: int = 4  # commands at once
+    log_bytes: int = 1 << 30  # kept of one step's output
+    drain_ms: int = 10_000  # what executes may take to end when the worker is asked to stop
+    housekeep_ms: int = 1_000  # between two looks for leases that ran out and for waiting pushes
+    always_hibernate: bool = False  # testing: drop the sandbox at every await
+    limits: Limits = field(default_factory=Limits)
+
+
+def _nothing_pending() -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The parts of the platform that a worker joins."""
+
+    id: WorkerId
+    store: Store
+    sandbox: Sandbox
+    runner: Runner
+    source: Source
+    clock: Clock
+    settings: Settings = field(default_factory=Settings)
+    dispatch_pending: Callable[[], int] = _nothing_pending  # start what pushes ask for
