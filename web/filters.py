@@ -49,7 +49,8 @@ def relative(at_ms: int, now_ms: int) -> str:
         (365 * _DAY, "year", 1 << 62),
     ):
         if distance < below_ms:
-            count = distance // unit_ms
+            # the past is floored, as ages are; what comes is rounded, so 7 days say 7 days
+            count = (distance + (unit_ms // 2 if at_ms > now_ms else 0)) // unit_ms
             text = f"{count} {word}{'' if count == 1 else 's'}"
             return f"in {text}" if at_ms > now_ms else f"{text} ago"
     raise AssertionError(distance)

@@ -6,7 +6,7 @@ Called by routes.py in the thread pool, and by live.py, which renders parts of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
@@ -134,7 +134,7 @@ def run_context(
         wait_kind=wait_kind(run),
         sentence=sentence,
         entry_seq=entry_seq,
-        waits=run.waits if run.state is RunState.WAITING else (),
+        waits=_waits(run, panels),
         # open gates first: they ask for something
         approvals=sorted(panels, key=lambda panel: panel.approval.outcome is not None),
         approvals_version=" ".join(panel.version for panel in panels) or "none",
@@ -148,6 +148,14 @@ def run_context(
         older_href=older_href,
         newer_href=newer_href,
     )
+
+
+def _waits(run: Run, panels: Sequence[ApprovalPanel]) -> list[Wait]:
+    """What a waiting run waits for, but for the approvals that have a panel of their own."""
+    if run.state is not RunState.WAITING:
+        return []
+    shown = any(panel.approval.outcome is None for panel in panels)
+    return [wait for wait in run.waits if not (shown and wait.kind == "approval")]
 
 
 def _live_url(run: Run, pinned: str) -> str:
@@ -283,7 +291,8 @@ def step_page(
     log = None
     if step.key.kind in (StepKind.SH, StepKind.DO, StepKind.RUN):
         attempts = attempts_of(step.key, _whole_journal(queries, actor, run_id))
-        log = log_view(view, key, queries.log_tail(actor, run_id, key, limit=LOG_LINES_ON_RUN))
+        lines = queries.log_tail(actor, run_id, key, limit=LOG_LINES_ON_RUN)
+        log = replace(log_view(view, key, lines), step_href=None)  # it is this page
     chosen = next((one for one in attempts if one.number == attempt), None)
     title = title_of(view.run)
     gate = next((one for one in view.approvals if one.approval.key == step.key), None)

@@ -138,6 +138,7 @@ document.addEventListener("click", (event) => {
 
 // --- time -------------------------------------------------------------------------------------
 
+const skew = Date.now() - Number(document.body.dataset.now); // a reader's clock may be wrong
 const pad = (number) => String(number).padStart(2, "0");
 
 // As filters.duration and filters.relative say it.
@@ -154,13 +155,13 @@ function relative(at, now) {
   const units = [["second", 1, 60], ["minute", 60, 3600], ["hour", 3600, 172800], ["day", 86400, 5184000]];
   const [word, seconds] = units.find((unit) => s < unit[2]) ?? [];
   if (!word) return null; // months and years do not change while a page is open
-  const n = Math.floor(s / seconds);
+  const n = Math.floor(s / seconds + (at > now ? 0.5 : 0));
   const text = `${n} ${word}${n === 1 ? "" : "s"}`;
   return at > now ? `in ${text}` : `${text} ago`;
 }
 
 function tick() {
-  const now = Date.now();
+  const now = Date.now() - skew;
   for (const element of document.querySelectorAll("[data-since]"))
     element.textContent = duration(Math.max(0, now - Number(element.dataset.since)));
   for (const element of document.querySelectorAll("time:not(.exact)")) {
