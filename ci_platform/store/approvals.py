@@ -1,0 +1,104 @@
+"""Gates and the answers to them. Read only: they change with the appends of their run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Select, bindparam, select
+
+from ci_platform.errors import StepNotFound
+from ci_platform.model import Approval, Decision, RepositoryId, RunId, StepKey
+from ci_platform.store.codec import Columns, key_of, load
+from ci_platform.store.database import Database
+from ci_platform.store.tables import APPROVALS, DECISIONS, RUNS
+
+OPEN_MAX = 200  # gates of one list
+
+_GATES = select(APPROVALS, RUNS.c.id.label("run_id")).join(RUNS, RUNS.c.n == APPROVALS.c.run_n)
+_OF_RUN = _GATES.where(RUNS.c.id == bindparam("run_id")).order_by(
+    APPROVALS.c.opened_ms, APPROVALS.c.step_name, APPROVALS.c.occurrence
+)
+_OPEN = (
+    _GATES.where(APPROVALS.c.outcome.is_(None))
+    .order_by(APPROVALS.c.opened_ms, APPROVALS.c.run_n)
+    .limit(OPEN_MAX)
+)
+_OPEN_OF = _OPEN.where(APPROVALS.c.repository_id.in_(bindparam("ids", expanding=True)))
+_DECISIONS = (
+    select(DECISIONS)
+    .where(DECISIONS.c.run_n.in_(bindparam("ns", expanding=True)))
+    .order_by(DECISIONS.c.at_ms, DECISIONS.c.user_id)
+)
+
+
+class SqlApprovalStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, run_id: RunId, key: StepKey) -> Approval:
+        for approval in self.of_run(run_id):
+            if approval.key == key:
+                return approval
+        raise StepNotFound(f"{run_id} has no approval {key.label!r}")
+
+    def of_run(self, run_id: RunId) -> list[Approval]:
+        return self._read(_OF_RUN, {"run_id": run_id})
+
+    def open(self, repository_ids: Sequence[RepositoryId] | None = None) -> list[Approval]:
+        if repository_ids is None:
+            return self._read(_OPEN, {})
+        if not repository_ids:
+            return []
+        return self._read(_OPEN_OF, {"ids": list(repository_ids)})
+
+    def decision(self, run_id: RunId, key: StepKey, user_id: str) -> Decision | None:
+        for approval in self.of_run(run_id):
+            if approval.key == key:
+                for decision in approval.decisions:
+                    if decision.user_id == user_id:
+                        return decision
+        return None
+
+    def _read(
+        self, statement: Select[tuple[object, ...]], asked: dict[str, object]
+    ) -> list[Approval]:
+        with self._database.reading() as connection:
+            rows = connection.execute(statement, asked).all()
+            decisions = _decisions(connection, sorted({row.run_n for row in rows}))
+        return [_approval_of(row, decisions.get((row.run_n, key_of(row)), ())) for row in rows]
+
+
+def _decisions(
+    connection: Connection, ns: Sequence[int]
+) -> dict[tuple[int, StepKey], list[Decision]]:
+    found: dict[tuple[int, StepKey], list[Decision]] = {}
+    if ns:
+        for row in connection.execute(_DECISIONS, {"ns": ns}):
+            found.setdefault((row.run_n, key_of(row)), []).append(_decision_of(row))
+    return found
+
+
+def _approval_of(row: Columns, decisions: Sequence[Decision]) -> Approval:
+    return Approval(
+        run_id=RunId(row.run_id),
+        repository_id=RepositoryId(row.repository_id),
+        key=key_of(row),
+        spec=load(row.spec),
+        opened_ms=row.opened_ms,
+        expires_ms=row.expires_ms,
+        outcome=row.outcome,
+        closed_ms=row.closed_ms,
+        decisions=tuple(decisions),
+    )
+
+
+def _decision_of(row: Columns) -> Decision:
+    return Decision(
+        user_id=row.user_id,
+        user=row.user,
+        decision=row.decision,
+        comment=row.comment,
+        way=row.way,
+        form=load(row.form),
+        at_ms=row.at_ms,
+    )

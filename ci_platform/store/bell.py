@@ -1,0 +1,123 @@
+"""Waking sleepers after a commit, across the threads of a process and across processes.
+
+Each process has one `Belfry`: it knows the listeners of its own threads, and tells other processes
+through a `Wire`: unix datagrams beside a SQLite file, LISTEN/NOTIFY on PostgreSQL. All of it is a
+hint. Nothing here raises into whoever commits, and listeners poll slowly on their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+RING_INTERVAL_S = 0.002  # between two rings from other processes; a burst becomes one
+
+
+class Wire(Protocol):
+    """Carries rings between processes."""
+
+    def send(self) -> None:
+        """Ring the other processes. Cheap, does not block, never raises."""
+
+    def receive(self, timeout_s: float) -> bool:
+        """Wait for a ring of another process; True if there was one. Called by one thread.
+
+        Rings that came together are one. Raises nothing but what close() causes, as False.
+        """
+
+    def close(self) -> None:
+        """End both; a `receive` in another thread returns soon."""
+
+
+class Listener:
+    """One waiter's ear: a `Bell`. Remembers a ring that comes while it is not waiting."""
+
+    def __init__(self, ring: Callable[[], None], forget: Callable[[Listener], None]) -> None:
+        self._ring = ring
+        self._forget = forget
+        self._rung = threading.Event()
+
+    def ring(self) -> None:
+        self._ring()
+
+    def wait(self, timeout_s: float) -> bool:
+        if not self._rung.wait(timeout_s):
+            return False
+        self._rung.clear()
+        return True
+
+    def hear(self) -> None:
+        self._rung.set()
+
+    def close(self) -> None:
+        self._forget(self)
+
+
+class Belfry:
+    """The bells of one process. The receiving thread runs while there are listeners."""
+
+    def __init__(self, open_wire: Callable[[], Wire | None]) -> None:
+        self._open_wire = open_wire
+        self._tried = False
+        self._wire: Wire | None = None
+        self._receiver: threading.Thread | None = None
+        self._listeners: tuple[Listener, ...] = ()  # replaced, never changed: read without a lock
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def listener(self) -> Listener:
+        listener = Listener(self.ring, self._forget)
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+            wire = self._connected()
+            if self._receiver is None and wire is not None:
+                self._receiver = threading.Thread(
+                    target=self._receive, args=(wire,), name="bell", daemon=True
+                )
+                self._receiver.start()
+        return listener
+
+    def ring(self) -> None:
+        """Called after each commit."""
+        for listener in self._listeners:
+            listener.hear()
+        wire = self._wire
+        if wire is None and not self._tried:
+            with self._lock:
+                wire = self._connected()
+        if wire is not None:
+            wire.send()
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            wire, self._wire, self._tried = self._wire, None, True
+            receiver, self._receiver = self._receiver, None
+        if wire is not None:
+            wire.close()
+        if receiver is not None:
+            receiver.join(timeout=5)
+        for listener in self._listeners:
+            listener.hear()
+
+    def _connected(self) -> Wire | None:
+        """The wire, opened at first use. Called under the lock."""
+        if not self._tried:
+            self._tried = True
+            # Without a wire the listeners' slow poll still finds everything.
+            with contextlib.suppress(OSError):
+                self._wire = self._open_wire()
+        return self._wire
+
+    def _forget(self, listener: Listener) -> None:
+        with self._lock:
+            self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+    def _receive(self, wire: Wire) -> None:
+        while not self._closed.is_set():
+            if wire.receive(timeout_s=5):
+                for listener in self._listeners:
+                    listener.hear()
+                self._closed.wait(RING_INTERVAL_S)

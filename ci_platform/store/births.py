@@ -1,0 +1,183 @@
+"""Creating runs: a batch of requests inside one transaction, each all or none.
+
+Numbers count per repository without holes, since the counter's row is locked and moves in the
+same transaction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ci_platform.errors import RunExists, SluiceError
+from ci_platform.model import Entry, NewRun, RepositoryId, Run
+from ci_platform.ports import Clock
+from ci_platform.store import moves
+from ci_platform.store.codec import (
+    dump,
+    dump_data,
+    entry_columns,
+    fixed_columns,
+    moving_columns,
+    plain,
+)
+from ci_platform.store.journal import write_entries
+from ci_platform.store.tables import RUN_COUNTERS, RUN_INPUTS, RUNS
+
+_EXISTING = select(RUNS.c.id).where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
+_INSERT_RUNS = RUNS.insert().returning(RUNS.c.n, RUNS.c.id)
+_LOCK_COUNTERS = (
+    select(RUN_COUNTERS)
+    .where(RUN_COUNTERS.c.repository_id.in_(bindparam("ids", expanding=True)))
+    .order_by(RUN_COUNTERS.c.repository_id)
+    .with_for_update()
+)
+_MOVE_COUNTER = (
+    RUN_COUNTERS.update()
+    .where(RUN_COUNTERS.c.repository_id == bindparam("of_repository"))
+    .values(last_number=bindparam("number"))
+)
+_IDS_PER_QUERY = 500  # names in one IN (...)
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """One caller's runs; `payloads` and `events` are their JSON."""
+
+    new: Sequence[NewRun]
+    skip_existing: bool
+    payloads: Sequence[str]
+    events: Sequence[str]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.payloads)) + sum(map(len, self.events))
+
+
+def prepare(new: Sequence[NewRun], *, skip_existing: bool) -> Creation:
+    """Encode and check. Raises InvalidRequest naming the field."""
+    for one in new:
+        for field in ("id", "repository_id", "pipeline", "ref", "commit", "trigger", "actor"):
+            plain(getattr(one, field), field)
+    return Creation(
+        new=new,
+        skip_existing=skip_existing,
+        payloads=[dump(one.payload, "payload") for one in new],
+        events=[dump(one.event, "event") for one in new],
+    )
+
+
+class Creator:
+    """Handles batches for the group commit."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __call__(
+        self, connection: Connection, batch: Sequence[Creation]
+    ) -> list[list[Run] | SluiceError]:
+        now_ms = self._clock.now_ms()
+        taken = _existing(connection, [one.id for creation in batch for one in creation.new])
+        chosen = [_choose(creation, taken) for creation in batch]
+        wanted = Counter(
+            creation.new[index].repository_id
+            for creation, indexes in zip(batch, chosen, strict=True)
+            if not isinstance(indexes, SluiceError)
+            for index in indexes
+        )
+        numbers = _take_numbers(connection, wanted)
+        births = _Births(now_ms, numbers)
+        answers: list[list[Run] | SluiceError] = []
+        for creation, indexes in zip(batch, chosen, strict=True):
+            if isinstance(indexes, SluiceError):
+                answers.append(indexes)
+            else:
+                answers.append([births.add(creation, index) for index in indexes])
+        births.write(connection)
+        return answers
+
+
+def _existing(connection: Connection, ids: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        part = {"ids": ids[start : start + _IDS_PER_QUERY]}
+        found.update(connection.execute(_EXISTING, part).scalars())
+    return found
+
+
+def _choose(creation: Creation, taken: set[str]) -> list[int] | SluiceError:
+    """Which of the runs to create; notes their ids as taken."""
+    chosen: list[int] = []
+    ids: set[str] = set()
+    for index, one in enumerate(creation.new):
+        if one.id in taken or one.id in ids:
+            if not creation.skip_existing:
+                return RunExists(f"a run with the id {one.id} exists")
+            continue
+        ids.add(one.id)
+        chosen.append(index)
+    taken |= ids
+    return chosen
+
+
+def _take_numbers(connection: Connection, wanted: Counter[RepositoryId]) -> dict[RepositoryId, int]:
+    """Reserve numbers: the last one given before, by repository."""
+    if not wanted:
+        return {}
+    ids = sorted(wanted)
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(
+        insert(RUN_COUNTERS).on_conflict_do_nothing(),
+        [{"repository_id": repository_id, "last_number": 0} for repository_id in ids],
+    )
+    before: dict[RepositoryId, int] = {}
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        part = {"ids": ids[start : start + _IDS_PER_QUERY]}
+        for row in connection.execute(_LOCK_COUNTERS, part):
+            before[RepositoryId(row.repository_id)] = row.last_number
+    connection.execute(
+        _MOVE_COUNTER,
+        [{"of_repository": one, "number": before[one] + wanted[one]} for one in ids],
+    )
+    return before
+
+
+class _Births:
+    """Collects new runs and writes them in three statements."""
+
+    def __init__(self, now_ms: int, numbers: dict[RepositoryId, int]) -> None:
+        self._now_ms = now_ms
+        self._numbers = numbers
+        self._born: list[tuple[Run, list[Entry], str, str]] = []
+
+    def add(self, creation: Creation, index: int) -> Run:
+        new = creation.new[index]
+        number = self._numbers[new.repository_id] = self._numbers[new.repository_id] + 1
+        run, entries = moves.born(new, number, self._now_ms)
+        self._born.append((run, entries, creation.payloads[index], creation.events[index]))
+        return run
+
+    def write(self, connection: Connection) -> None:
+        if not self._born:
+            return
+        rows = [{**fixed_columns(run), **moving_columns(run)} for run, *_ in self._born]
+        numbered = {row.id: row.n for row in connection.execute(_INSERT_RUNS, rows)}
+        connection.execute(
+            RUN_INPUTS.insert(),
+            [
+                {"run_n": numbered[run.id], "payload": payload, "event": event}
+                for run, _, payload, event in self._born
+            ],
+        )
+        write_entries(
+            connection,
+            [
+                entry_columns(numbered[run.id], entry, dump_data(entry.data, entry.kind))
+                for run, entries, _, _ in self._born
+                for entry in entries
+            ],
+        )

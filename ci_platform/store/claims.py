@@ -1,0 +1,171 @@
+"""Leases of runs: claim, renew, expire.
+
+A claim looks for candidates without any lock, then locks those rows in a short transaction, drops
+the ones somebody else got in between, and writes the rest. So callers never wait for each other's
+choice, and no run goes to two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, Select, bindparam, select
+
+from ci_platform.errors import InvalidRequest
+from ci_platform.model import Entry, Run, WorkerId
+from ci_platform.ports import Claim, Clock
+from ci_platform.store import moves
+from ci_platform.store.codec import dump_data, entry_columns, entry_of, plain
+from ci_platform.store.database import Database
+from ci_platform.store.fair import CLAIM_MAX, Candidate, FairQueue
+from ci_platform.store.journal import head_of, write_entries, write_moves
+from ci_platform.store.tables import ENTRIES, OPERATIONS, RUNS
+
+CLAIM_TRIES_MAX = 5  # when others take all candidates first
+SPARES = 2  # candidates looked at for each run asked for
+
+_LOCK_DUE = (
+    select(RUNS)
+    .where(RUNS.c.n.in_(bindparam("ns", expanding=True)), RUNS.c.ready_ms <= bindparam("now"))
+    .order_by(RUNS.c.n)
+    .with_for_update(skip_locked=True)
+)
+_LOCK_EXPIRED = (
+    select(RUNS)
+    .where(RUNS.c.worker.is_not(None), RUNS.c.lease_until_ms <= bindparam("now"))
+    .order_by(RUNS.c.n)
+    .limit(bindparam("count"))
+    .with_for_update(skip_locked=True)
+)
+_LOCK_LEASED = select(RUNS).where(RUNS.c.worker.is_not(None)).order_by(RUNS.c.n).with_for_update()
+_LOCK_LEASED_BY = _LOCK_LEASED.where(RUNS.c.worker == bindparam("by_worker"))
+_JOURNALS = (
+    select(ENTRIES)
+    .where(ENTRIES.c.run_n.in_(bindparam("ns", expanding=True)))
+    .order_by(ENTRIES.c.run_n, ENTRIES.c.seq)
+)
+
+Inputs = Callable[[Connection, Sequence[tuple[int, Run]]], list[Run]]
+
+
+class Leases:
+    def __init__(self, database: Database, clock: Clock, inputs: Inputs) -> None:
+        self._database = database
+        self._clock = clock
+        self._inputs = inputs
+        self._queue = FairQueue(RUNS, RUNS.c.ready_ms)
+        self._served = ""  # the repository this process served last
+
+    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Claim]:
+        check_claim(worker, limit)
+        for _ in range(CLAIM_TRIES_MAX):
+            now_ms = self._clock.now_ms()
+            with self._database.reading() as connection:
+                candidates = self._queue.candidates(
+                    connection, now_ms=now_ms, limit=limit * SPARES, after=self._served
+                )
+            if not candidates:
+                return []
+            choice = _Choice(candidates, limit)
+            claimed = self._database.write(
+                lambda connection, choice=choice, now_ms=now_ms: _claim(  # type: ignore[misc]
+                    connection, choice, worker, lease_ms=lease_ms, now_ms=now_ms
+                )
+            )
+            if claimed:
+                self._served = claimed[-1][1].repository_id
+                return self._with_journals(claimed)
+        return []
+
+    def _with_journals(self, claimed: Sequence[tuple[int, Run]]) -> list[Claim]:
+        with self._database.reading() as connection:
+            runs = self._inputs(connection, claimed)
+            journals: dict[int, list[Entry]] = {n: [] for n, _ in claimed}
+            for row in connection.execute(_JOURNALS, {"ns": list(journals)}):
+                journals[row.run_n].append(entry_of(row))
+        # Entries that somebody added behind the claim are told by a refused append, not here.
+        return [
+            Claim(run, journals[n][: run.last_seq])
+            for (n, _), run in zip(claimed, runs, strict=True)
+        ]
+
+    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
+        until_ms = self._clock.now_ms() + lease_ms
+        self._database.write(lambda connection: _renew(connection, worker, until_ms))
+
+    def expire(self, *, limit: int) -> int:
+        now_ms = self._clock.now_ms()
+        return self._database.write(
+            lambda connection: _take_back(
+                connection, _LOCK_EXPIRED, {"now": now_ms, "count": limit}, now_ms
+            )
+        )
+
+    def release(self, worker: WorkerId | None) -> int:
+        now_ms = self._clock.now_ms()
+        leased = _LOCK_LEASED if worker is None else _LOCK_LEASED_BY
+        return self._database.write(
+            lambda connection: _take_back(connection, leased, {"by_worker": worker}, now_ms)
+        )
+
+
+def check_claim(worker: WorkerId, limit: int) -> None:
+    """Raises InvalidRequest."""
+    plain(worker, "worker")
+    if not 1 <= limit <= CLAIM_MAX:
+        raise InvalidRequest(f"limit is {limit}: expected 1 to {CLAIM_MAX}", field="limit")
+
+
+class _Choice:
+    """Candidates in the order they should be served."""
+
+    def __init__(self, candidates: Sequence[Candidate], limit: int) -> None:
+        self.ns = [candidate.n for candidate in candidates]
+        self.limit = limit
+
+
+def _claim(
+    connection: Connection, choice: _Choice, worker: WorkerId, *, lease_ms: int, now_ms: int
+) -> list[tuple[int, Run]]:
+    rows = connection.execute(_LOCK_DUE, {"ns": choice.ns, "now": now_ms})
+    free = {row.n: head_of(row) for row in rows}
+    chosen = [n for n in choice.ns if n in free][: choice.limit]
+    claimed = []
+    entries = []
+    for n in chosen:
+        run, entry = moves.claimed(free[n], worker, lease_ms=lease_ms, now_ms=now_ms)
+        claimed.append((n, run))
+        entries.append(entry_columns(n, entry, dump_data(entry.data, entry.kind)))
+    write_entries(connection, entries)
+    write_moves(connection, claimed)
+    return claimed
+
+
+def _renew(connection: Connection, worker: WorkerId, until_ms: int) -> None:
+    for table in (RUNS, OPERATIONS):
+        # Rows that are being written right now are left for the next heartbeat: waiting for them
+        # in another order than their writer's could lock both up.
+        held = select(table.c.n).where(table.c.worker == worker).with_for_update(skip_locked=True)
+        ns = list(connection.execute(held).scalars())
+        if ns:
+            connection.execute(
+                table.update().where(table.c.n.in_(ns)).values(lease_until_ms=until_ms)
+            )
+
+
+def _take_back(
+    connection: Connection,
+    leased: Select[tuple[object, ...]],
+    asked: dict[str, object],
+    now_ms: int,
+) -> int:
+    """Requeue the runs that `leased` selects and locks."""
+    runs = []
+    entries = []
+    for row in connection.execute(leased, asked):
+        run, entry = moves.expired(head_of(row), now_ms)
+        runs.append((row.n, run))
+        entries.append(entry_columns(row.n, entry, dump_data(entry.data, entry.kind)))
+    write_entries(connection, entries)
+    write_moves(connection, runs)
+    return len(runs)

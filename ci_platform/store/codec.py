@@ -1,0 +1,219 @@
+"""Values of model.py to columns and back. Pure; used by every module of the store.
+
+Structured values become ASCII JSON, so that NUL characters and lone surrogates, which PostgreSQL
+cannot hold in text, pass through unharmed. Plain text columns refuse them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Protocol, TypedDict
+
+from ci_platform.errors import InvalidRequest
+from ci_platform.model import (
+    Entry,
+    EntryKind,
+    ErrorInfo,
+    Json,
+    RepositoryId,
+    Resume,
+    Run,
+    RunId,
+    RunState,
+    StepKey,
+    StepKind,
+    Wait,
+    WorkerId,
+)
+
+_KINDS = {str(kind): kind for kind in EntryKind}
+_STATES = {str(state): state for state in RunState}
+_STEP_KINDS = {str(kind): kind for kind in StepKind}
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+load = json.loads
+
+
+class Columns(Protocol):
+    """A row: its columns by name."""
+
+    def __getattr__(self, name: str) -> Json: ...
+
+
+def dump(value: Json, field: str) -> str:
+    """JSON text. Raises InvalidRequest naming the field for what JSON cannot say."""
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{field} is not JSON: {error}", field=field) from error
+
+
+def dump_or_none(value: Json, field: str) -> str | None:
+    """The same, with None (and so SQL's NULL) for None."""
+    return None if value is None else dump(value, field)
+
+
+def plain(value: str, field: str) -> str:
+    """Check a text that goes into a column as it is. Raises InvalidRequest."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{field} is not valid Unicode text", field=field) from error
+    if "\0" in value:
+        raise InvalidRequest(f"{field} contains a NUL character", field=field)
+    return value
+
+
+def plain_or_none(value: str | None, field: str) -> str | None:
+    return None if value is None else plain(value, field)
+
+
+# --- keys, errors, waits --------------------------------------------------------------------------
+
+
+class KeyColumns(TypedDict):
+    step_kind: str
+    step_name: str
+    occurrence: int
+
+
+def key_columns(key: StepKey) -> KeyColumns:
+    return {
+        "step_kind": key.kind.value,
+        "step_name": plain(key.name, "step name"),
+        "occurrence": key.occurrence,
+    }
+
+
+def key_of(row: Columns) -> StepKey:
+    return StepKey(_STEP_KINDS[row.step_kind], row.step_name, row.occurrence)
+
+
+def dump_error(error: ErrorInfo | None) -> str | None:
+    return None if error is None else dump(asdict(error), "error")
+
+
+def error_of(text: str | None) -> ErrorInfo | None:
+    return None if text is None else ErrorInfo(**load(text))
+
+
+def dump_waits(waits: Sequence[Wait]) -> str | None:
+    """Arrays, not objects: this text is most of what a sleeping run's row costs."""
+    if not waits:
+        return None
+    return dump([[w.kind, w.name, w.type, w.since_ms, w.until_ms] for w in waits], "waits")
+
+
+def waits_of(text: str | None) -> tuple[Wait, ...]:
+    return () if text is None else tuple(Wait(*wait) for wait in load(text))
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def run_of(row: Columns, payload: Mapping[str, Json], event: Mapping[str, Json]) -> Run:
+    return Run(
+        id=RunId(row.id),
+        number=row.number,
+        repository_id=RepositoryId(row.repository_id),
+        pipeline=row.pipeline,
+        ref=row.ref,
+        commit=row.commit,
+        resume=Resume(row.resume),
+        trigger=row.trigger,
+        payload=payload,
+        event=event,
+        actor=row.actor,
+        actor_id=row.actor_id,
+        trusted=row.trusted,
+        created_ms=row.created_ms,
+        state=_STATES[row.state],
+        reason=row.reason,
+        last_seq=row.last_seq,
+        fence=row.fence,
+        worker=None if row.worker is None else WorkerId(row.worker),
+        lease_until_ms=row.lease_until_ms,
+        ready_ms=row.ready_ms,
+        waits=waits_of(row.waits),
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        output=None if row.output is None else load(row.output),
+        error=error_of(row.error),
+        pause_requested=row.pause_requested,
+        cancel_requested=row.cancel_requested,
+        timeout_ms=row.timeout_ms,
+    )
+
+
+def fixed_columns(run: Run) -> dict[str, object]:
+    """The columns of a run that never change."""
+    return {
+        "id": plain(run.id, "id"),
+        "number": run.number,
+        "repository_id": plain(run.repository_id, "repository_id"),
+        "pipeline": plain(run.pipeline, "pipeline"),
+        "ref": plain(run.ref, "ref"),
+        "resume": run.resume.value,
+        "trigger": plain(run.trigger, "trigger"),
+        "actor": plain(run.actor, "actor"),
+        "actor_id": plain_or_none(run.actor_id, "actor_id"),
+        "trusted": run.trusted,
+        "created_ms": run.created_ms,
+        "timeout_ms": run.timeout_ms,
+    }
+
+
+def moving_columns(run: Run) -> dict[str, object]:
+    """The columns of a run that its journal and its lease move."""
+    return {
+        "commit": plain(run.commit, "commit"),
+        "state": run.state.value,
+        "reason": plain_or_none(run.reason, "reason"),
+        "last_seq": run.last_seq,
+        "fence": run.fence,
+        "worker": plain_or_none(run.worker, "worker"),
+        "lease_until_ms": run.lease_until_ms,
+        "ready_ms": run.ready_ms,
+        "waits": dump_waits(run.waits),
+        "started_ms": run.started_ms,
+        "ended_ms": run.ended_ms,
+        "output": dump_or_none(run.output, "output"),
+        "error": dump_error(run.error),
+        "pause_requested": run.pause_requested,
+        "cancel_requested": run.cancel_requested,
+    }
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+def entry_columns(run_n: int, entry: Entry, data: str | None) -> dict[str, object]:
+    """The row of an entry; `data` is its JSON, made before the transaction."""
+    key = entry.key
+    return {
+        "run_n": run_n,
+        "seq": entry.seq,
+        "kind": entry.kind.value,
+        "at_ms": entry.at_ms,
+        "data": data,
+        "step_kind": None if key is None else key.kind.value,
+        "step_name": None if key is None else key.name,
+        "occurrence": None if key is None else key.occurrence,
+        "attempt": entry.attempt,
+    }
+
+
+def dump_data(data: Mapping[str, Json], kind: EntryKind) -> str | None:
+    return dump(data, f"the data of {kind}") if data else None
+
+
+def entry_of(row: Columns) -> Entry:
+    return Entry(
+        seq=row.seq,
+        kind=_KINDS[row.kind],
+        at_ms=row.at_ms,
+        data={} if row.data is None else load(row.data),
+        key=None if row.step_kind is None else key_of(row),
+        attempt=row.attempt,
+    )

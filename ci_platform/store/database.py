@@ -1,0 +1,225 @@
+"""The database connection: opened by URL, SQLite or PostgreSQL, the same from outside.
+
+Owns pragmas, transactions, the schema's creation and version, and the translation of driver
+errors into ours. Knows no table but the version's. Used by every module of the store; the git
+store shares `Database.engine`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from sqlite3 import Connection as SqliteConnection
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from ci_platform.errors import Conflict, InvalidRequest, StoreUnavailable
+from ci_platform.store.tables import METADATA, SCHEMA, SCHEMA_VERSION
+
+CONNECTIONS_KEPT = 8  # of one process; each is a file handle or a server process
+CONNECTIONS_MAX = 48  # beyond the web server's threads, so that none of them waits
+BUSY_SECONDS = 15  # how long a writer of SQLite waits for the writers before it
+CONNECT_SECONDS = 10
+STATEMENT_SECONDS = 60  # a statement of PostgreSQL that takes longer is ended
+WRITE_TRIES_MAX = 4  # after a deadlock, or a connection that broke before the commit
+WAL_BYTES_KEPT = 64 << 20  # what the write-ahead file shrinks to after a burst
+_SCHEMA_LOCK = 0x511CE  # of PostgreSQL's advisory locks
+_RETRIED_STATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+
+T = TypeVar("T")
+
+
+class Database:
+    """One deployment's database. Safe to use from any thread; `close` ends its connections.
+
+    `engine` begins transactions in the ordinary, deferred way. On SQLite, whoever reads before
+    writing in one must take the write lock first, as `write` does.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _checked(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(self.url) if self.sqlite else _postgres_engine(self.url)
+        mode = {"sluice_mode": "read"} if self.sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reader = self.engine.execution_options(**mode)
+        self._writer = self.engine.execution_options(sluice_mode="write")
+        # SQLite admits one writer; threads that queue here are woken at once, while those that
+        # wait for the file's lock sleep for milliseconds between looks.
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection for reading; each statement sees what is committed when it starts."""
+        with _translated(), self._reader.connect() as connection:
+            yield connection
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction and commit it. It may be run again after a deadlock.
+
+        Raises Conflict when a constraint refuses it, InvalidRequest for a value the database
+        cannot hold, StoreUnavailable for everything else.
+        """
+        with _translated():
+            for _ in range(WRITE_TRIES_MAX - 1):
+                try:
+                    return self._write_once(work)
+                except DBAPIError as error:
+                    if not _may_retry(error):
+                        raise
+            return self._write_once(work)
+
+    def _write_once(self, work: Callable[[Connection], T]) -> T:
+        if not self.sqlite:
+            return self._transaction(work)
+        with self._turn:
+            return self._transaction(work)
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
+        with self._writer.connect() as connection:
+            result = work(connection)
+            try:
+                connection.commit()
+            except DBAPIError as error:
+                raise StoreUnavailable(
+                    "the database failed while committing; the change may be there or not:"
+                    f" {error.orig}"
+                ) from error
+            return result
+
+    def create_schema(self) -> None:
+        """Create the tables of a new database, or check that the schema is this program's.
+
+        Raises StoreUnavailable when it is another.
+        """
+        with self.reading() as connection:
+            found = _schema_of(connection)
+        if found is None:
+            found = self.write(_create_schema)
+        if found != SCHEMA_VERSION:
+            raise StoreUnavailable(
+                f"the database has schema {found!r}, this program needs {SCHEMA_VERSION!r}:"
+                " install the version of Sluice that wrote it, or run `sluice migrate`"
+            )
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidRequest(
+            "database_url is not a URL: expected sqlite:///path or postgresql://user@host/name",
+            field="database_url",
+        ) from error
+    if parsed.drivername == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise InvalidRequest("database_url names no file", field="database_url")
+        return parsed
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise InvalidRequest(
+        f"database_url begins with {parsed.drivername}: expected sqlite or postgresql",
+        field="database_url",
+    )
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
+        pool_size=CONNECTIONS_KEPT,
+        max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: SqliteConnection, _: object) -> None:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",  # a commit that was answered survives a power cut
+            "foreign_keys = ON",
+            "temp_store = MEMORY",
+            f"journal_size_limit = {WAL_BYTES_KEPT}",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        mode = connection.get_execution_options().get("sluice_mode")
+        if mode == "write":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif mode is None:
+            connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: URL) -> Engine:
+    return create_engine(
+        url,
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": "sluice",
+            "options": f"-c statement_timeout={STATEMENT_SECONDS}s",
+            "keepalives_idle": 30,
+        },
+        pool_size=CONNECTIONS_KEPT,
+        max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
+    )
+
+
+def _schema_of(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(SCHEMA.name):
+        return None
+    found = connection.execute(select(SCHEMA.c.version_num)).scalar_one_or_none()
+    return found or "none, as of a migration that was cut off"
+
+
+def _create_schema(connection: Connection) -> str:
+    """Create all tables, unless another process just did. Locked: SQLite by its only writer."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+    found = _schema_of(connection)
+    if found is None:
+        METADATA.create_all(connection, checkfirst=False)
+        connection.execute(SCHEMA.insert(), {"version_num": SCHEMA_VERSION})
+        found = SCHEMA_VERSION
+    return found
+
+
+def _may_retry(error: DBAPIError) -> bool:
+    """Whether nothing was committed and another try may do better."""
+    return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _RETRIED_STATES
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict(f"the database refuses the change: {error.orig}") from error
+    except (DataError, UnicodeError, OverflowError) as error:
+        detail = error.orig if isinstance(error, DataError) else error
+        raise InvalidRequest(f"a value cannot be stored: {detail}") from error
+    except (DBAPIError, PendingRollbackError) as error:
+        detail = error.orig if isinstance(error, DBAPIError) else error
+        raise StoreUnavailable(f"the database failed: {detail}") from error
+    except PoolTimeout as error:
+        raise StoreUnavailable(
+            f"all {CONNECTIONS_MAX} database connections of this process are in use"
+        ) from error
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(f"the database failed: {error}") from error

@@ -1,0 +1,108 @@
+"""What to claim next: due rows in round robin over repositories, oldest first within one.
+
+Costs do not grow with sleepers, nor with how much one repository has queued. The oldest due rows
+are looked at through a window; when all of them fit, that is exact. When a backlog fills it, the
+repositories themselves are walked in the order of the index, from where the last claim stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sqlalchemy import Column, Connection, Select, Table, bindparam, literal, select
+
+WINDOW = 256  # of the oldest due rows; must exceed what one claim may ask for
+CLAIM_MAX = 128  # rows of one claim
+REPOSITORIES_WALKED_MAX = 2000  # in one claim, from the last one served on
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    n: int
+    repository_id: str
+
+
+class FairQueue:
+    """The due rows of one table with the columns n, repository_id and `due`."""
+
+    def __init__(self, table: Table, due: Column[int | None]) -> None:
+        self._window = (
+            select(table.c.n, table.c.repository_id)
+            .where(due <= bindparam("now"))
+            .order_by(due, table.c.n)
+            .limit(bindparam("window"))
+        )
+        self._walk = _walk(table, due)
+
+    def candidates(
+        self, connection: Connection, *, now_ms: int, limit: int, after: str
+    ) -> list[Candidate]:
+        """Up to `limit` due rows, beginning with the repositories behind `after`."""
+        window = [
+            Candidate(row.n, row.repository_id)
+            for row in connection.execute(self._window, {"now": now_ms, "window": WINDOW})
+        ]
+        if len(window) < WINDOW:
+            return in_turns(window, after)[:limit]
+        heads = self._heads(connection, now_ms=now_ms, limit=limit, after=after)
+        seen = {candidate.n for candidate in heads}
+        rest = [candidate for candidate in window if candidate.n not in seen]
+        return (heads + in_turns(rest, after))[:limit]
+
+    def _heads(
+        self, connection: Connection, *, now_ms: int, limit: int, after: str
+    ) -> list[Candidate]:
+        """The oldest due row of each of the next repositories, around the circle once."""
+        heads: dict[int, Candidate] = {}
+        for start in (after, "") if after else ("",):
+            asked = {"now": now_ms, "after": start, "count": limit}
+            for row in connection.execute(self._walk, asked):
+                heads.setdefault(row.n, Candidate(row.n, row.repository_id))
+            if len(heads) >= limit:
+                break
+        return list(heads.values())[:limit]
+
+
+def in_turns(rows: Sequence[Candidate], after: str) -> list[Candidate]:
+    """One row of each repository, then a second of each, ...; rows of one keep their order."""
+    ranked: list[tuple[int, bool, str, Candidate]] = []
+    for repository_id, own in groupby(sorted(rows, key=_repository), key=_repository):
+        passed = repository_id <= after
+        ranked += [(turn, passed, repository_id, row) for turn, row in enumerate(own)]
+    ranked.sort(key=lambda item: item[:3])
+    return [item[3] for item in ranked]
+
+
+def _repository(row: Candidate) -> str:
+    return row.repository_id
+
+
+def _walk(table: Table, due: Column[int | None]) -> Select[tuple[str, int]]:
+    """The first due row of each repository behind `after`, by jumps through one index."""
+    outer = table.alias("head")
+    jump = select(table.c.repository_id).where(due.is_not(None)).order_by(table.c.repository_id)
+    start = jump.where(table.c.repository_id > bindparam("after")).limit(1).scalar_subquery()
+    steps = select(start.label("id"), literal(1).label("depth")).cte("walked", recursive=True)
+    following = jump.where(table.c.repository_id > steps.c.id).limit(1)
+    steps = steps.union_all(
+        select(following.correlate(steps).scalar_subquery(), steps.c.depth + 1).where(
+            steps.c.id.is_not(None), steps.c.depth < REPOSITORIES_WALKED_MAX
+        )
+    )
+    head_due = outer.c[due.name]
+    head = (
+        select(outer.c.n)
+        .where(outer.c.repository_id == steps.c.id, head_due <= bindparam("now"))
+        .order_by(head_due, outer.c.n)
+        .limit(1)
+        .correlate(steps)
+        .scalar_subquery()
+    )
+    heads = select(steps.c.id.label("repository_id"), head.label("n")).subquery("heads")
+    return (
+        select(heads.c.repository_id, heads.c.n)
+        .where(heads.c.n.is_not(None))
+        .limit(bindparam("count"))
+    )

@@ -1,0 +1,159 @@
+"""Users, roles, tokens and one-time links. Knows nothing of what they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.engine import Connection
+
+from ci_platform.errors import Conflict
+from ci_platform.model import RepositoryId, Role, User, UserId
+from ci_platform.ports import Clock, Token
+from ci_platform.store.codec import Columns, dump, load, plain, plain_or_none
+from ci_platform.store.database import Database
+from ci_platform.store.ids import new_id
+from ci_platform.store.tables import LINKS, ROLES, TOKENS, USERS
+
+TOUCH_MS = 60_000  # a token's last use is kept to the minute, not written at every request
+
+_BY_DIGEST = select(TOKENS).where(TOKENS.c.digest == bindparam("digest"))
+
+
+class SqlIdentityStore:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def create_user(self, name: str, password_hash: str | None, *, admin: bool) -> User:
+        now_ms = self._clock.now_ms()
+        user = User(UserId(new_id("usr", now_ms)), plain(name, "name"), admin, now_ms)
+        columns = {
+            "id": user.id,
+            "name": user.name,
+            "password_hash": plain_or_none(password_hash, "password_hash"),
+            "admin": admin,
+            "created_ms": now_ms,
+        }
+        if self.user_by_name(name) is not None:
+            raise Conflict(f"the name {name!r} is taken")
+        self._database.write(lambda connection: connection.execute(USERS.insert(), columns))
+        return user
+
+    def user(self, user_id: UserId) -> User | None:
+        with self._database.reading() as connection:
+            row = connection.execute(select(USERS).where(USERS.c.id == user_id)).one_or_none()
+        return None if row is None else _user_of(row)
+
+    def user_by_name(self, name: str) -> tuple[User, str | None] | None:
+        with self._database.reading() as connection:
+            row = connection.execute(select(USERS).where(USERS.c.name == name)).one_or_none()
+        return None if row is None else (_user_of(row), row.password_hash)
+
+    def users(self) -> list[User]:
+        with self._database.reading() as connection:
+            return [_user_of(row) for row in connection.execute(select(USERS).order_by(USERS.c.id))]
+
+    def set_password(self, user_id: UserId, password_hash: str) -> None:
+        plain(password_hash, "password_hash")
+        statement = USERS.update().where(USERS.c.id == user_id).values(password_hash=password_hash)
+        self._database.write(lambda connection: connection.execute(statement))
+
+    def set_role(self, user_id: UserId, repository_id: RepositoryId, role: Role | None) -> None:
+        row = {"user_id": user_id, "repository_id": plain(repository_id, "repository_id")}
+        remove = ROLES.delete().where(
+            ROLES.c.user_id == user_id, ROLES.c.repository_id == repository_id
+        )
+
+        def work(connection: Connection) -> None:
+            # The user's row orders two changes at once.
+            connection.execute(select(USERS.c.id).where(USERS.c.id == user_id).with_for_update())
+            connection.execute(remove)
+            if role is not None:
+                connection.execute(ROLES.insert(), {**row, "role": role.value})
+
+        self._database.write(work)
+
+    def roles(self, user_id: UserId) -> Mapping[RepositoryId, Role]:
+        with self._database.reading() as connection:
+            rows = connection.execute(select(ROLES).where(ROLES.c.user_id == user_id))
+            return {RepositoryId(row.repository_id): Role(row.role) for row in rows}
+
+    def add_token(self, token: Token, digest: str) -> None:
+        columns = {
+            "id": plain(token.id, "id"),
+            "digest": plain(digest, "digest"),
+            "name": plain(token.name, "name"),
+            "user_id": token.user_id,
+            "scopes": dump(sorted(token.scopes), "scopes"),
+            "repository_id": token.repository_id,
+            "created_ms": token.created_ms,
+            "expires_ms": token.expires_ms,
+            "last_used_ms": token.last_used_ms,
+        }
+        self._database.write(lambda connection: connection.execute(TOKENS.insert(), columns))
+
+    def token(self, digest: str) -> Token | None:
+        with self._database.reading() as connection:
+            row = connection.execute(_BY_DIGEST, {"digest": digest}).one_or_none()
+        return None if row is None else _token_of(row)
+
+    def tokens(self, user_id: UserId | None = None) -> list[Token]:
+        statement = select(TOKENS).order_by(TOKENS.c.id)
+        if user_id is not None:
+            statement = statement.where(TOKENS.c.user_id == user_id)
+        with self._database.reading() as connection:
+            return [_token_of(row) for row in connection.execute(statement)]
+
+    def revoke_token(self, token_id: str) -> None:
+        statement = TOKENS.delete().where(TOKENS.c.id == token_id)
+        self._database.write(lambda connection: connection.execute(statement))
+
+    def touch_token(self, token_id: str, at_ms: int) -> None:
+        with self._database.reading() as connection:
+            used_ms = connection.execute(
+                select(TOKENS.c.last_used_ms).where(TOKENS.c.id == token_id)
+            ).scalar()
+        if used_ms is not None and used_ms > at_ms - TOUCH_MS:
+            return
+        statement = TOKENS.update().where(TOKENS.c.id == token_id).values(last_used_ms=at_ms)
+        self._database.write(lambda connection: connection.execute(statement))
+
+    def put_link(self, digest: str, purpose: str, expires_ms: int) -> None:
+        row = {
+            "purpose": plain(purpose, "purpose"),
+            "digest": plain(digest, "digest"),
+            "expires_ms": expires_ms,
+        }
+
+        def work(connection: Connection) -> None:
+            connection.execute(LINKS.delete().where(LINKS.c.purpose == purpose))
+            connection.execute(LINKS.insert(), row)
+
+        self._database.write(work)
+
+    def take_link(self, digest: str, now_ms: int) -> str | None:
+        taken = (
+            LINKS.delete()
+            .where(LINKS.c.digest == digest)
+            .returning(LINKS.c.purpose, LINKS.c.expires_ms)
+        )
+        row = self._database.write(lambda connection: connection.execute(taken).one_or_none())
+        return row.purpose if row is not None and row.expires_ms > now_ms else None
+
+
+def _user_of(row: Columns) -> User:
+    return User(UserId(row.id), row.name, row.admin, row.created_ms)
+
+
+def _token_of(row: Columns) -> Token:
+    return Token(
+        id=row.id,
+        name=row.name,
+        user_id=None if row.user_id is None else UserId(row.user_id),
+        scopes=frozenset(load(row.scopes)),
+        repository_id=None if row.repository_id is None else RepositoryId(row.repository_id),
+        created_ms=row.created_ms,
+        expires_ms=row.expires_ms,
+        last_used_ms=row.last_used_ms,
+    )

@@ -1,0 +1,165 @@
+"""Appending to journals: a batch of appends inside one transaction.
+
+Every row the batch will touch is locked first, in one order everywhere; then each append is
+decided on its own by moves.py, and what is admitted is written in a few statements for all of
+them. Everything that can be checked or encoded before the transaction is, in the caller's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sqlalchemy import Connection, bindparam, select
+
+from ci_platform.errors import RunNotFound, SluiceError
+from ci_platform.model import Entry, Run, RunId
+from ci_platform.ports import Append, Clock
+from ci_platform.store import effects, moves
+from ci_platform.store.codec import (
+    Columns,
+    dump_data,
+    entry_columns,
+    key_columns,
+    moving_columns,
+    run_of,
+)
+from ci_platform.store.tables import ENTRIES, RUNS
+
+_LOCK_RUNS = (
+    select(RUNS)
+    .where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(RUNS.c.n)
+    .with_for_update()
+)
+_MOVING = (
+    *("commit", "state", "reason", "last_seq", "fence", "worker", "lease_until_ms", "ready_ms"),
+    *("waits", "started_ms", "ended_ms", "output", "error", "pause_requested", "cancel_requested"),
+)
+_MOVE_RUN = (
+    RUNS.update()
+    .where(RUNS.c.n == bindparam("run_n"))
+    .values({name: bindparam(name) for name in _MOVING})
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An append whose parts are checked and encoded."""
+
+    append: Append
+    data: Sequence[str | None]  # JSON of each draft's data
+    effects: Sequence[effects.Prepared]
+
+    @property
+    def size(self) -> int:
+        return sum(len(data) for data in self.data if data is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The append stands. The run lacks its inputs."""
+
+    n: int
+    run: Run
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The journal has moved on. Nothing was written."""
+
+
+Verdict: TypeAlias = Written | Stale
+
+
+def prepare(append: Append) -> Prepared:
+    """Raises InvalidRequest, TooLarge."""
+    moves.check(append)
+    for draft in append.drafts:
+        if draft.key is not None:
+            key_columns(draft.key)  # checks the name
+    return Prepared(
+        append=append,
+        data=[dump_data(draft.data, draft.kind) for draft in append.drafts],
+        effects=[effects.prepare(effect) for effect in append.effects],
+    )
+
+
+def head_of(row: Columns) -> Run:
+    """A run without its inputs, for deciding and moving."""
+    return run_of(row, {}, {})
+
+
+def lock_runs(connection: Connection, ids: Sequence[RunId]) -> dict[RunId, tuple[int, Run]]:
+    rows = connection.execute(_LOCK_RUNS, {"ids": ids})
+    return {row.id: (row.n, head_of(row)) for row in rows}
+
+
+def write_moves(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None:
+    """Write the moving columns of runs. Their rows are locked."""
+    if runs:
+        connection.execute(_MOVE_RUN, [{"run_n": n, **moving_columns(run)} for n, run in runs])
+
+
+def write_entries(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
+    if rows:
+        connection.execute(ENTRIES.insert(), rows)
+
+
+class Appender:
+    """Handles batches for the group commit."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __call__(
+        self, connection: Connection, batch: Sequence[Prepared]
+    ) -> list[Verdict | SluiceError]:
+        now_ms = self._clock.now_ms()
+        runs = lock_runs(connection, sorted({prepared.append.run_id for prepared in batch}))
+        moved: dict[int, Run] = {}
+        rows: list[dict[str, object]] = []
+        verdicts: list[Verdict | SluiceError] = []
+        for prepared in batch:
+            run_id = prepared.append.run_id
+            try:
+                verdict = _decide(connection, prepared, runs.get(run_id), now_ms)
+            except SluiceError as error:
+                verdicts.append(error)
+                continue
+            verdicts.append(verdict)
+            if isinstance(verdict, Written):
+                runs[run_id] = (verdict.n, verdict.run)
+                moved[verdict.n] = verdict.run
+                rows += [
+                    entry_columns(verdict.n, entry, data)
+                    for entry, data in zip(verdict.entries, prepared.data, strict=True)
+                ]
+        write_entries(connection, rows)
+        write_moves(connection, list(moved.items()))
+        ended = [n for n, run in moved.items() if run.state.terminal]
+        if ended:
+            effects.end(connection, ended, now_ms)
+        return verdicts
+
+
+def _decide(
+    connection: Connection, prepared: Prepared, found: tuple[int, Run] | None, now_ms: int
+) -> Verdict:
+    """Decide one append and apply its effects; the caller writes entries and run."""
+    append = prepared.append
+    if found is None:
+        raise RunNotFound(f"no run has the id {append.run_id}")
+    n, run = found
+    for effect in prepared.effects:
+        effects.check_lease(connection, effect, n)
+    if not moves.admits(run, append):
+        return Stale()
+    for effect in prepared.effects:
+        effects.check(connection, effect, n)
+    for effect in prepared.effects:
+        effects.apply(connection, effect, n, run, now_ms)
+    after = moves.moved(run, append, now_ms)
+    return Written(n, after, moves.numbered(append.drafts, run.last_seq, now_ms))

@@ -1,0 +1,90 @@
+"""Pages of runs, newest first. Builds statements; runs.py executes them.
+
+A list that names several states or repositories is the merge of one short list for each, so that
+every part is read from an index and stops early, however many rows there are.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from sqlalchemy import ColumnElement, Select, select, union_all
+
+from ci_platform.errors import InvalidRequest
+from ci_platform.model import RepositoryId, RunState
+from ci_platform.ports import RunFilter
+from ci_platform.store.tables import RUNS
+
+PAGE_MAX = 500  # runs of one page
+PARTS_MAX = 64  # states times repositories that are read one by one; more are read together
+
+
+def page(
+    base: Select[tuple[object, ...]], which: RunFilter, *, cursor: str | None, limit: int
+) -> Select[tuple[object, ...]] | None:
+    """Select one row more than `limit`, to see whether there is a next page. None: no rows.
+
+    Raises InvalidRequest for a cursor that is none of ours, and a limit out of range.
+    """
+    if not 1 <= limit <= PAGE_MAX:
+        raise InvalidRequest(f"limit is {limit}: expected 1 to {PAGE_MAX}", field="limit")
+    if which.repository_ids is not None and not which.repository_ids:
+        return None
+    common = _common(which, _position(cursor))
+    repositories: list[RepositoryId | None] = [None]
+    if which.repository_ids is not None:
+        repositories = [*sorted(set(which.repository_ids))]
+    states: list[RunState | None] = [*sorted(set(which.states))] or [None]
+    if len(repositories) * len(states) <= PARTS_MAX:
+        parts = [
+            _part([*common, *_equal(repository, state)], repository, limit + 1)
+            for repository, state in product(repositories, states)
+        ]
+        if len(parts) == 1:
+            chosen = parts[0]
+        else:
+            chosen = select(union_all(*(select(part.subquery()) for part in parts)).subquery())
+    else:
+        some = [RUNS.c.repository_id.in_(repositories)] if which.repository_ids else []
+        some += [RUNS.c.state.in_(which.states)] if which.states else []
+        chosen = _part([*common, *some], None, limit + 1)
+    ns = chosen.subquery()
+    return base.where(RUNS.c.n.in_(select(ns.c.n))).order_by(RUNS.c.n.desc()).limit(limit + 1)
+
+
+def _position(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
+        raise InvalidRequest("cursor is not one that a page of runs gave", field="cursor")
+    return int(cursor)
+
+
+def _common(which: RunFilter, before: int | None) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if before is not None:
+        conditions.append(RUNS.c.n < before)
+    if which.pipeline is not None:
+        conditions.append(RUNS.c.pipeline == which.pipeline)
+    if which.branch is not None:
+        conditions.append(RUNS.c.ref == f"refs/heads/{which.branch}")
+    if which.commit is not None:
+        conditions.append(RUNS.c.commit == which.commit)
+    return conditions
+
+
+def _equal(repository: str | None, state: str | None) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if repository is not None:
+        conditions.append(RUNS.c.repository_id == repository)
+    if state is not None:
+        conditions.append(RUNS.c.state == state)
+    return conditions
+
+
+def _part(
+    conditions: list[ColumnElement[bool]], repository: str | None, limit: int
+) -> Select[tuple[int]]:
+    """One short list. Within a repository the numbers have the same order as `n`, and an index."""
+    order = RUNS.c.n if repository is None else RUNS.c.number
+    return select(RUNS.c.n).where(*conditions).order_by(order.desc()).limit(limit)

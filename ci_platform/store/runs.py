@@ -1,0 +1,211 @@
+"""Runs and their journals: the door to births, journal, claims, and the queries.
+
+Called by commands, queries and workers through `ports.RunStore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from ci_platform.errors import Conflict, InvalidRequest, RunNotFound, StoreUnavailable
+from ci_platform.model import (
+    TERMINAL_STATES,
+    Entry,
+    NewRun,
+    RepositoryId,
+    Run,
+    RunId,
+    RunState,
+    WorkerId,
+)
+from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
+from ci_platform.store import births, journal, listing
+from ci_platform.store.claims import Leases
+from ci_platform.store.codec import Columns, entry_of, load, run_of
+from ci_platform.store.database import Database
+from ci_platform.store.inputs import InputCache
+from ci_platform.store.operations import SqlOperationStore
+from ci_platform.store.tables import ENTRIES, OPERATIONS, RUN_INPUTS, RUNS
+from ci_platform.store.writer import GroupCommit
+
+CREATED_MAX = 10_000  # runs of one call to `create`
+LIVE_STATES = tuple(state for state in RunState if state not in TERMINAL_STATES)
+
+_WITH_INPUTS = select(RUNS, RUN_INPUTS.c.payload, RUN_INPUTS.c.event).join(
+    RUN_INPUTS, RUN_INPUTS.c.run_n == RUNS.c.n
+)
+_GET = _WITH_INPUTS.where(RUNS.c.id == bindparam("run_id"))
+_BY_NUMBER = _WITH_INPUTS.where(
+    RUNS.c.repository_id == bindparam("repository_id"), RUNS.c.number == bindparam("number")
+)
+_NUMBER = select(RUNS.c.n).where(RUNS.c.id == bindparam("run_id"))
+_JOURNAL = (
+    select(ENTRIES)
+    .where(ENTRIES.c.run_n == bindparam("run_n"), ENTRIES.c.seq > bindparam("after"))
+    .order_by(ENTRIES.c.seq)
+)
+_COUNTS = (
+    select(RUNS.c.state, func.count())
+    .where(RUNS.c.state.in_([state.value for state in LIVE_STATES]))
+    .group_by(RUNS.c.state)
+)
+_NEXT_RUN = (
+    select(RUNS.c.ready_ms).where(RUNS.c.ready_ms.is_not(None)).order_by(RUNS.c.ready_ms).limit(1)
+)
+_NEXT_OPERATION = (
+    select(OPERATIONS.c.due_ms)
+    .where(OPERATIONS.c.due_ms.is_not(None))
+    .order_by(OPERATIONS.c.due_ms)
+    .limit(1)
+)
+_LOCK = select(RUNS.c.n, RUNS.c.state).where(RUNS.c.id == bindparam("run_id")).with_for_update()
+_DELETE = RUNS.delete().where(RUNS.c.n == bindparam("run_n"))
+
+
+class SqlRunStore:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        operations: SqlOperationStore,
+        ring: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._operations = operations
+        self._ring = ring
+        self._inputs = InputCache()
+        self._leases = Leases(database, clock, self._inputs.complete)
+        self._appends = GroupCommit[journal.Prepared, journal.Verdict](
+            database, journal.Appender(clock), committed=ring
+        )
+        self._births = GroupCommit[births.Creation, list[Run]](
+            database, births.Creator(clock), committed=ring
+        )
+
+    def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
+        if len(new) > CREATED_MAX:
+            raise InvalidRequest(f"{len(new)} runs at once: at most {CREATED_MAX}", field="new")
+        if not new:
+            return []
+        creation = births.prepare(new, skip_existing=skip_existing)
+        return self._births.submit(creation, size=creation.size)
+
+    def get(self, run_id: RunId) -> Run:
+        with self._database.reading() as connection:
+            return _get(connection, run_id)
+
+    def by_number(self, repository_id: RepositoryId, number: int) -> Run:
+        with self._database.reading() as connection:
+            row = connection.execute(
+                _BY_NUMBER, {"repository_id": repository_id, "number": number}
+            ).one_or_none()
+        if row is None:
+            raise RunNotFound(f"{repository_id} has no run #{number}")
+        return whole(row)
+
+    def list(self, which: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:
+        statement = listing.page(_WITH_INPUTS, which, cursor=cursor, limit=limit)
+        if statement is None:
+            return RunPage((), None)
+        with self._database.reading() as connection:
+            rows = connection.execute(statement).all()
+        last = str(rows[limit - 1].n) if len(rows) > limit else None
+        return RunPage([whole(row) for row in rows[:limit]], last)
+
+    def counts(self) -> Mapping[RunState, int]:
+        counts = dict.fromkeys(LIVE_STATES, 0)
+        with self._database.reading() as connection:
+            for state, count in connection.execute(_COUNTS):
+                counts[RunState(state)] = count
+        return counts
+
+    def journal(
+        self, run_id: RunId, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Entry]:
+        with self._database.reading() as connection:
+            run_n = connection.execute(_NUMBER, {"run_id": run_id}).scalar_one_or_none()
+            if run_n is None:
+                raise RunNotFound(f"no run has the id {run_id}")
+            return _entries(connection, run_n, after=after, limit=limit)
+
+    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
+        claims = self._leases.claim(worker, limit=limit, lease_ms=lease_ms)
+        if claims:
+            self._ring()
+        return claims
+
+    def append(self, append: Append) -> Appended:
+        prepared = journal.prepare(append)
+        match self._appends.submit(prepared, size=prepared.size):
+            case journal.Written(n=n, run=run, entries=entries):
+                payload, event = self._inputs.of(self._database, n, run)
+                return Appended(True, entries, replace(run, payload=payload, event=event))
+            case journal.Stale():
+                return self._refused(append)
+
+    def _refused(self, append: Append) -> Appended:
+        with self._database.reading() as connection:
+            run = _get(connection, append.run_id)
+            number = connection.execute(_NUMBER, {"run_id": append.run_id}).scalar_one()
+            entries = _entries(connection, number, after=append.expected_seq)
+        # Of one moment: what came between the two reads is left for the next look.
+        return Appended(False, [entry for entry in entries if entry.seq <= run.last_seq], run)
+
+    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
+        self._leases.renew(worker, lease_ms=lease_ms)
+
+    def expire(self, *, limit: int = 100) -> int:
+        expired = self._leases.expire(limit=limit) + self._operations.expire(limit=limit)
+        if expired:
+            self._ring()
+        return expired
+
+    def release(self, worker: WorkerId | None) -> int:
+        released = self._leases.release(worker) + self._operations.release(worker)
+        if released:
+            self._ring()
+        return released
+
+    def next_ready_ms(self) -> int | None:
+        with self._database.reading() as connection:
+            due = [connection.execute(one).scalar() for one in (_NEXT_RUN, _NEXT_OPERATION)]
+        return min((at_ms for at_ms in due if at_ms is not None), default=None)
+
+    def delete(self, run_id: RunId) -> None:
+        self._database.write(lambda connection: _delete(connection, run_id))
+        self._ring()
+
+
+def whole(row: Columns) -> Run:
+    """A run from its row joined with its inputs."""
+    return run_of(row, load(row.payload), load(row.event))
+
+
+def _get(connection: Connection, run_id: RunId) -> Run:
+    row = connection.execute(_GET, {"run_id": run_id}).one_or_none()
+    if row is None:
+        raise RunNotFound(f"no run has the id {run_id}")
+    return whole(row)
+
+
+def _entries(
+    connection: Connection, run_n: int, *, after: int, limit: int | None = None
+) -> list[Entry]:
+    statement = _JOURNAL if limit is None else _JOURNAL.limit(limit)
+    return [
+        entry_of(row) for row in connection.execute(statement, {"run_n": run_n, "after": after})
+    ]
+
+
+def _delete(connection: Connection, run_id: RunId) -> None:
+    row = connection.execute(_LOCK, {"run_id": run_id}).one_or_none()
+    if row is None:
+        raise RunNotFound(f"no run has the id {run_id}")
+    if not RunState(row.state).terminal:
+        raise Conflict(f"{run_id} is {row.state}: only a run that has ended can be deleted")
+    gone = connection.execute(_DELETE, {"run_n": row.n}).rowcount
+    if gone != 1:
+        raise StoreUnavailable(f"{run_id}: {gone} rows went instead of one")

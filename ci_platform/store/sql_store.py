@@ -1,0 +1,128 @@
+"""The whole store on one database. Opened by app, by tests, by nobody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from ci_platform.errors import StoreUnavailable
+from ci_platform.ports import Clock
+from ci_platform.store.approvals import SqlApprovalStore
+from ci_platform.store.audit import SqlAuditStore
+from ci_platform.store.bell import Belfry, Listener, Wire
+from ci_platform.store.cipher import Cipher
+from ci_platform.store.clock import ServerClock, SystemClock
+from ci_platform.store.database import Database
+from ci_platform.store.datagrams import DatagramWire
+from ci_platform.store.descriptions import SqlDescriptionStore
+from ci_platform.store.hooks import SqlHookStore
+from ci_platform.store.identity import SqlIdentityStore
+from ci_platform.store.logs import SqlLogStore
+from ci_platform.store.notifications import NotifyWire
+from ci_platform.store.operations import SqlOperationStore
+from ci_platform.store.runs import SqlRunStore
+
+
+class SqlStore:
+    """`ports.Store`. `clock` and `engine` are for those that must share them."""
+
+    def __init__(
+        self, database: Database, *, clock: Clock, bell_dir: Path | None, key: bytes
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._belfry = Belfry(lambda: _wire(database, bell_dir))
+        operations = SqlOperationStore(database, clock)
+        self._operations = operations
+        self._runs = SqlRunStore(database, clock, operations, self._belfry.ring)
+        self._approvals = SqlApprovalStore(database)
+        self._logs = SqlLogStore(database, self._belfry.ring)
+        self._identity = SqlIdentityStore(database, clock)
+        self._hooks = SqlHookStore(database, Cipher(key))
+        self._descriptions = SqlDescriptionStore(database)
+        self._audit = SqlAuditStore(database)
+
+    @property
+    def runs(self) -> SqlRunStore:
+        return self._runs
+
+    @property
+    def operations(self) -> SqlOperationStore:
+        return self._operations
+
+    @property
+    def approvals(self) -> SqlApprovalStore:
+        return self._approvals
+
+    @property
+    def logs(self) -> SqlLogStore:
+        return self._logs
+
+    @property
+    def identity(self) -> SqlIdentityStore:
+        return self._identity
+
+    @property
+    def hooks(self) -> SqlHookStore:
+        return self._hooks
+
+    @property
+    def descriptions(self) -> SqlDescriptionStore:
+        return self._descriptions
+
+    @property
+    def audit(self) -> SqlAuditStore:
+        return self._audit
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that all processes of the deployment agree on."""
+        return self._clock
+
+    @property
+    def engine(self) -> Engine:
+        """For the git store, whose tables live in the same database."""
+        return self._database.engine
+
+    def bell(self) -> Listener:
+        return self._belfry.listener()
+
+    def close(self) -> None:
+        self._belfry.close()
+        self._database.close()
+
+
+def _wire(database: Database, bell_dir: Path | None) -> Wire | None:
+    if not database.sqlite:
+        return NotifyWire(database.url)
+    return None if bell_dir is None else DatagramWire(bell_dir)
+
+
+def open_store(
+    database_url: str, *, clock: Clock | None = None, bell_dir: Path | None = None, key: bytes
+) -> SqlStore:
+    """Open a deployment's store, creating the tables of a new database.
+
+    `clock` None is the deployment's own: this machine's on SQLite, the server's on PostgreSQL;
+    give `SqlStore.clock` to everything else then. `bell_dir` (SQLite only) is where processes
+    ring each other; without it they hear of each other's commits by polling. Raises
+    InvalidRequest for a bad URL or key, StoreUnavailable if the database cannot be used or has
+    another version's schema.
+    """
+    database = Database(database_url)
+    try:
+        database.create_schema()
+        if clock is None:
+            clock = SystemClock() if database.sqlite else _server_clock(database)
+        return SqlStore(database, clock=clock, bell_dir=bell_dir, key=key)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _server_clock(database: Database) -> ServerClock:
+    try:
+        return ServerClock(database.url)
+    except OSError as error:
+        raise StoreUnavailable(f"the database's clock cannot be read: {error}") from error

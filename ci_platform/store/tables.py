@@ -1,0 +1,359 @@
+"""The tables, as SQLModel classes; statements use their SQLAlchemy tables below (`RUNS`, ...).
+
+Rows never leave the package: `codec.py` turns them into the values of model.py. Structured values
+are JSON text, which both databases store alike and neither needs to look into. Instants are
+milliseconds. What a run's row set costs while it waits is kept small on purpose: the parts that
+never change (`run_inputs`) are apart from the row that every append rewrites, and children refer
+to runs by number, not by id.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+from ci_platform.model import OperationState, RunState
+
+SCHEMA_VERSION = "0001"
+
+# Ids are compared byte by byte: their order must not depend on the database's locale.
+Id = String().with_variant(String(collation="C"), "postgresql")
+# SQLite numbers rows by itself only in a column of exactly the type INTEGER.
+RowNumber = BigInteger().with_variant(Integer(), "sqlite")
+
+_RUN_STATES = ", ".join(f"'{state}'" for state in RunState)
+_OPERATION_STATES = ", ".join(f"'{state}'" for state in OperationState)
+_CLUSTERED = {"sqlite_with_rowid": False}
+
+
+class StoreTable(SQLModel, registry=registry(metadata=MetaData())):
+    pass
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
+def _run_number(*, primary_key: bool = False) -> Column[int]:
+    """A reference to a run, whose deletion takes the row with it."""
+    target = ForeignKey("runs.n", ondelete="CASCADE")
+    return Column(RowNumber, target, primary_key=primary_key, nullable=False, autoincrement=False)
+
+
+class SchemaRow(StoreTable, table=True):
+    """Which schema this database has; the table and column that Alembic looks at."""
+
+    __tablename__ = "alembic_version"
+
+    version_num: str = Field(primary_key=True, max_length=32)
+
+
+class RunCounterRow(StoreTable, table=True):
+    """The last number given to a run of a repository. It outlives the runs."""
+
+    __tablename__ = "run_counters"
+    __table_args__ = _CLUSTERED
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    last_number: int = Field(sa_type=BigInteger)
+
+
+class RunRow(StoreTable, table=True):
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_RUN_STATES})", name="run_state"),
+        UniqueConstraint("repository_id", "number"),
+        Index("runs_by_state", "state", "n"),
+        # What may be claimed: a million sleepers without a time are in neither of these two.
+        _partial("runs_due", "ready_ms", "n", where="ready_ms IS NOT NULL"),
+        _partial("runs_due_of", "repository_id", "ready_ms", "n", where="ready_ms IS NOT NULL"),
+        _partial("runs_leased", "worker", where="worker IS NOT NULL"),
+    )
+
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    id: str = Field(sa_column=Column(Id, unique=True, nullable=False))
+    number: int = Field(sa_type=BigInteger)
+    repository_id: str = Field(sa_column=Column(Id, nullable=False))
+    pipeline: str
+    ref: str
+    commit: str
+    resume: str
+    trigger: str
+    actor: str
+    actor_id: str | None
+    trusted: bool
+    created_ms: int = Field(sa_type=BigInteger)
+    timeout_ms: int | None = Field(sa_type=BigInteger)
+    state: str
+    reason: str | None
+    last_seq: int
+    fence: int
+    worker: str | None
+    lease_until_ms: int | None = Field(sa_type=BigInteger)
+    # Only while the run may be claimed: None while leased, paused or ended.
+    ready_ms: int | None = Field(sa_type=BigInteger)
+    waits: str | None = Field(sa_type=Text)  # JSON; None when there are none
+    started_ms: int | None = Field(sa_type=BigInteger)
+    ended_ms: int | None = Field(sa_type=BigInteger)
+    output: str | None = Field(sa_type=Text)  # JSON
+    error: str | None = Field(sa_type=Text)  # JSON
+    pause_requested: bool
+    cancel_requested: bool
+
+
+class RunInputRow(StoreTable, table=True):
+    """What a run was created with and never changes; up to megabytes."""
+
+    __tablename__ = "run_inputs"
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    payload: str = Field(sa_type=Text)  # JSON
+    event: str = Field(sa_type=Text)  # JSON
+
+
+class EntryRow(StoreTable, table=True):
+    """The journal. Only ever inserted."""
+
+    __tablename__ = "entries"
+    __table_args__ = _CLUSTERED
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    kind: str
+    at_ms: int = Field(sa_type=BigInteger)
+    data: str | None = Field(sa_type=Text)  # JSON; None for {}
+    step_kind: str | None
+    step_name: str | None
+    occurrence: int | None
+    attempt: int | None
+
+
+class OperationRow(StoreTable, table=True):
+    __tablename__ = "operations"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_OPERATION_STATES})", name="operation_state"),
+        Index("operations_of_run", "run_n"),
+        _partial("operations_due", "due_ms", "n", where="due_ms IS NOT NULL"),
+        _partial("operations_due_of", "repository_id", "due_ms", "n", where="due_ms IS NOT NULL"),
+        _partial("operations_leased", "worker", where="worker IS NOT NULL"),
+    )
+
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    id: str = Field(sa_column=Column(Id, unique=True, nullable=False))
+    run_n: int = Field(sa_column=_run_number())
+    run_id: str
+    repository_id: str = Field(sa_column=Column(Id, nullable=False))
+    step_kind: str
+    step_name: str
+    occurrence: int
+    attempt: int
+    spec: str = Field(sa_type=Text)  # JSON
+    state: str
+    fence: int
+    worker: str | None
+    lease_until_ms: int | None = Field(sa_type=BigInteger)
+    ready_ms: int = Field(sa_type=BigInteger)
+    due_ms: int | None = Field(sa_type=BigInteger)  # ready_ms while queued, else None
+    stop: bool
+
+
+class ApprovalRow(StoreTable, table=True):
+    __tablename__ = "approvals"
+    __table_args__ = (
+        _partial("approvals_open", "opened_ms", where="outcome IS NULL"),
+        _partial("approvals_open_of", "repository_id", "opened_ms", where="outcome IS NULL"),
+        _CLUSTERED,
+    )
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step_kind: str = Field(primary_key=True)
+    step_name: str = Field(primary_key=True)
+    occurrence: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    repository_id: str = Field(sa_column=Column(Id, nullable=False))
+    spec: str = Field(sa_type=Text)  # JSON
+    opened_ms: int = Field(sa_type=BigInteger)
+    expires_ms: int | None = Field(sa_type=BigInteger)
+    outcome: str | None
+    closed_ms: int | None = Field(sa_type=BigInteger)
+
+
+class DecisionRow(StoreTable, table=True):
+    """One person's answer to one gate."""
+
+    __tablename__ = "decisions"
+    __table_args__ = _CLUSTERED
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step_kind: str = Field(primary_key=True)
+    step_name: str = Field(primary_key=True)
+    occurrence: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    user_id: str = Field(primary_key=True)
+    user: str
+    decision: str
+    comment: str = Field(sa_type=Text)
+    way: str
+    form: str = Field(sa_type=Text)  # JSON
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+class LogRow(StoreTable, table=True):
+    """One log of a run: how far it has got."""
+
+    __tablename__ = "logs"
+    __table_args__ = _CLUSTERED
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step: str = Field(primary_key=True)
+    last: int = Field(sa_type=BigInteger)
+
+
+class LogChunkRow(StoreTable, table=True):
+    """A batch of lines, compressed."""
+
+    __tablename__ = "log_chunks"
+    __table_args__ = _CLUSTERED
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step: str = Field(primary_key=True)
+    first: int = Field(primary_key=True, sa_type=BigInteger)
+    last: int = Field(sa_type=BigInteger)
+    size: int  # of the lines, before compression
+    lines: bytes = Field(sa_type=LargeBinary)
+
+
+class UserRow(StoreTable, table=True):
+    __tablename__ = "users"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    name: str = Field(unique=True)
+    password_hash: str | None
+    admin: bool
+    created_ms: int = Field(sa_type=BigInteger)
+
+
+class RoleRow(StoreTable, table=True):
+    __tablename__ = "roles"
+    __table_args__ = _CLUSTERED
+
+    user_id: str = Field(
+        sa_column=Column(Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    )
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    role: str
+
+
+class TokenRow(StoreTable, table=True):
+    __tablename__ = "tokens"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    digest: str = Field(unique=True)
+    name: str
+    user_id: str | None = Field(
+        sa_column=Column(Id, ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    )
+    scopes: str = Field(sa_type=Text)  # JSON
+    repository_id: str | None
+    created_ms: int = Field(sa_type=BigInteger)
+    expires_ms: int | None = Field(sa_type=BigInteger)
+    last_used_ms: int | None = Field(sa_type=BigInteger)
+
+
+class LinkRow(StoreTable, table=True):
+    """A one-time link, by the digest of its secret. One per purpose."""
+
+    __tablename__ = "links"
+
+    purpose: str = Field(primary_key=True)
+    digest: str = Field(unique=True)
+    expires_ms: int = Field(sa_type=BigInteger)
+
+
+class HookRow(StoreTable, table=True):
+    __tablename__ = "hooks"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    repository_id: str = Field(sa_column=Column(Id, nullable=False, index=True))
+    provider: str
+    secret: bytes = Field(sa_type=LargeBinary)  # sealed, see cipher.py
+    remote_url: str | None
+    created_ms: int = Field(sa_type=BigInteger)
+
+
+class DeliveryRow(StoreTable, table=True):
+    __tablename__ = "hook_deliveries"
+    __table_args__ = (
+        Index("deliveries_received", "received_ms"),
+        _partial("deliveries_due", "due_ms", where="due_ms IS NOT NULL"),
+    )
+
+    hook_id: str = Field(
+        sa_column=Column(Id, ForeignKey("hooks.id", ondelete="CASCADE"), primary_key=True)
+    )
+    id: str = Field(primary_key=True)
+    event: str
+    body: bytes | None = Field(sa_type=LargeBinary)  # until it is finished
+    received_ms: int = Field(sa_type=BigInteger)
+    due_ms: int | None = Field(sa_type=BigInteger)  # None once finished
+    tries: int
+    outcome: str | None
+
+
+class DescriptionRow(StoreTable, table=True):
+    __tablename__ = "descriptions"
+
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    digest: str = Field(unique=True)
+    description: str = Field(sa_type=Text)  # JSON
+
+
+class AuditRow(StoreTable, table=True):
+    __tablename__ = "audit"
+
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    at_ms: int = Field(sa_type=BigInteger)
+    actor: str
+    action: str
+    subject: str
+    detail: str = Field(sa_type=Text)  # JSON
+
+
+METADATA = StoreTable.metadata
+
+
+def _table(name: str) -> Table:
+    return METADATA.tables[name]
+
+
+SCHEMA = _table("alembic_version")
+RUN_COUNTERS = _table("run_counters")
+RUNS = _table("runs")
+RUN_INPUTS = _table("run_inputs")
+ENTRIES = _table("entries")
+OPERATIONS = _table("operations")
+APPROVALS = _table("approvals")
+DECISIONS = _table("decisions")
+LOGS = _table("logs")
+LOG_CHUNKS = _table("log_chunks")
+USERS = _table("users")
+ROLES = _table("roles")
+TOKENS = _table("tokens")
+LINKS = _table("links")
+HOOKS = _table("hooks")
+DELIVERIES = _table("hook_deliveries")
+DESCRIPTIONS = _table("descriptions")
+AUDIT = _table("audit")
