@@ -33,6 +33,7 @@ from ci_platform.ports import Delivery, Hook
 
 HOOKS_MAX = 50  # of one repository
 SECRET_MIN = 8
+BATCH = 10  # deliveries taken into memory at once; each may have body_bytes
 URL_MAX = 2000
 RETRY_MS = 5_000  # before the second try of a delivery's work; doubles each time
 _SHA = re.compile(r"[0-9a-f]{40}")
@@ -134,7 +135,8 @@ class Hooks:
     def finish_pending(self) -> int:
         """Do the work of kept deliveries that are due. Returns how many ended."""
         finished = 0
-        for delivery in self.parts.store.hooks.pending(self.parts.clock.now_ms()):
+        now_ms = self.parts.clock.now_ms()
+        for delivery in self.parts.store.hooks.pending(now_ms, limit=BATCH):
             outcome = self._attempt(delivery)
             if outcome is not None:
                 self.parts.store.hooks.finish(delivery.hook_id, delivery.id, outcome)

@@ -49,7 +49,8 @@ class Errands:
         while not self._closed.is_set():
             self._rung.clear()
             try:
-                self.run_once()
+                if self.run_once():
+                    continue  # there may be more than one look takes
             except Exception:
                 # The database may be away for a moment; the thread must outlive that.
                 log.exception("errands failed; trying again")
