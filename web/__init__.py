@@ -53,7 +53,7 @@ HEADERS = (
 
 
 def create_web(
-    queries: Queries, commands: Commands, identity: Identity, *, live_streams: Live, base_url: str
+    commands: Commands, queries: Queries, identity: Identity, *, live_streams: Live, base_url: str
 ) -> FastAPI:
     """Build the site. Mount it last: a repository's address is any two words.
 

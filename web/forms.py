@@ -74,12 +74,15 @@ def decide(visit: Person, run_id: str, name: str, form: Posted) -> Response:
     queries = visit.site.queries
     view = queries.run_page(visit.actor, RunId(run_id))
     gate = next((one for one in view.approvals if one.approval.key.label == name), None)
-    declared = inputs_of(gate.approval.spec.get("form")) if gate is not None else []
+    decision = form.text("decision")
+    declared = []
+    if gate is not None and decision == "approve":  # a rejection needs no form
+        declared = inputs_of(gate.approval.spec.get("form"))
     visit.site.commands.approvals.decide(
         visit.actor,
         RunId(run_id),
         name,
-        decision=form.text("decision"),
+        decision=decision,
         comment=form.text("comment").replace("\r\n", "\n").strip(),
         form=read_inputs(declared, form.fields, FORM_PREFIX),
         way="page",

@@ -20,61 +20,45 @@ class Input:
     name: str
     kind: str  # text, number, boolean, choice
     label: str
-    choices: Sequence[str] = ()
+    options: Sequence[str] = ()
     default: Json = None
-    required: bool = False
-    help: str = ""
+    required: bool = False  # it has no default
+    minimum: int | float | None = None
+    maximum: int | float | None = None
 
 
 def inputs_of(declared: Json) -> list[Input]:
-    """Read declared inputs: name -> {type, choices, default, required, label, help}.
-
-    A bare value is a default and gives the type; a bare list gives choices.
-    """
+    """Read a declared form: name -> {type, default, label, options, minimum, maximum}."""
     if not isinstance(declared, Mapping):
         return []
     return [_input(str(name), spec) for name, spec in list(declared.items())[:INPUTS_MAX]]
 
 
 def _input(name: str, spec: Json) -> Input:
-    if isinstance(spec, list | tuple):
-        spec = {"choices": list(spec)}
-    elif not isinstance(spec, Mapping):
-        spec = {"default": spec}
-    choices = [str(choice) for choice in spec.get("choices") or ()]
+    kind = str(spec.get("type") or "text")
     default = spec.get("default")
-    declared = str(spec.get("type") or "").lower()
-    if choices:
-        kind = "choice"
-    elif declared in ("boolean", "bool") or isinstance(default, bool):
-        kind = "boolean"
-    elif declared in ("number", "integer", "float", "int") or isinstance(default, int | float):
-        kind = "number"
-    else:
-        kind = "text"
     return Input(
         name=name,
         kind=kind,
         label=str(spec.get("label") or name.replace("_", " ")),
-        choices=choices,
+        options=[str(option) for option in spec.get("options") or ()],
         default=default,
-        required=bool(spec.get("required", False)) and kind != "boolean",
-        help=str(spec.get("help") or spec.get("description") or ""),
+        required=default is None and kind in ("text", "number"),
+        minimum=spec.get("minimum"),
+        maximum=spec.get("maximum"),
     )
 
 
 def read_inputs(inputs: Sequence[Input], fields: Mapping[str, str], prefix: str) -> dict[str, Json]:
-    """Take the values of inputs from a form's fields, as JSON. Empty ones are left out."""
+    """Take the values of inputs from a form's fields, as JSON. What is empty is left out."""
     values: dict[str, Json] = {}
     for one in inputs:
         text = fields.get(prefix + one.name, "")
         if one.kind == "boolean":
             values[one.name] = text == "true"
-        elif not text and not one.required:
-            continue
-        elif one.kind == "number":
+        elif one.kind == "number" and text:
             values[one.name] = _number(one, text)
-        else:
+        elif text or (one.kind == "text" and not one.required):
             values[one.name] = text
     return values
 

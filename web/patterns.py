@@ -211,10 +211,10 @@ def patterns_page(now_ms: int) -> PatternsPage:
         logs=list(_logs(now_ms)),
         inputs=inputs_of(
             {
-                "target": {"choices": ["staging", "production"], "help": "Where it goes."},
-                "version": {"type": "text", "required": True},
-                "replicas": 3,
-                "dry_run": True,
+                "target": {"type": "choice", "options": ["staging", "production"]},
+                "version": {"type": "text", "label": "Version, as in the changelog"},
+                "replicas": {"type": "number", "default": 3, "minimum": 1, "maximum": 9},
+                "dry_run": {"type": "boolean", "default": True},
             }
         ),
         ansi=list(_ansi()),
@@ -240,7 +240,7 @@ def _run(now_ms: int) -> RunPage:
 
 
 def _panels(now_ms: int) -> list[tuple[str, ApprovalPanel]]:
-    form = {"reason": {"type": "text", "required": True}, "region": ["eu", "us"]}
+    form = {"reason": {"type": "text"}, "region": {"type": "choice", "options": ["eu", "us"]}}
     two = {"required": 2, "environment": "production"}
     given = [sample_decision(now_ms, "approve")]
     mine = [replace(given[0], user=READER.name, user_id=READER.id)]

@@ -15,6 +15,10 @@ CHANGES_MAX = 1000  # files of one commit written over the API
 MESSAGE_MAX = 65_536
 DESCRIPTION_MAX = 1000
 DELETE_PAGE = 100
+# First words of the server's own addresses: a repository of such an owner could not be shown.
+RESERVED_OWNERS = frozenset(
+    "api healthz hooks metrics readyz runs setup sign-in sign-out static system tokens".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Repositories:
     ) -> Repository:
         authorise(actor, Action.CREATE_REPOSITORY)
         check_text(description, field="description", chars_max=DESCRIPTION_MAX, empty=True)
+        check_owner(owner)
         created = self.parts.repositories.create(
             owner, name, default_branch=default_branch, description=description
         )
@@ -50,6 +55,7 @@ class Repositories:
     ) -> Repository:
         repository = self.parts.repository(actor, Action.READ_REPOSITORY, owner, name)
         authorise(actor, Action.CREATE_REPOSITORY)
+        check_owner(into_owner)
         created = self.parts.repositories.fork(repository.id, into_owner, into_name)
         self.parts.audit(actor, "repository forked", created.full_name, source=repository.full_name)
         return created
@@ -103,6 +109,12 @@ class Repositories:
         ).runs:
             for run in runs:
                 self.parts.store.runs.delete(run.id)
+
+
+def check_owner(owner: str) -> None:
+    """Refuse an owner whose repositories would be hidden behind the server's own addresses."""
+    if owner.lower() in RESERVED_OWNERS:
+        raise InvalidRequest(f"owner {owner!r} is a word of the server's own", field="owner")
 
 
 def author_line(actor: Actor) -> str:

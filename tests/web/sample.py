@@ -195,8 +195,8 @@ class SampleQueries(Queries):
             and which.branch in (None, run.ref.removeprefix("refs/heads/"))
         ]
         inputs = {
-            "target": {"type": "choice", "choices": ["staging", "production"]},
-            "version": {"type": "text", "required": True, "help": "As in the changelog."},
+            "target": {"type": "choice", "options": ["staging", "production"]},
+            "version": {"type": "text", "label": "Version, as in the changelog"},
         }
         manual = PipelineDescription(
             "Release", (Trigger("manual", inputs=inputs),), resume=Resume.PINNED
@@ -382,8 +382,8 @@ def sample_site(
     *, empty: bool = False, commands: Commands | None = None, base_url: str = "http://ci.example"
 ) -> FastAPI:
     return create_web(
-        sample_queries(empty=empty),
         commands if commands is not None else cast(Commands, object()),
+        sample_queries(empty=empty),
         sample_identity(empty=empty),
         live_streams=Live(lambda: cast(Bell, SilentBell())),
         base_url=base_url,
