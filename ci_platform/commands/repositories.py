@@ -17,7 +17,8 @@ DESCRIPTION_MAX = 1000
 DELETE_PAGE = 100
 # First words of the server's own addresses: a repository of such an owner could not be shown.
 RESERVED_OWNERS = frozenset(
-    "api healthz hooks metrics readyz runs setup sign-in sign-out static system tokens".split()
+    {"api", "healthz", "hooks", "metrics", "readyz", "runs"}
+    | {"setup", "sign-in", "sign-out", "static", "system", "tokens"}
 )
 
 
