@@ -98,7 +98,10 @@ def in_words(size: int) -> str:
 
 def _bytes_over(limit: str, what: str, used: int, allowed: int) -> Excess:
     setting = f"SLUICE_COMMAND_{limit.upper()}_BYTES"
-    detail = f"The command used {in_words(used)} of {what}; the limit is {in_words(allowed)} ({setting})."
+    detail = (
+        f"The command used {in_words(used)} of {what}; "
+        f"the limit is {in_words(allowed)} ({setting})."
+    )
     return Excess(limit, detail)
 
 

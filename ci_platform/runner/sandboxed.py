@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec, Trees
+from ci_platform.runner import bubblewrap, seccomp
+from ci_platform.runner.advice import explain
+from ci_platform.runner.command import Process
+from ci_platform.runner.execution import SHELLS, Execution
+from ci_platform.runner.launch import Launch
+from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import RunnerLimits
+from ci_platform.runner.manifest import Manifest, wait_for_tick
+from ci_platform.runner.sandbox_process import SandboxProcess
+from ci_platform.runner.trees import TreeCache
+from ci_platform.runner.watch import Disk
+from ci_platform.runner.workspaces import FILES, OUTPUTS, Workspace, Workspaces
 
 
 class SandboxRunner:
@@ -33,7 +48,27 @@ class SandboxRunner:
         network: bool = False,
         first_uid: int = 200_000,
     ) -> None:
-        self._trees = trees
+        self._limits = limits or RunnerLimits()
+        self._toolchains = [*(server_python() if extra_ro is None else extra_ro)]
+        self._network = network
+        work_dir = work_dir.absolute()
+        jobs, scratch = work_dir / "jobs", work_dir / "scratch"
+        for directory in (jobs, scratch):
+            directory.mkdir(parents=True, exist_ok=True)
+        layers = LayerStore(objects, scratch)
+        self._workspaces = Workspaces(
+            jobs,
+            TreeCache(trees, work_dir / "trees"),
+            layers,
+            first_uid=first_uid if os.getuid() == 0 else None,
+        )
+        self._execution = Execution(self._workspaces, layers, self._limits)
+        self._binary = bubblewrap.find()
+        named = {"jobs": jobs}
+        if self._binary is not None:
+            named |= bubblewrap.shared(self._binary, self._toolchains)
+        self._launch = Launch(named)
+        self._filter = seccomp.program(platform.machine())
 
     def run(
         self,
@@ -42,7 +77,79 @@ class SandboxRunner:
         output: Callable[[str, bytes], None],
         stop: Callable[[], bool],
     ) -> CommandResult:
-        raise RunnerUnavailable
+        return self._execution.run(spec, output=output, stop=stop, start=self._start)
 
     def close(self) -> None:
-        """End what is left of the runner's helper process. Safe to call twice."""
+        """End the helper process and remove the workspaces kept. Safe to call twice."""
+        self._launch.close()
+        self._workspaces.close()
+
+    @contextmanager
+    def _start(
+        self, spec: CommandSpec, workspace: Workspace, before: Manifest
+    ) -> Iterator[Process]:
+        process = self._held(spec, workspace)
+        try:
+            wait_for_tick(before)
+            disk = Disk(workspace.root, before_bytes=before.total_bytes, limits=self._limits)
+            process.go(disk)
+            yield process
+        finally:
+            process.close()
+
+    def _held(self, spec: CommandSpec, workspace: Workspace) -> SandboxProcess:
+        """The command, ready but not yet let go."""
+        binary, seccomp_filter = self._binary, self._filter
+        if binary is None:
+            raise RunnerUnavailable(explain("bubblewrap is not installed"))
+        if seccomp_filter is None:
+            raise RunnerUnavailable(explain(f"no filter for {platform.machine()}"))
+        given = bubblewrap.contents(spec.script)
+        directory = self._launch.path("jobs") / workspace.name
+        sandbox = bubblewrap.Sandbox(
+            workspace=directory / FILES,
+            outputs=directory / OUTPUTS,
+            cwd=spec.cwd,
+            env=self._environment(spec),
+            toolchains={
+                self._launch.path(f"read/{index}"): path
+                for index, path in enumerate(self._toolchains)
+            },
+            limits=self._limits,
+        )
+        args = bubblewrap.arguments(sandbox, bubblewrap.file_descriptors(list(given)))
+        packed = b"".join(os.fsencode(arg) + b"\0" for arg in args)
+        command = [*SHELLS[spec.shell], bubblewrap.SCRIPT]
+        try:
+            return SandboxProcess(
+                [bubblewrap.program(binary, self._launch), "--args", "3", "--", *command],
+                [packed, seccomp_filter, *given.values()],
+                launch=self._launch,
+                uid=workspace.uid,
+                limits=self._limits,
+            )
+        except RunnerUnavailable as error:
+            raise RunnerUnavailable(explain(error.detail)) from error
+
+    def _environment(self, spec: CommandSpec) -> Mapping[str, str]:
+        path = ":".join([*(f"{path}/bin" for path in self._toolchains), bubblewrap.SYSTEM_PATH])
+        defaults = {
+            "PATH": path,
+            "HOME": "/home/ci",
+            "USER": "ci",
+            "LOGNAME": "ci",
+            "TMPDIR": "/tmp",
+            "LANG": "C.UTF-8",
+        }
+        fixed = {
+            "CI": "true",
+            "CI_OUTPUT": bubblewrap.OUTPUTS,
+            "CI_WORKSPACE": bubblewrap.WORKSPACE,
+        }
+        return {**defaults, **spec.env, **fixed}
+
+
+def server_python() -> Sequence[Path]:
+    """The directory of the Python that runs the server, if commands do not see it anyway."""
+    prefix = Path(sys.base_prefix)
+    return [] if prefix.is_relative_to("/usr") else [prefix]

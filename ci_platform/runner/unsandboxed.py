@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from obstore.store import ObjectStore
 
-from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec, Trees
-from ci_platform.runner.limits import RunnerLimits
+from ci_platform.runner.command import Process
+from ci_platform.runner.execution import SHELLS, Execution
+from ci_platform.runner.launch import Exit
+from ci_platform.runner.layers import LayerStore
+from ci_platform.runner.limits import Excess, RunnerLimits
+from ci_platform.runner.manifest import Manifest, wait_for_tick
+from ci_platform.runner.trees import TreeCache
+from ci_platform.runner.watch import Disk
+from ci_platform.runner.workspaces import Workspace, Workspaces
 
 
 class UnsandboxedRunner:
     """Runs commands as plain child processes, with everything the caller may do.
 
     For `sluice run` on the author's machine only. Workspaces, layers, outputs, timeouts and
-    cancelling are those of SandboxRunner; there is no isolation, and no limit on memory or pids.
+    cancelling are those of SandboxRunner; there is no isolation, no limit on memory or pids, and a
+    daemon that a command leaves behind stays. `env` is what commands inherit: the caller's own.
     """
 
     def __init__(
@@ -26,8 +38,17 @@ class UnsandboxedRunner:
         objects: ObjectStore,
         work_dir: Path,
         limits: RunnerLimits | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        self._trees = trees
+        self._limits = limits or RunnerLimits()
+        self._env = dict(env or {"PATH": os.defpath})
+        work_dir = work_dir.absolute()
+        scratch = work_dir / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        layers = LayerStore(objects, scratch)
+        cache = TreeCache(trees, work_dir / "trees")
+        self._workspaces = Workspaces(work_dir / "jobs", cache, layers, first_uid=None)
+        self._execution = Execution(self._workspaces, layers, self._limits)
 
     def run(
         self,
@@ -36,7 +57,74 @@ class UnsandboxedRunner:
         output: Callable[[str, bytes], None],
         stop: Callable[[], bool],
     ) -> CommandResult:
-        raise RunnerUnavailable
+        return self._execution.run(spec, output=output, stop=stop, start=self._start)
 
     def close(self) -> None:
-        """Nothing is held; here so that both runners are closed alike."""
+        """Remove the workspaces kept. Safe to call twice."""
+        self._workspaces.close()
+
+    @contextmanager
+    def _start(
+        self, spec: CommandSpec, workspace: Workspace, before: Manifest
+    ) -> Iterator[Process]:
+        script = workspace.directory / "script"
+        script.write_text(spec.script)
+        fixed = {
+            "CI": "true",
+            "CI_OUTPUT": str(workspace.outputs),
+            "CI_WORKSPACE": str(workspace.files),
+        }
+        wait_for_tick(before)
+        disk = Disk(workspace.root, before_bytes=before.total_bytes, limits=self._limits)
+        with subprocess.Popen(
+            [*SHELLS[spec.shell], str(script)],
+            cwd=workspace.files / spec.cwd,
+            env={**self._env, **spec.env, **fixed},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as child:
+            process = _PlainProcess(child, disk)
+            try:
+                yield process
+            finally:
+                process.close()
+
+
+class _PlainProcess:
+    """A child process with a process group of its own."""
+
+    def __init__(self, child: subprocess.Popen[bytes], disk: Disk) -> None:
+        assert child.stdout is not None and child.stderr is not None, "both are pipes"
+        self.stdout = child.stdout.fileno()
+        self.stderr = child.stderr.fileno()
+        self._child = child
+        self._disk = disk
+        self._ended = os.pidfd_open(child.pid)
+        self._asked = False
+
+    def fileno(self) -> int:
+        return self._ended
+
+    def excess(self) -> Excess | None:
+        return self._disk.excess(None)
+
+    def terminate(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self._signal_group(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal_group(signal.SIGKILL)
+
+    def wait(self) -> Exit:
+        return Exit(self._child.wait(), rss_bytes=0, cpu_seconds=0.0)
+
+    def close(self) -> None:
+        self.kill()
+        os.close(self._ended)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, number)

@@ -1,0 +1,232 @@
+"""A command from checkout to layer, the same for every runner.
+
+Each runner only says how to start a process in a workspace. The workspace's changes are kept if
+and only if the command's exit code is 0, and are in the object store before the result is told.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from ci_platform.ports import CommandResult, CommandSpec
+from ci_platform.runner.beneath import open_directory, open_file
+from ci_platform.runner.command import Ending, Output, Process, see_through
+from ci_platform.runner.layers import LayerStore
+from ci_platform.runner.limits import (
+    BASE_LAYERS_MAX,
+    ENV_BYTES_MAX,
+    ENV_VARIABLES_MAX,
+    SCRIPT_BYTES_MAX,
+    Excess,
+    RunnerLimits,
+    bad_outputs,
+    over_disk,
+    over_memory,
+    was_cancelled,
+)
+from ci_platform.runner.manifest import Manifest, TooManyFiles, compare, scan
+from ci_platform.runner.outputs import BadOutputs, parse
+from ci_platform.runner.workspaces import Workspace, Workspaces
+
+SHELLS = {
+    "sh": ("/bin/sh", "-e"),
+    "bash": ("/bin/bash", "--noprofile", "--norc", "-eo", "pipefail"),
+}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Start = Callable[[CommandSpec, Workspace, Manifest], AbstractContextManager[Process]]
+
+
+class Execution:
+    """Runs commands of any runner. Safe to use from many threads."""
+
+    def __init__(self, workspaces: Workspaces, layers: LayerStore, limits: RunnerLimits) -> None:
+        self._workspaces = workspaces
+        self._layers = layers
+        self._limits = limits
+
+    def run(
+        self, spec: CommandSpec, *, output: Output, stop: Callable[[], bool], start: Start
+    ) -> CommandResult:
+        began = time.monotonic()
+
+        def took(result: CommandResult) -> CommandResult:
+            return replace(result, duration_ms=int((time.monotonic() - began) * 1000))
+
+        problem = refusal(spec)
+        if problem is not None:
+            return took(_ended(problem, output))
+        if stop():
+            return took(_ended(was_cancelled(), output))
+        workspace = self._workspaces.take(spec)
+        kept = False
+        try:
+            result, kept = self._run_in(workspace, spec, output=output, stop=stop, start=start)
+        finally:
+            if not kept:
+                self._workspaces.drop(workspace)
+        return took(result)
+
+    def _run_in(
+        self,
+        workspace: Workspace,
+        spec: CommandSpec,
+        *,
+        output: Output,
+        stop: Callable[[], bool],
+        start: Start,
+    ) -> tuple[CommandResult, bool]:
+        """The result, and whether the workspace was kept."""
+        if not _is_directory(workspace.root, spec.cwd):
+            detail = f"cwd {spec.cwd!r} is not a directory in the workspace."
+            return _ended(Excess("invalid", detail), output), False
+        try:
+            before = scan(workspace.root, self._limits)
+        except TooManyFiles as error:
+            return _ended(Excess("files", str(error)), output), False
+        if stop():
+            return _ended(was_cancelled(), output), False
+        with start(spec, workspace, before) as process:
+            ending = see_through(
+                process,
+                output=output,
+                stop=stop,
+                limits=self._limits,
+                timeout_ms=spec.timeout_ms,
+            )
+        excess = ending.excess or self._late_excess(ending)
+        if excess is None:
+            try:
+                return self._finish(workspace, spec, before, ending)
+            except _Refused as refused:
+                excess = refused.excess
+        if ending.excess is None:
+            output("note", f"{excess.detail}\n".encode())
+        return _result(ending, excess), False
+
+    def _late_excess(self, ending: Ending) -> Excess | None:
+        """A limit that killed the command before anyone looked."""
+        if ending.exit.code != 0 and ending.exit.rss_bytes > self._limits.memory_bytes:
+            return over_memory(ending.exit.rss_bytes, self._limits)
+        return None
+
+    def _finish(
+        self, workspace: Workspace, spec: CommandSpec, before: Manifest, ending: Ending
+    ) -> tuple[CommandResult, bool]:
+        """Judge what the command left behind; keep its changes if it succeeded."""
+        try:
+            after = scan(workspace.root, self._limits)
+        except TooManyFiles as error:
+            raise _Refused(Excess("files", str(error))) from error
+        grown = after.total_bytes - before.total_bytes
+        if grown >= self._limits.disk_bytes:
+            raise _Refused(over_disk(grown, self._limits))
+        result = _result(ending, None)
+        if ending.exit.code != 0:
+            return replace(result, outputs=self._outputs(workspace, lenient=True)), False
+        outputs = self._outputs(workspace)
+        changes = compare(before, after)
+        layer = self._layers.save(workspace.root, changes, after) if changes else None
+        if after.plain:
+            base = (*spec.base, layer) if layer else tuple(spec.base)
+            self._workspaces.keep(workspace, spec, base)
+        return replace(result, outputs=outputs, layer=layer), after.plain
+
+    def _outputs(self, workspace: Workspace, *, lenient: bool = False) -> Mapping[str, str]:
+        directory = open_directory(workspace.lock, ".")
+        try:
+            with os.fdopen(open_file(directory, workspace.outputs.name), "rb") as file:
+                return parse(file.read(self._limits.outputs_bytes + 1), self._limits)
+        except BadOutputs as error:
+            if lenient:
+                return {}
+            raise _Refused(bad_outputs(str(error))) from error
+        finally:
+            os.close(directory)
+
+
+class _Refused(Exception):
+    def __init__(self, excess: Excess) -> None:
+        super().__init__(excess.detail)
+        self.excess = excess
+
+
+def refusal(spec: CommandSpec) -> Excess | None:
+    """What is wrong with a command that no runner could run."""
+    if spec.shell not in SHELLS:
+        return _invalid(f"shell {spec.shell!r} is not one of {', '.join(sorted(SHELLS))}")
+    script_bytes = len(spec.script.encode(errors="surrogateescape"))
+    if script_bytes > SCRIPT_BYTES_MAX:
+        return _invalid(f"script has {script_bytes} bytes; the limit is {SCRIPT_BYTES_MAX}")
+    if "\0" in spec.script:
+        return _invalid("script holds a null character")
+    if len(spec.base) > BASE_LAYERS_MAX:
+        return _invalid(f"base has {len(spec.base)} layers; the limit is {BASE_LAYERS_MAX}")
+    if spec.timeout_ms <= 0:
+        return _invalid("timeout is not above zero")
+    parts = spec.cwd.split("/")
+    if spec.cwd.startswith("/") or ".." in parts or "\0" in spec.cwd:
+        return _invalid(f"cwd {spec.cwd!r} is not a path inside the workspace")
+    return _bad_environment(spec.env)
+
+
+def _bad_environment(env: Mapping[str, str]) -> Excess | None:
+    if len(env) > ENV_VARIABLES_MAX:
+        return _invalid(f"env has {len(env)} variables; the limit is {ENV_VARIABLES_MAX}")
+    for name, value in env.items():
+        if _VARIABLE.fullmatch(name) is None:
+            return _invalid(f"env: {name[:100]!r} is not a variable's name")
+        if "\0" in value:
+            return _invalid(f"env: the value of {name} holds a null character")
+    size = sum(len(name) + len(value.encode(errors="replace")) for name, value in env.items())
+    if size > ENV_BYTES_MAX:
+        return _invalid(f"env has {size} bytes; the limit is {ENV_BYTES_MAX}")
+    return None
+
+
+def _invalid(problem: str) -> Excess:
+    return Excess("invalid", f"The command cannot be run: {problem}.")
+
+
+def _is_directory(root: int, path: str) -> bool:
+    try:
+        os.close(open_directory(root, path))
+    except OSError:
+        return False
+    return True
+
+
+def _ended(excess: Excess, output: Output) -> CommandResult:
+    """The result of a command that was never started."""
+    output("note", f"{excess.detail}\n".encode())
+    return CommandResult(
+        exit_code=None,
+        ended=excess.limit,
+        detail=excess.detail,
+        outputs={},
+        output_tail="",
+        layer=None,
+        duration_ms=0,
+    )
+
+
+def _result(ending: Ending, excess: Excess | None) -> CommandResult:
+    return CommandResult(
+        exit_code=None if excess else _shell_code(ending.exit.code),
+        ended=excess.limit if excess else None,
+        detail=excess.detail if excess else "",
+        outputs={},
+        output_tail=ending.tail,
+        layer=None,
+        duration_ms=0,
+    )
+
+
+def _shell_code(code: int) -> int:
+    """An exit code as shells tell it: 128 + N for signal N."""
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,226 @@
+"""One command in bubblewrap: the start sequence, its limits, and its end.
+
+Bubblewrap tells the pid of the sandbox's first process and waits; what can be set only inside the
+new namespaces is set on that process; then the command is let go. Used by `sandboxed.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from ci_platform.errors import RunnerUnavailable
+from ci_platform.runner.launch import Exit, Launch
+from ci_platform.runner.limits import Excess, RunnerLimits
+from ci_platform.runner.watch import Disk, Namespace, catches_term
+
+_START_MILLISECONDS_MAX = 30_000
+_END_MILLISECONDS_MAX = 30_000
+_STATUS_BYTES_MAX = 1 << 16
+_ERROR_BYTES_MAX = 4096
+_OWN_TASKS = 4  # bubblewrap's: outside, inside, and while it starts
+_OOM_SCORE = b"500"  # short of memory, the kernel takes commands before the server
+
+
+class SandboxProcess:
+    """A command that is held before its first instruction until `go`."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        files: Sequence[bytes],
+        *,
+        launch: Launch,
+        uid: int | None,
+        limits: RunnerLimits,
+    ) -> None:
+        """`files`: the contents of descriptors 3, 4, and from 7 on; see bubblewrap.py."""
+        self._ours = ExitStack()
+        self._own_uid = uid is not None
+        self._limits = limits
+        self._status_text = b""
+        self._killed = False
+        self._asked: set[int] = set()
+        self._disk: Disk | None = None
+        with ExitStack() as theirs:
+            self.stdout, stdout = self._pipe(theirs)
+            self.stderr, stderr = self._pipe(theirs)
+            self._status, status = self._pipe(theirs)
+            block, self._release = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, block)
+            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            theirs.callback(os.close, null)
+            given = [_memory_file(theirs, content) for content in files]
+            fds = [null, stdout, stderr, *given[:2], block, status, *given[2:]]
+            try:
+                self._launched = launch.start(
+                    argv,
+                    uid=uid,
+                    fds=fds,
+                    limits=resource_limits(limits, own_uid=uid is not None),
+                )
+            except BaseException:
+                os.close(self._release)
+                self._ours.close()
+                raise
+        self._ours.callback(self._launched.close)
+        try:
+            self._namespace = Namespace(self._first_pid())
+            self._init = os.pidfd_open(self._namespace.init)
+        except BaseException:
+            self.close()
+            raise
+        self._ours.callback(os.close, self._init)
+
+    @property
+    def init(self) -> int:
+        """The first process of the sandbox, as the host numbers it."""
+        return self._namespace.init
+
+    def go(self, disk: Disk) -> None:
+        """Let the command run."""
+        self._disk = disk
+        if not self._own_uid:
+            _limit_tasks(self.init, self._limits)
+        with open(f"/proc/{self.init}/oom_score_adj", "wb", buffering=0) as file:
+            file.write(_OOM_SCORE)
+        release, self._release = self._release, -1
+        os.write(release, b"x")
+        os.close(release)
+
+    def fileno(self) -> int:
+        return self._launched.fileno()
+
+    def excess(self) -> Excess | None:
+        assert self._disk is not None, "the command was let go"
+        try:
+            found = self._namespace.excess(self._limits)
+        except FileNotFoundError:  # ended meanwhile
+            return None
+        return found or self._disk.excess(self._namespace)
+
+    def terminate(self) -> None:
+        """TERM everything, but a shell that would just die, taking the rest along, comes last."""
+        pids = self._namespace.pids()
+        main = _first_child(self.init)
+        others = [pid for pid in pids if pid != main]
+        if main is not None and main not in self._asked:
+            waited_for = any(pid in self._asked for pid in others) or (others and not self._asked)
+            if catches_term(main) or not waited_for:
+                self._asked.add(main)
+                self._namespace.signal(main, signal.SIGTERM)
+        for pid in others:
+            if pid not in self._asked:
+                self._asked.add(pid)
+                self._namespace.signal(pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if _readable(self._launched.fileno(), 0):
+            return
+        self._killed = True
+        with suppress(ProcessLookupError):  # then the outer process is about to end too
+            signal.pidfd_send_signal(self._init, signal.SIGKILL)
+        self._launched.kill()
+
+    def wait(self) -> Exit:
+        """Wait until nothing of the sandbox is left. Raises RunnerUnavailable if it broke."""
+        found = self._launched.wait()
+        if not _readable(self._init, _END_MILLISECONDS_MAX):
+            raise RunnerUnavailable("a killed command does not end: it is stuck in the kernel")
+        while data := os.read(self._status, _STATUS_BYTES_MAX):
+            self._status_text += data
+        if b'"exit-code"' not in self._status_text and not self._killed:
+            raise RunnerUnavailable(
+                f"the sandbox broke before the command could run or end (bubblewrap {found.code})"
+            )
+        return found
+
+    def close(self) -> None:
+        """End what still runs and close everything."""
+        if self._release != -1:
+            os.close(self._release)
+            self._release = -1
+        self._launched.kill()
+        self._ours.close()
+
+    def _pipe(self, theirs: ExitStack) -> tuple[int, int]:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        self._ours.callback(os.close, read)
+        theirs.callback(os.close, write)
+        return read, write
+
+    def _first_pid(self) -> int:
+        while b"\n" not in self._status_text:
+            if not _readable(self._status, _START_MILLISECONDS_MAX):
+                raise RunnerUnavailable("bubblewrap does not answer")
+            data = os.read(self._status, _STATUS_BYTES_MAX)
+            if not data:
+                raise RunnerUnavailable(self._failure())
+            self._status_text += data
+        line, _, self._status_text = self._status_text.partition(b"\n")
+        return int(json.loads(line)["child-pid"])
+
+    def _failure(self) -> str:
+        """What bubblewrap said before it gave up."""
+        said = b""
+        while _readable(self.stderr, 1000) and len(said) < _ERROR_BYTES_MAX:
+            data = os.read(self.stderr, _ERROR_BYTES_MAX)
+            if not data:
+                break
+            said += data
+        return said.decode(errors="replace").strip() or "bubblewrap ended without a word"
+
+
+def resource_limits(limits: RunnerLimits, *, own_uid: bool) -> dict[int, int]:
+    """What bubblewrap is started with, and with it everything in the sandbox."""
+    found = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_FSIZE: limits.disk_bytes,
+        resource.RLIMIT_CPU: limits.cpu_seconds,
+        # Above the limit, so that the watch, which can say why, comes first. Not RLIMIT_AS:
+        # WebAssembly in node reserves far more addresses than it uses.
+        resource.RLIMIT_DATA: limits.memory_bytes + limits.memory_bytes // 2,
+    }
+    if own_uid:
+        found[resource.RLIMIT_NPROC] = limits.pids + _OWN_TASKS
+    return found
+
+
+def _limit_tasks(pid: int, limits: RunnerLimits) -> None:
+    """Limit a held process under our own uid, which runs other things too: until bubblewrap has
+    made its user namespace, all of them would count."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NPROC)
+    bound = limits.pids + _OWN_TASKS
+    if hard != resource.RLIM_INFINITY:
+        bound = min(bound, hard)
+    resource.prlimit(pid, resource.RLIMIT_NPROC, (bound, bound))
+
+
+def _memory_file(theirs: ExitStack, content: bytes) -> int:
+    fd = os.memfd_create("sluice", os.MFD_CLOEXEC)
+    theirs.callback(os.close, fd)
+    left = memoryview(content)
+    while left:
+        left = left[os.write(fd, left) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _first_child(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return min((int(word) for word in file.read().split()), default=None)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _readable(fd: int, milliseconds: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(milliseconds))

@@ -1,0 +1,178 @@
+"""Checked-out trees, kept read-only and copied from: `trees/<tree id>` in the work directory.
+
+A command never gets a cached tree itself, nor a hard link into one. Workers of one machine share
+the cache; a lock on each tree keeps it from being evicted while it is copied.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ci_platform.errors import RunnerUnavailable
+from ci_platform.ports import Trees
+
+TREES_MAX = 32
+COMMITS_MAX = 1000
+_SCRATCH_SECONDS_MAX = 86_400  # an export that took longer was left by a worker that died
+_EPOCH = 946_684_800  # 2000-01-01
+_YEARS_10 = 10 * 365 * 86_400
+_COPY_BYTES = 1 << 30
+_ID = re.compile(r"[0-9a-f]{40,64}")
+
+
+class TreeCache:
+    def __init__(self, trees: Trees, directory: Path, *, trees_max: int = TREES_MAX) -> None:
+        self._trees = trees
+        self._directory = directory
+        self._commits = directory / "commits"
+        self._trees_max = trees_max
+        self._commits.mkdir(parents=True, exist_ok=True)
+        for path in directory.glob("new-*"):
+            if time.time() - path.stat().st_mtime > _SCRATCH_SECONDS_MAX:
+                _remove_unused(path)
+
+    def checkout(self, repository_id: str, commit: str, into: Path) -> None:
+        """Copy the commit's tree to `into`, which exists and is empty."""
+        while True:
+            tree = self._tree_of(repository_id, commit)
+            if tree is None:
+                tree = self._export(repository_id, commit)
+            with self._held(tree) as found:
+                if found is not None:
+                    os.utime(found)
+                    copy_tree(found, into)
+                    return
+            self._commit_file(repository_id, commit).unlink(missing_ok=True)  # it was evicted
+
+    def _tree_of(self, repository_id: str, commit: str) -> str | None:
+        try:
+            return self._commit_file(repository_id, commit).read_text()
+        except FileNotFoundError:
+            return None
+
+    def _commit_file(self, repository_id: str, commit: str) -> Path:
+        """Per repository: what a commit id leads to must not depend on other tenants."""
+        name = hashlib.sha256(f"{repository_id}\0{commit}".encode()).hexdigest()
+        return self._commits / name
+
+    def _export(self, repository_id: str, commit: str) -> str:
+        scratch = Path(tempfile.mkdtemp(dir=self._directory, prefix="new-"))
+        try:
+            files = scratch / "files"
+            files.mkdir()
+            tree = self._trees.export(repository_id, commit, files)
+            if _ID.fullmatch(tree) is None:
+                raise RunnerUnavailable(f"commit {commit} has a tree with the bad id {tree!r}")
+            _stamp(files, tree_mtime(tree))
+            try:
+                os.rename(files, self._directory / tree)
+            except OSError:  # another worker was faster
+                if not (self._directory / tree).is_dir():
+                    raise
+        finally:
+            shutil.rmtree(scratch)
+        note = scratch.with_name(f"{scratch.name}-commit")
+        note.write_text(tree)
+        os.replace(note, self._commit_file(repository_id, commit))
+        self._evict(tree)
+        return tree
+
+    @contextmanager
+    def _held(self, tree: str) -> Iterator[Path | None]:
+        """Keep a tree from being evicted; None if it is not here any more."""
+        path = self._directory / tree
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield None
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield path if path.is_dir() else None
+        finally:
+            os.close(fd)
+
+    def _evict(self, newest: str) -> None:
+        """Remove the trees that were not used for longest, but for those in use."""
+        for path in _by_age(self._commits)[COMMITS_MAX:]:
+            path.unlink(missing_ok=True)
+        for path in _by_age(self._directory)[self._trees_max :]:
+            if _ID.fullmatch(path.name) and path.name != newest:
+                _remove_unused(path)
+
+
+def _remove_unused(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path)
+    except (BlockingIOError, FileNotFoundError):
+        return
+    finally:
+        os.close(fd)
+
+
+def _by_age(directory: Path) -> list[Path]:
+    """Most recently used first; what vanishes meanwhile is left out."""
+    ages: list[tuple[float, Path]] = []
+    for path in directory.iterdir():
+        with suppress(FileNotFoundError):
+            ages.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(ages, reverse=True)]
+
+
+def tree_mtime(tree: str) -> int:
+    """The modification time of a tree's files: made from its id, and in the past.
+
+    The same on every machine and at every step, so that make and Python's bytecode see unchanged
+    files as unchanged after a restore; different for different trees, so that rsync does not
+    take a changed file for the old one.
+    """
+    return _EPOCH + int(hashlib.sha256(tree.encode()).hexdigest()[:8], 16) % _YEARS_10
+
+
+def copy_tree(source: Path, into: Path) -> None:
+    """Copy directories, files and links with modes and times; shares blocks where it can."""
+    for directory, names, files in os.walk(source):
+        target = into / os.path.relpath(directory, source)
+        for name in [name for name in names if os.path.islink(os.path.join(directory, name))]:
+            names.remove(name)
+            files.append(name)
+        for name in names:
+            os.mkdir(target / name, 0o755)
+        for name in files:
+            _copy(os.path.join(directory, name), os.path.join(target, name))
+
+
+def _copy(source: str, target: str) -> None:
+    found = os.lstat(source)
+    times = (found.st_atime_ns, found.st_mtime_ns)
+    if os.path.islink(source):
+        os.symlink(os.readlink(source), target)
+        os.utime(target, ns=times, follow_symlinks=False)
+        return
+    with open(source, "rb") as read, open(target, "xb") as write:
+        os.fchmod(write.fileno(), 0o755 if found.st_mode & 0o100 else 0o644)
+        left = found.st_size
+        while left > 0:
+            left -= os.copy_file_range(read.fileno(), write.fileno(), min(left, _COPY_BYTES))
+        os.utime(write.fileno(), ns=times)
+
+
+def _stamp(files: Path, mtime: int) -> None:
+    for directory, names, leaves in os.walk(files):
+        for name in (*names, *leaves):
+            path = os.path.join(directory, name)
+            os.utime(path, (mtime, mtime), follow_symlinks=False)

@@ -1,0 +1,257 @@
+"""Workspaces: one directory per command, `jobs/<name>`, under a uid of its own where we are root.
+
+A workspace is the commit's tree with the base layers on top. One in which a command succeeded is
+kept for the next step of the same run, which then starts without a checkout; one in which a
+command failed is thrown away. A lock on the directory tells live ones from those of dead workers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci_platform.errors import RunnerUnavailable
+from ci_platform.ports import CommandSpec
+from ci_platform.runner.layers import LayerStore
+from ci_platform.runner.manifest import walk
+from ci_platform.runner.trees import TreeCache
+
+KEPT_MAX = 4  # workspaces kept for a next step
+UIDS_MAX = 1000
+_UID_LOCKS = Path("/run/sluice-uids")  # of the whole machine: two servers must not share a uid
+FILES = "files"
+OUTPUTS = "outputs"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is in a workspace."""
+
+    run_id: str
+    commit: str
+    base: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Workspace:
+    name: str
+    directory: Path  # holds FILES and OUTPUTS; closed to everyone but `uid`
+    lock: int  # descriptor of the directory, locked
+    root: int  # descriptor of FILES
+    uid: int | None
+    uid_lock: int | None
+
+    @property
+    def files(self) -> Path:
+        return self.directory / FILES
+
+    @property
+    def outputs(self) -> Path:
+        return self.directory / OUTPUTS
+
+
+class Workspaces:
+    def __init__(
+        self, jobs: Path, cache: TreeCache, layers: LayerStore, *, first_uid: int | None
+    ) -> None:
+        """`first_uid`: of the range that commands run under; None: under our own."""
+        self._jobs = jobs
+        self._cache = cache
+        self._layers = layers
+        self._first_uid = first_uid
+        self._lock = threading.Lock()
+        self._kept: dict[State, Workspace] = {}  # oldest first
+        jobs.mkdir(parents=True, exist_ok=True)
+        jobs.chmod(0o711)
+        self._sweep()
+
+    def take(self, spec: CommandSpec) -> Workspace:
+        """A workspace for this command, ready to run in. Give it back with keep or drop."""
+        wanted = State(spec.run_id, spec.commit, tuple(spec.base))
+        workspace, there = self._take_kept(wanted)
+        if workspace is None:
+            workspace = self._new()
+        try:
+            if there is None:
+                self._cache.checkout(spec.repository_id, spec.commit, workspace.files)
+            missing = wanted.base[len(there.base) if there else 0 :]
+            self._layers.restore(workspace.root, missing)
+            if workspace.uid is not None and (there is None or missing):
+                _give_to(workspace.root, workspace.uid)
+            _empty_file(workspace)
+        except BaseException:
+            self.drop(workspace)
+            raise
+        return workspace
+
+    def keep(self, workspace: Workspace, spec: CommandSpec, base: Sequence[str]) -> None:
+        """Keep a workspace that now holds `base` for the next step of its run."""
+        with self._lock:
+            state = State(spec.run_id, spec.commit, tuple(base))
+            surplus = [self._kept.pop(state)] if state in self._kept else []
+            self._kept[state] = workspace
+            while len(self._kept) > KEPT_MAX:
+                surplus.append(self._kept.pop(next(iter(self._kept))))
+        for old in surplus:
+            self.drop(old)
+
+    def drop(self, workspace: Workspace) -> None:
+        remove_tree(self._jobs, workspace.name)
+        for fd in (workspace.root, workspace.lock, workspace.uid_lock):
+            if fd is not None:
+                os.close(fd)
+
+    def close(self) -> None:
+        with self._lock:
+            kept = list(self._kept.values())
+            self._kept.clear()
+        for workspace in kept:
+            self.drop(workspace)
+
+    def _take_kept(self, wanted: State) -> tuple[Workspace | None, State | None]:
+        """The kept workspace of this run that already holds most of the base."""
+        with self._lock:
+            fitting = [
+                state
+                for state in self._kept
+                if (state.run_id, state.commit) == (wanted.run_id, wanted.commit)
+                and wanted.base[: len(state.base)] == state.base
+            ]
+            if not fitting:
+                return None, None
+            best = max(fitting, key=lambda state: len(state.base))
+            return self._kept.pop(best), best
+
+    def _new(self) -> Workspace:
+        uid_lock, uid = self._free_uid()
+        try:
+            while True:
+                directory = Path(tempfile.mkdtemp(dir=self._jobs, prefix="job-"))
+                lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if _locked(lock, directory):
+                    break
+                os.close(lock)  # another worker swept it before it was locked
+            files = directory / FILES
+            files.mkdir(mode=0o755)
+            if uid is not None:
+                os.chown(files, uid, uid)
+                os.chown(directory, uid, uid)
+            root = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except BaseException:
+            if uid_lock is not None:
+                os.close(uid_lock)
+            raise
+        return Workspace(directory.name, directory, lock, root, uid, uid_lock)
+
+    def _free_uid(self) -> tuple[int | None, int | None]:
+        """A uid that no other command on this machine has, and the lock that says so."""
+        if self._first_uid is None:
+            return None, None
+        _UID_LOCKS.mkdir(mode=0o700, exist_ok=True)
+        for uid in range(self._first_uid, self._first_uid + UIDS_MAX):
+            fd = os.open(_UID_LOCKS / str(uid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            return fd, uid
+        raise RunnerUnavailable(f"all {UIDS_MAX} uids from {self._first_uid} on are in use")
+
+    def _sweep(self) -> None:
+        """Remove the workspaces of workers that died."""
+        for directory in self._jobs.iterdir():
+            try:
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(self._jobs, directory.name)
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            finally:
+                os.close(fd)
+
+
+def _locked(fd: int, directory: Path) -> bool:
+    """Lock a directory; False if it was removed in between."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        return os.stat(directory).st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _empty_file(workspace: Workspace) -> None:
+    """A fresh $CI_OUTPUT file. It lies outside the workspace and is no part of a layer."""
+    workspace.outputs.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(workspace.outputs, flags, 0o600)
+    try:
+        if workspace.uid is not None:
+            os.fchown(fd, workspace.uid, workspace.uid)
+    finally:
+        os.close(fd)
+
+
+def _give_to(root: int, uid: int) -> None:
+    """Hand everything to the command's uid. Nothing runs in the workspace yet."""
+    for path, found, _ in walk(root):
+        if found.st_uid != uid:
+            os.chown(path, uid, uid, dir_fd=root, follow_symlinks=False)
+
+
+def remove_tree(parent: Path, name: str) -> None:
+    """Remove a directory that a command filled, however deep or closed its directories are.
+
+    Directories are first moved up to one level, so neither recursion nor the length of a path
+    is a limit; `shutil.rmtree` fails for both.
+    """
+    top = os.open(parent / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(top, 0o700)
+        waiting = _clear(top, top, 0)
+        moved = len(waiting)
+        while waiting:
+            directory = waiting.pop()
+            _open_up(top, directory)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(directory, flags, dir_fd=top)
+            try:
+                below = _clear(fd, top, moved)
+            finally:
+                os.close(fd)
+            moved += len(below)
+            waiting += below
+            os.rmdir(directory, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(parent / name)
+
+
+def _clear(directory: int, top: int, moved: int) -> list[str]:
+    """Unlink the files of a directory and move its directories to `top`; their new names."""
+    names: list[str] = []
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+            continue
+        _open_up(directory, name)
+        names.append(f".removing-{moved + len(names)}")
+        os.rename(name, names[-1], src_dir_fd=directory, dst_dir_fd=top)
+    return names
+
+
+def _open_up(parent: int, name: str) -> None:
+    mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(name, 0o700, dir_fd=parent)
