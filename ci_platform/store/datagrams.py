@@ -63,6 +63,7 @@ class DatagramWire:
                 return
             self._remove(self._name)
             self._waking.close()
+            self._woken.close()
             self._socket.close()
             os.close(self._directory)
             self._directory = -1
