@@ -122,4 +122,9 @@ def repo_path(full_name: str) -> str:
 
 
 def run_path(run_id: str) -> str:
-    return "/api/v1/runs/" + quote(run_id, safe="")
+    return "/api/v1/runs/" + segment(run_id)
+
+
+def segment(text: str) -> str:
+    """Any text as one segment of a path."""
+    return quote(text, safe="")

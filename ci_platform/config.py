@@ -36,7 +36,7 @@ class Config(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)  # 0: a free one
     url: str | None = None  # the address people use, if not http://HOST:PORT
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=0, le=256)  # processes
-    drain_seconds: float = Field(default=20.0, ge=0)  # from SIGTERM to SIGKILL
+    drain_seconds: float = Field(default=30.0, ge=0)  # from SIGTERM to SIGKILL
     secret_key: str | None = None  # encrypts secrets, signs sessions; none: DATA/secret.key
     metrics_token: str | None = None  # bearer token of /metrics; none: open to all who reach it
     log_json: bool = False  # True: the server's own log as JSON lines
@@ -64,6 +64,8 @@ class Config(BaseSettings):
     command_disk_bytes: int = 4096 * MIB  # growth of the workspace in one command
     command_output_bytes: int = 1024 * MIB
     command_pids: int = 1024
+    command_files: int = 500_000  # in its workspace
+    command_cpu_seconds: int = 14_400  # of all its processes together
     command_network: bool = False  # True: commands may name hosts they want to reach
     command_tools: str = ""  # directories commands may read, as in PATH; none: the server's Python
     command_runner: str = "sandbox"  # sandbox | unsandboxed (this machine's owner only)

@@ -102,6 +102,63 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], em
     out.print(table)
 
 
+def print_runs(runs: Sequence[Json], *, empty: str) -> None:
+    rows = [
+        (
+            f"#{run['number']}",
+            state_text(run["state"], run["reason"]),
+            run["pipeline"],
+            run["ref"].removeprefix("refs/heads/").removeprefix("refs/tags/"),
+            run["commit"][:8],
+            elapsed(run["started_at"], run["ended_at"]),
+            run["id"],
+        )
+        for run in runs
+    ]
+    print_table(("", "STATE", "PIPELINE", "REF", "COMMIT", "TOOK", "ID"), rows, empty)
+
+
+def print_run(run: Json) -> None:
+    """One run: its state, what it waits for, its steps."""
+    out = console()
+    head = Text(f"#{run['number']} {run['pipeline']} ", style="bold")
+    out.print(head.append_text(state_text(run["state"], run["reason"])))
+    out.print(f"{run['url']}\n", markup=False, style="dim")
+    for wait in run["waits"]:
+        until = f", until {wait['until']}" if wait["until"] else ""
+        out.print(f"waits for {wait['kind']} {wait['name']}{until}", markup=False, style="yellow")
+    rows = [
+        (
+            str(step_key(step)),
+            state_text(step["state"]),
+            str(step["attempts"]),
+            elapsed(step["started_at"], step["ended_at"]),
+        )
+        for step in run["steps"]
+    ]
+    print_table(("STEP", "STATE", "ATTEMPTS", "TOOK"), rows, "It has not started a step yet.")
+    if run["error"]:
+        out.print("\n".join(plain_lines(error_text(run["error"]))), markup=False, style="red")
+
+
+def print_lines(lines: Sequence[Json]) -> None:
+    out = console()
+    for line in lines:
+        out.print(Text.from_ansi(plain(line["text"])))
+
+
+def print_checks(found: Sequence[tuple[str, bool, str]]) -> None:
+    rows = [
+        (name, Text("✓ ok", style="green") if ok else Text("✗ no", style="red"), detail)
+        for name, ok, detail in found
+    ]
+    print_table(("WHAT", "", "DETAIL"), rows, "")
+
+
+def error_text(error: Json) -> str:
+    return str(error.get("traceback") or f"{error['type']}: {error['message']}")
+
+
 class Ticker:
     """A run as it happens, one line after the other: it works in a pipe and in a CI log too."""
 
@@ -151,8 +208,7 @@ class Ticker:
         self.out.print(line.append("│ ", style="dim").append_text(text))
 
     def _error(self, error: Json) -> None:
-        text = error.get("traceback") or f"{error['type']}: {error['message']}"
-        for line in plain_lines(text):
+        for line in plain_lines(error_text(error)):
             self._line("", Text(line, style="red"))
 
 

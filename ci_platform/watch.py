@@ -7,11 +7,12 @@ screen: `Listener` does that. Called by cli.py, demo.py and local.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ci_platform.client import Client, run_path
+from ci_platform.errors import InvalidRequest
 from ci_platform.model import RUN_LOG, TERMINAL_STATES, Json, StepKey, StepKind
 
 POLL_SECONDS = 0.1
@@ -37,8 +38,53 @@ class Listener(Protocol):
     def run_ended(self, run: Json) -> None: ...
 
 
+class Silent:
+    """A Listener for when only the end matters."""
+
+    def step_began(self, step: Json) -> None: ...
+
+    def lines(self, label: str, lines: Sequence[Json]) -> None: ...
+
+    def step_ended(self, step: Json) -> None: ...
+
+    def waits(self, run: Json, wait: Json) -> None: ...
+
+    def run_ended(self, run: Json) -> None: ...
+
+
 def step_key(step: Json) -> StepKey:
     return StepKey(StepKind(step["kind"]), step["name"], step["occurrence"])
+
+
+def step_json(text: str) -> Json:
+    """`sh:build#2` as the API takes it."""
+    try:
+        key = StepKey.parse(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), field="step") from error
+    return {"kind": key.kind.value, "name": key.name, "occurrence": key.occurrence}
+
+
+def exit_code(run: Json) -> int:
+    """0 if the run passed, 1 if it ended otherwise."""
+    return 0 if run["state"] == "passed" else 1
+
+
+def open_gates(run: Json) -> list[str]:
+    """Names of the approvals a run waits for."""
+    return [wait["name"] for wait in run["waits"] if wait["kind"] == "approval"]
+
+
+def read_log(client: Client, run_id: str, step: str, *, after: int = 0) -> Iterator[Json]:
+    """The lines of one step's log after line `after`, as far as it has been written."""
+    while True:
+        answer = client.get(
+            run_path(run_id) + "/logs", step=step, after=after, limit=LINES_PER_READ
+        )
+        yield from answer["lines"]
+        if len(answer["lines"]) < LINES_PER_READ:
+            return
+        after = answer["lines"][-1]["number"]
 
 
 @dataclass(slots=True)
@@ -72,14 +118,17 @@ class Watch:
             self.listener.run_ended(run)
         return run
 
-    def until(self, *, waiting_for: str | None = None, seconds: float | None = None) -> Json:
-        """Look until the run has ended, or waits for the given kind. Raises TimeoutError."""
+    def until(
+        self,
+        *,
+        stop: Callable[[Json], bool] = lambda run: False,
+        seconds: float | None = None,
+    ) -> Json:
+        """Look until the run has ended, or `stop` says so. Raises TimeoutError."""
         end = None if seconds is None else time.monotonic() + seconds
         while True:
             run = self.look()
-            if run["state"] in ENDED:
-                return run
-            if waiting_for in {wait["kind"] for wait in run["waits"]}:
+            if run["state"] in ENDED or stop(run):
                 return run
             if end is not None and time.monotonic() > end:
                 raise TimeoutError(f"{self.run_id} is still {run['state']} after {seconds:g} s")
@@ -100,14 +149,7 @@ class Watch:
             self.listener.step_ended(step)
 
     def _tell_log(self, name: str, label: str) -> None:
-        while True:
-            after = self._read.get(name, 0)
-            answer = self.client.get(
-                run_path(self.run_id) + "/logs", step=name, after=after, limit=LINES_PER_READ
-            )
-            if not answer["lines"]:
-                return
-            self._read[name] = answer["lines"][-1]["number"]
-            self.listener.lines(label, answer["lines"])
-            if len(answer["lines"]) < LINES_PER_READ:
-                return
+        lines = list(read_log(self.client, self.run_id, name, after=self._read.get(name, 0)))
+        if lines:
+            self._read[name] = lines[-1]["number"]
+            self.listener.lines(label, lines)

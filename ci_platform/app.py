@@ -1,0 +1,340 @@
+"""The composition root: real parts put into all places, and one ASGI application over them.
+
+A sandbox and a runner are started only when something asks for them, so that a command line call
+pays for neither. Nothing else makes these parts. The processes around them are in processes.py.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hmac
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import obstore.store
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse, Response
+
+from ci_platform import supervise
+from ci_platform.api import create_api
+from ci_platform.client import Client
+from ci_platform.commands import Commands, Limits, Parts
+from ci_platform.config import Config
+from ci_platform.errors import InvalidRequest, SluiceError
+from ci_platform.git_door import GitAccess, PushListener
+from ci_platform.identity import Identity, Sessions, console
+from ci_platform.keys import derive, master_secret
+from ci_platform.live import Live
+from ci_platform.metrics import CONTENT_TYPE, AsgiApp, Metrics, Receive, Scope, Send
+from ci_platform.model import Actor, Description, Outcome, SourceFiles
+from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store, Trees
+from ci_platform.queries import Queries
+from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
+from ci_platform.sandbox import SandboxLimits, SandboxPool
+from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
+from ci_platform.store import open_store
+from ci_platform.webhooks import Errands, create_webhooks
+from git_store import GitHttp, GitStore
+from git_store import Limits as GitLimits
+from web import create_web
+
+
+class LazySandbox:
+    """A Sandbox that is made when it is first used."""
+
+    def __init__(self, make: Callable[[], Sandbox]) -> None:
+        self._make = make
+        self._made: Sandbox | None = None
+        self._lock = threading.Lock()
+
+    def describe(self, source: SourceFiles) -> Description:
+        return self._sandbox().describe(source)
+
+    def activate(self, activation: Activation, host: ActivationHost) -> Outcome:
+        return self._sandbox().activate(activation, host)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
+                self._made = None
+
+    def _sandbox(self) -> Sandbox:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """One deployment, opened by this process."""
+
+    config: Config
+    clock: Clock
+    store: Store
+    git: GitStore
+    source: GitSource
+    repositories: GitRepositories
+    sandbox: Sandbox
+    identity: Identity
+    commands: Commands
+    queries: Queries
+    live: Live
+    errands: Errands
+    objects: obstore.store.ObjectStore
+
+    def close(self) -> None:
+        self.errands.close()
+        self.live.close()
+        self.sandbox.close()
+        self.git.close()
+        self.store.close()
+
+
+def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = None) -> Platform:
+    """Open the deployment's database, objects and keys; `sandboxes` is the most ever started.
+
+    `clock` is the database's own unless a test drives one.
+    """
+    config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    secret = master_secret(config.data, config.secret_key)
+    store = open_store(
+        _database_url(config),
+        clock=clock,
+        bell_dir=config.data.resolve() / "bells",
+        key=derive(secret, "stored secrets"),
+    )
+    clock = store.clock
+    objects = _objects(config)
+    git = GitStore(
+        store.engine,
+        objects,
+        config.data / "work" / "git",
+        clock=clock.now_ms,
+        limits=GitLimits(
+            push_bytes=config.push_bytes,
+            blob_bytes=config.blob_bytes,
+            repository_bytes=config.repository_bytes,
+        ),
+    )
+    git.create_tables()
+    source = GitSource(git, bytes_max=config.source_bytes)
+    repositories = GitRepositories(git)
+    sandbox = LazySandbox(lambda: _sandbox(config, sandboxes))
+    parts = Parts(
+        store=store,
+        source=source,
+        repositories=repositories,
+        outbox=GitPushes(git),
+        describe=sandbox.describe,
+        clock=clock,
+        base_url=config.base_url,
+        limits=Limits(value_bytes=config.value_bytes, body_bytes=config.body_bytes),
+    )
+    commands = Commands.over(parts)
+    git.listen(PushListener(commands))
+    return Platform(
+        config=config,
+        clock=clock,
+        store=store,
+        git=git,
+        source=source,
+        repositories=repositories,
+        sandbox=sandbox,
+        identity=Identity(store.identity, Sessions(derive(secret, "sessions"), clock), clock),
+        commands=commands,
+        queries=Queries(store, source, repositories, clock),
+        live=Live(store.bell),
+        errands=Errands(commands),
+        objects=objects,
+    )
+
+
+def _database_url(config: Config) -> str:
+    return config.database_url or f"sqlite:///{config.data.resolve() / 'sluice.db'}"
+
+
+def _objects(config: Config) -> obstore.store.ObjectStore:
+    if config.objects_url is None:
+        return obstore.store.LocalStore(config.data.resolve() / "objects", mkdir=True)
+    try:
+        return obstore.store.from_url(config.objects_url)
+    except obstore.exceptions.BaseError as error:
+        raise InvalidRequest(f"SLUICE_OBJECTS_URL: {error}") from error
+
+
+def _sandbox(config: Config, processes: int) -> Sandbox:
+    return SandboxPool(
+        config.cache,
+        processes=processes,
+        limits=SandboxLimits(
+            memory_bytes=config.sandbox_memory_bytes,
+            cpu_seconds=config.sandbox_cpu_seconds,
+            uses_max=config.sandbox_uses_max,
+            rss_bytes=config.sandbox_rss_bytes,
+        ),
+    )
+
+
+def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner | UnsandboxedRunner:
+    """What runs commands here, on the commits of the git store unless `trees` says otherwise."""
+    config = platform.config
+    trees = trees or GitTrees(platform.git)
+    limits = RunnerLimits(
+        memory_bytes=config.command_memory_bytes,
+        disk_bytes=config.command_disk_bytes,
+        output_bytes=config.command_output_bytes,
+        pids=config.command_pids,
+        files=config.command_files,
+        cpu_seconds=config.command_cpu_seconds,
+    )
+    work_dir = config.data.resolve() / "work" / "commands"
+    if config.command_runner == "unsandboxed":
+        return UnsandboxedRunner(
+            trees=trees, objects=platform.objects, work_dir=work_dir, limits=limits
+        )
+    tools = [Path(one) for one in config.command_tools.split(os.pathsep) if one]
+    return SandboxRunner(
+        trees=trees,
+        objects=platform.objects,
+        work_dir=work_dir,
+        limits=limits,
+        extra_ro=tools or None,
+        network=config.command_network,
+    )
+
+
+# --- the application ------------------------------------------------------------------------------
+
+
+def create_asgi(platform: Platform, *, acting_as: Actor | None = None) -> AsgiApp:
+    """Everything under one address: git, API, webhooks, pages, health and metrics.
+
+    `acting_as` is for this process alone: whoever can call the application without a network. A
+    server never passes it, and nothing in a request can.
+    """
+    git = GitHttp(platform.git, authenticate=GitAccess(platform.identity, platform.repositories))
+    api = create_api(
+        platform.commands,
+        platform.queries,
+        platform.identity,
+        platform.live,
+        body_bytes=platform.config.body_bytes,
+        acting_as=acting_as,
+        way="api" if acting_as is None else "cli",
+    )
+    api.include_router(create_webhooks(platform.commands, platform.errands))
+    pages = create_web(
+        platform.commands,
+        platform.queries,
+        platform.identity,
+        live_streams=platform.live,
+        base_url=platform.config.base_url,
+    )
+    return Front(platform, git=git, api=api, pages=pages)
+
+
+class Front:
+    """Sends each request to the part it is for, by its path."""
+
+    def __init__(self, platform: Platform, *, git: AsgiApp, api: AsgiApp, pages: AsgiApp) -> None:
+        self._platform = platform
+        self._areas = {"api": api, "hooks": api, "pages": pages, "git": git}
+        self._metrics = Metrics(platform.store.runs, platform.clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        own = self._own(scope)
+        if own is not None:
+            answer = await run_in_threadpool(own, scope)
+            await answer(scope, receive, send)
+            return
+        area = self._area(scope["path"])
+        await self._metrics.measure(area, self._areas[area], scope, receive, send)
+
+    def _area(self, path: str) -> str:
+        if path.startswith("/api/v1/") or path == "/api/v1":
+            return "api"
+        if path.startswith("/hooks/"):
+            return "hooks"
+        return "git" if GitHttp.handles(path) else "pages"
+
+    def _own(self, scope: Scope) -> Callable[[Scope], Response] | None:
+        own = {"/healthz": self._health, "/readyz": self._ready, "/metrics": self._show_metrics}
+        return own.get(scope["path"])
+
+    def _health(self, scope: Scope) -> Response:
+        return PlainTextResponse("ok\n")
+
+    def _ready(self, scope: Scope) -> Response:
+        try:
+            self._platform.store.runs.next_ready_ms()
+        except SluiceError as error:
+            return PlainTextResponse(f"{error.detail}\n", status_code=503)
+        return PlainTextResponse("ready\n")
+
+    def _show_metrics(self, scope: Scope) -> Response:
+        wanted = self._platform.config.metrics_token
+        if wanted is not None:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, f"Bearer {wanted}".encode()):
+                return PlainTextResponse(
+                    "a bearer token is needed\n", 401, {"WWW-Authenticate": "Bearer"}
+                )
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+
+
+# --- for the command line -------------------------------------------------------------------------
+
+
+def beside_server(config: Config) -> Config:
+    """The config, with the address of the server that uses the same directory now, if any."""
+    if config.url is not None:
+        return config
+    return config.model_copy(update={"url": supervise.running_url(config.data)})
+
+
+@contextmanager
+def local_client(config: Config) -> Iterator[Client]:
+    """The API of a deployment whose files are ours, acting as their owner."""
+    platform = open_platform(beside_server(config))
+    try:
+        with client_of(platform) as client:
+            yield client
+    finally:
+        platform.close()
+
+
+def client_of(platform: Platform, *, acting_as: Actor | None = None) -> Client:
+    """The API of an open platform, without a network in between; acts as the machine's owner."""
+    application = create_asgi(platform, acting_as=acting_as or console(owner_name()))
+    return Client.local(httpx.ASGITransport(app=application), platform.config.base_url)
+
+
+def owner_name() -> str:
+    """How whoever uses this machine's console is called in journals."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def setup_link(config: Config) -> str | None:
+    """A new one-time link for the first admin; None once there is one."""
+    platform = open_platform(beside_server(config))
+    try:
+        return setup_url(platform)
+    finally:
+        platform.close()
+
+
+def setup_url(platform: Platform) -> str | None:
+    secret = platform.identity.setup_link()
+    return None if secret is None else f"{platform.config.base_url}/setup/{secret}"

@@ -1,0 +1,87 @@
+"""Git over HTTP as the platform sees it: who may read or push, and what a push starts.
+
+Two adapters for git_store's protocols; the decisions are identity's and the pushes command's.
+Built by app.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import git_store
+from ci_platform.commands import Commands
+from ci_platform.errors import Forbidden, NotFound, NotSignedIn, SluiceError
+from ci_platform.identity import ANONYMOUS, Action, Identity, authorise
+from ci_platform.model import Actor
+from ci_platform.ports import Repositories
+from ci_platform.source import push_of
+
+
+@dataclass(frozen=True, slots=True)
+class GitAccess:
+    """git_store.Authenticate: a token as the password of HTTP's basic authentication."""
+
+    identity: Identity
+    repositories: Repositories
+
+    def __call__(
+        self, authorization: str | None, owner: str, name: str, *, write: bool
+    ) -> git_store.Access:
+        try:
+            actor = self._actor(authorization)
+            repository = self.repositories.get(owner, name)
+            action = Action.WRITE_REPOSITORY if write else Action.READ_REPOSITORY
+            authorise(actor, action, repository.id)
+        except NotSignedIn as error:
+            return git_store.Access.ask(f"{error.detail} (use a token as the password)")
+        except Forbidden as error:
+            return git_store.Access.forbid(error.detail)
+        except NotFound:
+            return git_store.Access.not_there(
+                f"there is no repository {owner}/{name}, or it is not yours to see; "
+                f"an admin makes it: sluice repo create {owner}/{name}"
+            )
+        return git_store.Access.allow(actor.id, actor.name)
+
+    def _actor(self, authorization: str | None) -> Actor:
+        """Raises NotSignedIn, also when nothing was sent: names cannot be probed without."""
+        credentials = basic_credentials(authorization)
+        actor = ANONYMOUS if credentials is None else self.identity.of_git(*credentials)
+        if actor.kind == ANONYMOUS.kind:
+            raise NotSignedIn("sign in")
+        return actor
+
+
+def basic_credentials(authorization: str | None) -> tuple[str, str] | None:
+    """User and password of an `Authorization: Basic` header; None if it holds none."""
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        text = base64.b64decode(encoded.strip(), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    user, colon, password = text.partition(":")
+    return (user, password) if colon else None
+
+
+@dataclass(frozen=True, slots=True)
+class PushListener:
+    """git_store.PushListener: every push ends in the one command for pushes."""
+
+    commands: Commands
+
+    def before(self, push: git_store.Push) -> None:
+        """Nothing is refused here: a pipeline that does not load becomes a failed run."""
+
+    def after(self, event: git_store.PushEvent, say: Callable[[str], None]) -> None:
+        try:
+            lines = self.commands.pushes.received(push_of(event))
+        except SluiceError as error:
+            say(f"sluice: {error.detail}; the push is kept and will be looked at again")
+            raise
+        for line in lines:
+            say(line)

@@ -1,0 +1,121 @@
+"""The two kinds of process of a deployment: `sluice web` and `sluice worker`.
+
+Each opens the platform, does its one job until SIGTERM or SIGINT, and closes. Any number of either
+may run; supervise.py starts those of one machine. Called by cli.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from ci_platform.app import Platform, create_asgi, open_platform, runner_of, setup_url
+from ci_platform.config import Config
+from ci_platform.engine import Limits
+from ci_platform.model import WorkerId
+from ci_platform.ports import Runner
+from ci_platform.server_log import log_to_stderr
+from ci_platform.worker import Settings, Tools, Worker
+
+STREAMS_SECONDS = 2  # how long open event streams may hold up the end of a web process
+ENDING_SECONDS = 17  # of the drain: for commands that were told to end, and to let go of leases
+MS = 1000
+
+log = logging.getLogger(__name__)
+
+
+def run_web(config: Config, *, fd: int | None) -> None:
+    """Serve until told to stop, on the supervisor's socket if `fd` is given."""
+    log_to_stderr("web", as_json=config.log_json)
+    platform = open_platform(config)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_asgi(platform),
+            host=config.host,
+            port=config.port,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=STREAMS_SECONDS,
+        )
+    )
+    # uvicorn raises a caught signal again when it is done: it must find a handler that ends well.
+    on_stop_signal(lambda: None)
+    link = setup_url(platform)
+    if link is not None:
+        print(f"The first admin is made here, within a day: {link}", file=sys.stderr, flush=True)
+    platform.errands.start()
+    try:
+        if fd is None:
+            server.run()
+        else:
+            with socket.socket(fileno=fd) as listener:
+                server.run(sockets=[listener])
+    finally:
+        platform.close()
+
+
+def run_worker(config: Config, *, name: str | None) -> None:
+    """Execute runs and their commands until told to stop."""
+    log_to_stderr(name or "worker", as_json=config.log_json)
+    platform = open_platform(config, sandboxes=config.sandboxes_max)
+    runner = runner_of(platform)
+    tools = worker_tools(platform, runner, worker_id(config, name))
+    stop = threading.Event()
+    on_stop_signal(stop.set)
+    platform.store.runs.release(tools.id)  # of whoever had this place before us and died
+    try:
+        Worker(tools).run_forever(stop)
+    finally:
+        runner.close()
+        platform.close()
+
+
+def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
+    config = platform.config
+    settings = Settings(
+        lease_ms=config.lease_seconds * MS,
+        poll_ms=round(config.poll_seconds * MS),
+        activations_max=config.activations_max,
+        operations_max=config.operations_max,
+        log_bytes=config.log_bytes,
+        drain_ms=round(max(0.0, config.drain_seconds - ENDING_SECONDS) * MS),
+        always_hibernate=config.hibernate == "always",
+        limits=Limits(value_bytes=config.value_bytes, steps_max=config.steps_max),
+    )
+    return Tools(
+        id=name,
+        store=platform.store,
+        sandbox=platform.sandbox,
+        runner=runner,
+        source=platform.source,
+        clock=platform.clock,
+        settings=settings,
+    )
+
+
+def worker_id(config: Config, name: str | None) -> WorkerId:
+    """Who holds a lease: the same for every process that takes this one's place.
+
+    So a replacement may take back at once what its predecessor held. The directory's name is in it
+    because two deployments of one machine may share a database.
+    """
+    place = hashlib.sha256(str(config.data.resolve()).encode()).hexdigest()[:8]
+    return WorkerId(f"{socket.gethostname()}:{place}:{name or 'worker'}")
+
+
+def on_stop_signal(stop: Callable[[], object]) -> None:
+    def stopped(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stopped)
