@@ -1,21 +1,50 @@
 """Smart HTTP: one plain ASGI app over a GitStore.
 
-Serves /{owner}/{name}.git/{info/refs,git-upload-pack,git-receive-pack} and nothing else.
+Serves /{owner}/{name}.git/{info/refs,git-upload-pack,git-receive-pack} and nothing else. Access and
+the repository are settled before a body is read. git prints the text of an error only in answer to
+its first request (info/refs), as `remote: ...`; later ones travel inside the protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
+from urllib.parse import parse_qs
 
+from git_store.advertise import (
+    advertise_receive,
+    advertise_upload,
+    advertise_version_2,
+    list_refs,
+    ref_prefixes,
+)
+from git_store.bridge import Answer, Body, Receive, Scope, Send, plain, stream
+from git_store.errors import GitStoreError, ProtocolError, RepoNotFound
+from git_store.fetch import Fetcher
+from git_store.limits import Limits
+from git_store.pktline import Mark, PacketReader, packet
 from git_store.push import Pusher, PushListener
+from git_store.receive import Receiver
+from git_store.repos import Repository
 from git_store.store import GitStore
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_PATH = re.compile(
+    r"/([^/]+)/([^/]+?)(?:\.git)?/(info/refs|git-upload-pack|git-receive-pack)", re.DOTALL
+)
+_UPLOAD, _RECEIVE = "git-upload-pack", "git-receive-pack"
+_NO_CACHE = (
+    (b"expires", b"Fri, 01 Jan 1980 00:00:00 GMT"),
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache, max-age=0, must-revalidate"),
+)
+_CHALLENGE = (b"www-authenticate", b'Basic realm="sluice"')
+_ARGUMENTS_MAX = 1_000_000
+_LIGHT_THREADS = 4
 
 
 class Verdict(StrEnum):
@@ -59,6 +88,29 @@ class Authenticate(Protocol):
     ) -> Access: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a URL and its headers ask for."""
+
+    owner: str
+    name: str
+    service: str
+    advertise: bool  # info/refs
+    version: int
+    gzip: bool
+    authorization: str | None
+
+    @property
+    def write(self) -> bool:
+        return self.service == _RECEIVE
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    status: int
+    text: str
+
+
 class GitHttp:
     """The ASGI app. Mount it at the root, before other routes, for the paths `handles` says."""
 
@@ -66,16 +118,178 @@ class GitHttp:
         self, store: GitStore, *, authenticate: Authenticate, listener: PushListener | None = None
     ) -> None:
         """A `listener` given here is handed to `store.listen`."""
-        raise NotImplementedError
+        if listener is not None:
+            store.listen(listener)
+        self._store = store
+        self._authenticate = authenticate
+        self._limits: Limits = store.limits
+        # Apart, so that clients that take their time with large packs do not keep others from
+        # being let in or turned away.
+        self._light = ThreadPoolExecutor(_LIGHT_THREADS, thread_name_prefix="git-light")
+        self._threads = ThreadPoolExecutor(self._limits.threads, thread_name_prefix="git")
 
     @staticmethod
     def handles(path: str) -> bool:
         """True if the path looks like a git client's."""
-        raise NotImplementedError
+        return _PATH.fullmatch(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
+        if scope["type"] != "http":
+            return
+        request = _parse(scope)
+        if isinstance(request, _Refusal):
+            await plain(send, request.status, f"{request.text}\n")
+            return
+        loop = asyncio.get_running_loop()
+        admitted = await loop.run_in_executor(self._light, self._admit, request)
+        if isinstance(admitted, _Refusal):
+            challenge = [_CHALLENGE] if admitted.status == 401 else []
+            await plain(send, admitted.status, f"{admitted.text}\n", challenge)
+            return
+        repository, pusher = admitted
+        kind = "advertisement" if request.advertise else "result"
+        idle = self._limits.idle_seconds
+        limit = None if request.write else self._limits.request_bytes
+        await stream(
+            self._work(request, repository, pusher),
+            executor=self._light if request.advertise else self._threads,
+            body=Body(receive, gzip=request.gzip, limit=limit, idle=idle),
+            idle=idle,
+            send=send,
+            headers=[
+                (b"content-type", f"application/x-{request.service}-{kind}".encode()),
+                *_NO_CACHE,
+            ],
+        )
 
     def close(self) -> None:
         """End the worker threads, after the requests in work."""
-        raise NotImplementedError
+        self._light.shutdown()
+        self._threads.shutdown()
+
+    # --- in a thread ------------------------------------------------------------------------------
+
+    def _admit(self, request: _Request) -> tuple[Repository, Pusher] | _Refusal:
+        owner, name = request.owner, request.name
+        missing = f"There is no repository {owner}/{name}, or you may not see it."
+        access = self._authenticate(request.authorization, owner, name, write=request.write)
+        if access.verdict is Verdict.NEEDS_CREDENTIALS:
+            return _Refusal(401, access.message)
+        if access.verdict is Verdict.FORBIDDEN:
+            return _Refusal(403, access.message)
+        if access.verdict is Verdict.NOT_THERE:
+            return _Refusal(404, access.message or missing)
+        try:
+            return self._store.repositories.get(owner, name), access.pusher
+        except RepoNotFound:
+            return _Refusal(404, missing)
+
+    def _work(
+        self, request: _Request, repository: Repository, pusher: Pusher
+    ) -> Callable[[Body, Answer], None]:
+        def work(body: Body, answer: Answer) -> None:
+            try:
+                if request.advertise:
+                    self._advertise(request, repository, answer)
+                elif request.write:
+                    receiver = Receiver(self._store.pushes, self._limits)
+                    receiver.serve(repository, pusher, PacketReader(body.read), answer)
+                else:
+                    self._upload(request, repository, PacketReader(body.read), answer)
+            except GitStoreError as error:
+                if answer.started:
+                    raise
+                answer.discard()
+                answer.write(packet(b"ERR " + error.detail.encode("utf-8", "replace")))
+
+        return work
+
+    def _advertise(self, request: _Request, repository: Repository, answer: Answer) -> None:
+        if request.service == _UPLOAD and request.version == 2:
+            advertise_version_2(answer)
+            return
+        refs = self._store.refs.all(repository.id)
+        if request.write:
+            advertise_receive(refs, request.version, answer)
+        else:
+            advertise_upload(refs, repository.default_branch, request.version, answer)
+
+    def _upload(
+        self, request: _Request, repository: Repository, reader: PacketReader, answer: Answer
+    ) -> None:
+        if request.version < 2:
+            self._fetcher(repository).upload(reader, answer)
+            return
+        command, arguments = _read_command(reader)
+        if command == b"ls-refs":
+            refs = self._store.refs.all(repository.id, ref_prefixes(arguments))
+            branch = repository.default_branch
+            head = self._store.refs.get(repository.id, f"refs/heads/{branch}")
+            list_refs(refs, head, branch, arguments, answer)
+        elif command == b"fetch":
+            self._fetcher(repository).fetch(arguments, answer)
+        elif command is not None:
+            raise ProtocolError(f"unknown command {command[:100]!r}")
+
+    def _fetcher(self, repository: Repository) -> Fetcher:
+        refs = self._store.refs.all(repository.id)  # before the packs: see Fetcher
+        objects = self._store.objects(repository.id)
+        return Fetcher(refs, objects, limits=self._limits, heavy=self._store.heavy)
+
+
+def _read_command(reader: PacketReader) -> tuple[bytes | None, list[bytes]]:
+    """A request of protocol version 2: the command, capabilities, a delimiter, arguments."""
+    command: bytes | None = None
+    arguments: list[bytes] = []
+    delimited = False
+    while (line := reader.line()) not in (Mark.FLUSH, Mark.END):
+        if not isinstance(line, bytes):
+            delimited = True
+        elif delimited:
+            arguments.append(line.removesuffix(b"\n"))
+        elif line.startswith(b"command="):
+            command = line.removesuffix(b"\n").removeprefix(b"command=")
+        elif line.startswith(b"object-format=") and line.rstrip() != b"object-format=sha1":
+            raise ProtocolError("this server keeps sha1 repositories only")
+        if len(arguments) > _ARGUMENTS_MAX:
+            raise ProtocolError(f"more than {_ARGUMENTS_MAX} arguments in one request")
+    return command, arguments
+
+
+def _parse(scope: Scope) -> _Request | _Refusal:
+    found = _PATH.fullmatch(scope["path"])
+    if found is None:
+        return _Refusal(404, "This is not the address of a git repository.")
+    owner, name, operation = found.groups()
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    advertise = operation == "info/refs"
+    service = operation
+    if advertise:
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        service = query.get("service", [""])[0]
+    if scope["method"] != ("GET" if advertise else "POST"):
+        return _Refusal(405, "git uses GET for info/refs and POST for the rest.")
+    if service not in (_UPLOAD, _RECEIVE):
+        return _Refusal(403, "Only the smart HTTP protocol is spoken here: use git 1.6.6 or newer.")
+    expected = f"application/x-{service}-request".encode()
+    if not advertise and headers.get(b"content-type") != expected:
+        return _Refusal(415, f"The content type must be {expected.decode()}.")
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding not in (b"identity", b"gzip", b"x-gzip"):
+        return _Refusal(415, "The content encoding must be gzip or none.")
+    authorization = headers.get(b"authorization")
+    return _Request(
+        owner=owner,
+        name=name,
+        service=service,
+        advertise=advertise,
+        version=_version(headers.get(b"git-protocol", b"")),
+        gzip=encoding != b"identity",
+        authorization=None if authorization is None else authorization.decode("latin-1"),
+    )
+
+
+def _version(header: bytes) -> int:
+    """The newest protocol version both sides speak."""
+    known = {b"version=1": 1, b"version=2": 2}
+    return max((known.get(word.strip(), 0) for word in header.split(b":")), default=0)

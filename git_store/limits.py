@@ -20,6 +20,7 @@ class Limits:
     delta_result_bytes: int = 512 * MIB  # git itself makes no deltas of larger files
     repository_bytes: int = 10 * GIB  # all packs of one repository: its quota
     push_objects: int = 5_000_000  # in one pack
+    inflated_bytes: int = 256 * GIB  # made by all deltas of one push together
     push_commands: int = 20_000  # refs in one push
     push_options: int = 100
     push_option_bytes: int = 1024

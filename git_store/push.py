@@ -1,16 +1,37 @@
-"""Receiving a push: what a push is, and whom it is told to.
+"""Receiving a push: what a push is, whom it is told to, and the one transaction that makes it so.
 
-One transaction checks every old value, adds the pack, moves the refs and writes the event.
+A pack is taken into quarantine and checked, then one transaction checks every old value, adds the
+pack, moves the refs and writes the event. receive.py speaks the protocol above this; edits.py
+comes in here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from sqlalchemy import Connection, insert, select, update
+
+from git_store import refs
+from git_store.database import Clock, Database, new_id
+from git_store.errors import BadPack, GitStoreError, OverLimit, PushRejected
 from git_store.files import Files
-from git_store.repos import Repository
+from git_store.limits import Limits
+from git_store.names import HIDDEN, ref_problem
+from git_store.objects import Objects
+from git_store.packfile import COMMIT
+from git_store.packs import Packs
+from git_store.quarantine import Arrived, Quarantine
+from git_store.repos import Repository, lock
+from git_store.tables import push_events, repositories
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +84,291 @@ class PushListener(Protocol):
 
     def before(self, push: Push) -> None: ...
 
-    def after(self, event: PushEvent, say: Callable[[str], None]) -> None: ...
+    def after(self, event: PushEvent, say: Say) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A push as a client asks for it; `chunks` is its pack, None when it only deletes."""
+
+    repository: Repository
+    pusher: Pusher
+    changes: Sequence[RefChange]
+    options: Sequence[str] = ()
+    chunks: Iterable[bytes] | None = None
+    atomic: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a push."""
+
+    refs: dict[str, str | None]  # ref -> why not; None: done
+    unpack: str | None = None  # why the pack was not accepted; then no ref is done
+    message: str | None = None  # for the pusher's terminal, when the whole push was refused
+    event: PushEvent | None = None
+
+    def refuse(self, why: str) -> None:
+        """Refuse every ref that is not refused for a reason of its own."""
+        self.refs = {ref: problem or why for ref, problem in self.refs.items()}
+
+
+class Pushes:
+    def __init__(
+        self,
+        database: Database,
+        packs: Packs,
+        directory: Path,
+        *,
+        clock: Clock,
+        limits: Limits,
+        heavy: threading.Semaphore,
+    ) -> None:
+        self._database = database
+        self._packs = packs
+        self._directory = directory
+        self._clock = clock
+        self._limits = limits
+        self._heavy = heavy
+        self.listener: PushListener | None = None
+
+    def quarantine(self) -> Quarantine:
+        """A place for one pack to come."""
+        return Quarantine(self._directory, self._packs.new_id(), self._limits, self._heavy)
+
+    def receive(self, request: Request, *, say: Say, progress: Say) -> Report:
+        """Carry out a push, or say why not; what the listener says goes to `say`."""
+        report = Report({change.ref: None for change in request.changes})
+        try:
+            with self.quarantine() as quarantine:
+                self._receive(request, quarantine, report, progress)
+        except (BadPack, OverLimit) as error:
+            report.unpack = error.detail
+            report.refuse("unpacker error")
+        except PushRejected as error:
+            report.message = error.detail
+            report.refuse(error.detail.strip().partition("\n")[0] or "refused")
+        if report.event is not None:
+            self._tell(report.event, say)
+        return report
+
+    def _receive(
+        self, request: Request, quarantine: Quarantine, report: Report, progress: Say
+    ) -> None:
+        repository_id = request.repository.id
+        generation, room = self.standing(repository_id)
+        objects = Objects(self._packs.of_repository(repository_id))
+        arrived = None
+        if request.chunks is not None:
+            arrived = quarantine.admit(request.chunks, objects, progress=progress, room=room)
+            if arrived is not None:
+                objects.packs.append(arrived.pack)
+        values = self._check(request, objects, report)
+        accepted = tuple(c for c in request.changes if report.refs[c.ref] is None)
+        if not accepted or (request.atomic and len(accepted) < len(request.changes)):
+            report.refuse("atomic push failed")
+            return
+        self._ask_listener(request, accepted, objects)
+        if arrived is not None:
+            self._packs.upload(arrived.new)
+        with self._database.writing() as connection:
+            if lock(connection, repository_id) != generation:
+                raise PushRejected("the repository is being cleaned up; push again")
+            report.event = self._move(connection, request, arrived, values, report)
+
+    def standing(self, repository_id: str) -> tuple[int, int]:
+        """The repository's generation, and what its quota leaves."""
+        standing = select(repositories.c.generation, repositories.c.pack_bytes).where(
+            repositories.c.id == repository_id
+        )
+        with self._database.reading() as connection:
+            generation, pack_bytes = connection.execute(standing).one()
+        return generation, self._limits.repository_bytes - pack_bytes
+
+    def _check(
+        self, request: Request, objects: Objects, report: Report
+    ) -> dict[str, tuple[str, str | None] | None]:
+        """Check each change by itself; answers what each ref is to be: (sha, peeled) or None."""
+        values: dict[str, tuple[str, str | None] | None] = {}
+        seen: set[str] = set()
+        protected = f"refs/heads/{request.repository.default_branch}"
+        for change in request.changes:
+            problem = ref_problem(change.ref, self._limits.ref_bytes)
+            if change.ref in seen:
+                problem = "named twice in one push"
+            elif change.ref.startswith(HIDDEN):
+                problem = "deny updating a hidden ref"
+            elif change.new is None and change.old is None:
+                problem = "the ref does not exist"
+            elif change.new is None and change.ref == protected:
+                problem = "deletion of the default branch is not allowed"
+            seen.add(change.ref)
+            if problem is None and change.new is not None:
+                values[change.ref], problem = _target(change, objects)
+            elif problem is None:
+                values[change.ref] = None
+            report.refs[change.ref] = problem
+        return values
+
+    def _ask_listener(
+        self, request: Request, accepted: tuple[RefChange, ...], objects: Objects
+    ) -> None:
+        if self.listener is None:
+            return
+        push = Push(
+            repository=request.repository,
+            pusher=request.pusher,
+            changes=accepted,
+            options=tuple(request.options),
+            files=Files(objects, self._limits),
+        )
+        self.listener.before(push)
+
+    def _move(
+        self,
+        connection: Connection,
+        request: Request,
+        arrived: Arrived | None,
+        values: Mapping[str, tuple[str, str | None] | None],
+        report: Report,
+    ) -> PushEvent | None:
+        """In the transaction: compare, then swap. None if nothing could be moved."""
+        repository_id = request.repository.id
+        self._compare(connection, request, report)
+        accepted = [c for c in request.changes if report.refs[c.ref] is None]
+        if not accepted or (request.atomic and len(accepted) < len(request.changes)):
+            report.refuse("atomic push failed")
+            return None
+        refs.write(connection, repository_id, {c.ref: values[c.ref] for c in accepted})
+        if arrived is not None and any(change.new for change in accepted):
+            self._packs.insert(connection, repository_id, arrived.new)
+        event = self._event(request, accepted)
+        connection.execute(insert(push_events).values(**_row(event)))
+        return event
+
+    def _compare(self, connection: Connection, request: Request, report: Report) -> None:
+        """Check every old value and every new name against what is there now."""
+        changes = [c for c in request.changes if report.refs[c.ref] is None]
+        now = refs.current(connection, request.repository.id, [c.ref for c in changes])
+        created = [c.ref for c in changes if c.old is None]
+        conflicts = refs.NameConflicts(
+            connection,
+            request.repository.id,
+            created=created,
+            deleted=sum(1 for c in changes if c.new is None),
+        )
+        room = self._limits.repository_refs
+        if created:
+            room -= refs.count(connection, request.repository.id)
+        # Deletions first: a push may replace `a` by `a/b`.
+        for change in sorted(changes, key=lambda c: c.new is not None):
+            there = now.get(change.ref)
+            if there != change.old:
+                report.refs[change.ref] = _stale(change, there)
+            elif change.new is None:
+                conflicts.remove(change.ref)
+                room += 1
+            elif change.old is None:
+                in_the_way = conflicts.of(change.ref)
+                if in_the_way is not None:
+                    report.refs[change.ref] = f"name conflict with {in_the_way}"
+                elif room < 1:
+                    report.refs[change.ref] = (
+                        f"over the limit of {self._limits.repository_refs} refs (repository_refs)"
+                    )
+                else:
+                    conflicts.add(change.ref)
+                    room -= 1
+
+    def _event(self, request: Request, accepted: Sequence[RefChange]) -> PushEvent:
+        at_ms = self._clock()
+        return PushEvent(
+            id=new_id("push", at_ms),
+            repository_id=request.repository.id,
+            pusher=request.pusher,
+            changes=tuple(accepted),
+            options=tuple(request.options),
+            at_ms=at_ms,
+        )
+
+    def _tell(self, event: PushEvent, say: Say) -> None:
+        """Hand the event to the listener. Whatever goes wrong there, the push has happened."""
+        if self.listener is None:
+            return
+        try:
+            self.listener.after(event, say)
+        except Exception as error:  # the listener is not ours; the outbox keeps the event
+            log.exception("the listener failed on push event %s", event.id)
+            what = f": {error.detail}" if isinstance(error, GitStoreError) else ""
+            say(
+                f"The push is stored, but what should follow it failed ({type(error).__name__}"
+                f"{what}). It will be tried again."
+            )
+            return
+        self.mark_handled(event.id)
+
+    # --- the outbox -------------------------------------------------------------------------------
+
+    def pending(self, limit: int) -> list[PushEvent]:
+        waiting = (
+            select(push_events)
+            .where(push_events.c.handled_ms.is_(None))
+            .order_by(push_events.c.id)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [
+                PushEvent(
+                    id=row.id,
+                    repository_id=row.repository_id,
+                    pusher=Pusher(row.pusher_id, row.pusher_name),
+                    changes=tuple(RefChange(*change) for change in row.changes),
+                    options=tuple(row.options),
+                    at_ms=row.at_ms,
+                )
+                for row in connection.execute(waiting)
+            ]
+
+    def mark_handled(self, event_id: str) -> None:
+        handled = (
+            update(push_events)
+            .where(push_events.c.id == event_id, push_events.c.handled_ms.is_(None))
+            .values(handled_ms=self._clock())
+        )
+        with self._database.writing() as connection:
+            connection.execute(handled)
+
+
+def _target(
+    change: RefChange, objects: Objects
+) -> tuple[tuple[str, str | None] | None, str | None]:
+    """What a ref is to be, or what is wrong with it."""
+    assert change.new is not None
+    name = bytes.fromhex(change.new)
+    if not objects.has(name):
+        return None, f"missing necessary objects: {change.new} was not sent"
+    target, kind, tags = objects.peel(name)
+    if change.ref.startswith("refs/heads/") and (kind != COMMIT or tags):
+        return None, "a branch can only point at a commit"
+    return (change.new, target.hex() if tags else None), None
+
+
+def _stale(change: RefChange, there: str | None) -> str:
+    if there is None:
+        return "the ref has been deleted meanwhile"
+    if change.old is None:
+        return "the ref exists already"
+    return "fetch first: the ref has moved meanwhile"
+
+
+def _row(event: PushEvent) -> dict[str, object]:
+    return {
+        "id": event.id,
+        "repository_id": event.repository_id,
+        "pusher_id": event.pusher.id,
+        "pusher_name": event.pusher.name,
+        "changes": [[change.ref, change.old, change.new] for change in event.changes],
+        "options": list(event.options),
+        "at_ms": event.at_ms,
+        "handled_ms": None,
+    }

@@ -1,11 +1,44 @@
 """Refs as rows: read, resolve, and the hidden ones that keep commits alive.
 
-Refs move only in the transaction of push.py. Called through `GitStore.refs`.
+The functions below the class are the parts of push.py's transaction that touch refs; they expect
+the repository's row to be locked. Called through `GitStore.refs`.
 """
 
 from __future__ import annotations
 
+import builtins
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    true,
+)
+
+from git_store.database import Database
+from git_store.errors import BadName, ObjectNotFound, RefConflict, RepoNotFound
+from git_store.names import HIDDEN, KEEP, is_sha, ref_problem
+from git_store.objects import Objects
+from git_store.packfile import COMMIT
+from git_store.packs import Packs
+from git_store.repos import lock
+from git_store.tables import refs, repositories
+
+_NAMES_PER_QUERY = 500
+_RANGES_MAX = 50  # created refs looked at one by one; above, all names are read
+_PAGE = 10_000
+_KEEP_TRIES = 3
+_NO_SUCCESSOR = "\ud7ff\U0010ffff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,28 +53,217 @@ class Ref:
 
 
 class Refs:
+    def __init__(self, database: Database, packs: Packs, ref_bytes: int) -> None:
+        self._database = database
+        self._packs = packs
+        self._ref_bytes = ref_bytes
+
     def get(self, repository_id: str, name: str) -> Ref | None:
         """A ref by its full name."""
-        raise NotImplementedError
+        found = _of(repository_id).where(refs.c.name == name)
+        with self._database.reading() as connection:
+            row = connection.execute(found).one_or_none()
+        return None if row is None else Ref(*row)
 
     def list(
         self, repository_id: str, prefix: str = "refs/heads/", *, after: str = "", limit: int = 1000
-    ) -> list[Ref]:
+    ) -> builtins.list[Ref]:
         """By name, ascending, those after `after`; never hidden ones."""
-        raise NotImplementedError
+        page = (
+            visible(repository_id, [prefix])
+            .where(refs.c.name > after)
+            .limit(max(0, min(limit, _PAGE)))
+        )
+        with self._database.reading() as connection:
+            return [Ref(*row) for row in connection.execute(page)]
+
+    def all(self, repository_id: str, prefixes: Sequence[str] = ()) -> builtins.list[Ref]:
+        """Every visible ref whose name starts with one of the prefixes, by name."""
+        with self._database.reading() as connection:
+            return [Ref(*row) for row in connection.execute(visible(repository_id, prefixes))]
 
     def resolve(self, repository_id: str, name: str) -> str | None:
         """The commit behind HEAD, a full ref (tags peeled), a branch or tag by its short name, or
         a full object id that is in the repository. None if there is none."""
-        raise NotImplementedError
+        if is_sha(name):
+            return self._commit_behind(repository_id, name)
+        if name == "HEAD":
+            with self._database.reading() as connection:
+                branch = default_branch(connection, repository_id)
+            candidates = [f"refs/heads/{branch}"]
+        else:
+            candidates = [name, f"refs/heads/{name}", f"refs/tags/{name}"]
+        for candidate in candidates:
+            found = self.get(repository_id, candidate) if candidate.startswith("refs/") else None
+            if found is not None:
+                return found.target
+        return None
 
     def keep(self, repository_id: str, name: str, sha: str) -> None:
         """Keep a commit and its history alive under a hidden ref until `release(name)`.
 
         Calling again with the same name moves it. Raises ObjectNotFound if it is not here.
         """
-        raise NotImplementedError
+        ref = self._keep_ref(name)
+        for _ in range(_KEEP_TRIES):
+            generation = self._generation(repository_id)
+            if not is_sha(sha) or self._commit_behind(repository_id, sha) != sha:
+                raise ObjectNotFound(f"there is no commit {sha} in this repository")
+            with self._database.writing() as connection:
+                if lock(connection, repository_id) == generation:
+                    write(connection, repository_id, {ref: (sha, None)})
+                    return
+        raise RefConflict("the repository is being cleaned up; try again")
 
     def release(self, repository_id: str, name: str) -> None:
         """Let go of what `keep` kept. Nothing happens if there is nothing."""
-        raise NotImplementedError
+        gone = delete(refs).where(
+            refs.c.repository_id == repository_id, refs.c.name == self._keep_ref(name)
+        )
+        with self._database.writing() as connection:
+            connection.execute(gone)
+
+    def _keep_ref(self, name: str) -> str:
+        ref = KEEP + name
+        if ref_problem(ref, self._ref_bytes):
+            raise BadName(f"{name!r} cannot be the name of a kept ref")
+        return ref
+
+    def _generation(self, repository_id: str) -> int:
+        with self._database.reading() as connection:
+            return generation(connection, repository_id)
+
+    def _commit_behind(self, repository_id: str, sha: str) -> str | None:
+        objects = Objects(self._packs.of_repository(repository_id))
+        name = bytes.fromhex(sha)
+        if not objects.has(name):
+            return None
+        target, kind, _ = objects.peel(name)
+        return target.hex() if kind == COMMIT else None
+
+
+def _of(repository_id: str) -> Select[str, str, str | None]:
+    return select(refs.c.name, refs.c.sha, refs.c.peeled).where(
+        refs.c.repository_id == repository_id
+    )
+
+
+def visible(repository_id: str, prefixes: Sequence[str]) -> Select[str, str, str | None]:
+    """All refs but hidden ones, by name; with prefixes, those that start with one of them."""
+    found = _of(repository_id).where(not_(_starts(HIDDEN)))
+    if prefixes:
+        found = found.where(or_(*(_starts(prefix) for prefix in prefixes)))
+    return found.order_by(refs.c.name)
+
+
+def _starts(prefix: str) -> ColumnElement[bool]:
+    """A range rather than LIKE: it uses the key, and nothing in the prefix needs escaping."""
+    if not prefix:
+        return true()
+    if prefix[-1] in _NO_SUCCESSOR:
+        return refs.c.name.startswith(prefix, autoescape=True)
+    last = chr(ord(prefix[-1]) + 1)
+    return and_(refs.c.name >= prefix, refs.c.name < prefix[:-1] + last)
+
+
+def default_branch(connection: Connection, repository_id: str) -> str:
+    """Raises RepoNotFound."""
+    found = select(repositories.c.default_branch).where(repositories.c.id == repository_id)
+    branch = connection.execute(found).scalar_one_or_none()
+    if branch is None:
+        raise RepoNotFound()
+    return str(branch)
+
+
+def generation(connection: Connection, repository_id: str) -> int:
+    """Raises RepoNotFound."""
+    found = select(repositories.c.generation).where(repositories.c.id == repository_id)
+    number = connection.execute(found).scalar_one_or_none()
+    if number is None:
+        raise RepoNotFound()
+    return int(number)
+
+
+# --- inside a transaction that holds the repository's row -----------------------------------------
+
+
+def current(connection: Connection, repository_id: str, names: Sequence[str]) -> dict[str, str]:
+    """What the named refs point at now; those that do not exist are left out."""
+    found: dict[str, str] = {}
+    for at in range(0, len(names), _NAMES_PER_QUERY):
+        some = _of(repository_id).where(refs.c.name.in_(names[at : at + _NAMES_PER_QUERY]))
+        found.update((name, sha) for name, sha, _ in connection.execute(some))
+    return found
+
+
+def count(connection: Connection, repository_id: str) -> int:
+    number = select(func.count()).select_from(refs).where(refs.c.repository_id == repository_id)
+    return int(connection.execute(number).scalar_one())
+
+
+def write(
+    connection: Connection,
+    repository_id: str,
+    values: Mapping[str, tuple[str, str | None] | None],
+) -> None:
+    """Set refs to (sha, peeled), or delete them (None)."""
+    names = list(values)
+    for at in range(0, len(names), _NAMES_PER_QUERY):
+        some = names[at : at + _NAMES_PER_QUERY]
+        connection.execute(
+            delete(refs).where(refs.c.repository_id == repository_id, refs.c.name.in_(some))
+        )
+    rows = [
+        {"repository_id": repository_id, "name": name, "sha": value[0], "peeled": value[1]}
+        for name, value in values.items()
+        if value is not None
+    ]
+    if rows:
+        connection.execute(insert(refs), rows)
+
+
+class NameConflicts:
+    """Answers whether a ref can be created beside those that exist: `a` and `a/b` cannot be."""
+
+    def __init__(
+        self, connection: Connection, repository_id: str, *, created: Sequence[str], deleted: int
+    ) -> None:
+        """Reads what may be in the way of the `created` names once `deleted` others are gone."""
+        if len(created) > _RANGES_MAX:
+            found = set(connection.execute(_names(repository_id)).scalars())
+        else:
+            parents = sorted({parent for name in created for parent in _parents(name)})
+            found = set(current(connection, repository_id, parents))
+            for name in created:
+                below = _names(repository_id).where(_starts(name + "/")).limit(deleted + 1)
+                found.update(connection.execute(below).scalars())
+        self._names = found
+        self._sorted = sorted(found)
+
+    def of(self, name: str) -> str | None:
+        """The ref that is in the way of creating `name`."""
+        for parent in _parents(name):
+            if parent in self._names:
+                return parent
+        at = bisect_left(self._sorted, name + "/")
+        if at < len(self._sorted) and self._sorted[at].startswith(name + "/"):
+            return self._sorted[at]
+        return None
+
+    def add(self, name: str) -> None:
+        self._names.add(name)
+        insort(self._sorted, name)
+
+    def remove(self, name: str) -> None:
+        if name in self._names:
+            self._names.discard(name)
+            self._sorted.remove(name)
+
+
+def _names(repository_id: str) -> Select[str]:
+    return select(refs.c.name).where(refs.c.repository_id == repository_id)
+
+
+def _parents(name: str) -> Iterable[str]:
+    parts = name.split("/")
+    return ("/".join(parts[:length]) for length in range(2, len(parts)))

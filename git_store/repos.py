@@ -5,7 +5,19 @@ Owns the repository rows and nothing of their content. Called through `GitStore.
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, delete, insert, literal, select, update
+from sqlalchemy.exc import IntegrityError
+
+from git_store.database import Clock, Database, new_id
+from git_store.errors import BadName, RepoExists, RepoNotFound
+from git_store.names import HIDDEN, check_branch, check_part
+from git_store.tables import push_events, refs, repositories, repository_packs
+
+_DESCRIPTION_CHARACTERS = 1000
+_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,36 +35,169 @@ class Repository:
         return f"{self.owner}/{self.name}"
 
 
+_COLUMNS = (
+    repositories.c.id,
+    repositories.c.owner,
+    repositories.c.name,
+    repositories.c.default_branch,
+    repositories.c.description,
+    repositories.c.created_ms,
+    repositories.c.pack_bytes,
+)
+
+
 class Repositories:
     """Safe to call from any thread and from several processes at once."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
 
     def create(
         self, owner: str, name: str, *, default_branch: str = "main", description: str = ""
     ) -> Repository:
         """Create an empty repository. Raises BadName (with `.field`), RepoExists."""
-        raise NotImplementedError
+        check_branch(default_branch, "default_branch")
+        made = self._new(owner, name, default_branch=default_branch, description=description)
+        with self._database.writing() as connection:
+            _insert(connection, made)
+        return made
 
     def get(self, owner: str, name: str) -> Repository:
         """Raises RepoNotFound."""
-        raise NotImplementedError
+        found = select(*_COLUMNS).where(repositories.c.full_name == f"{owner}/{name}")
+        with self._database.reading() as connection:
+            row = connection.execute(found).one_or_none()
+        if row is None:
+            raise RepoNotFound(f"There is no repository {owner}/{name}.")
+        return _repository(row)
 
     def by_id(self, repository_id: str) -> Repository:
         """Raises RepoNotFound."""
-        raise NotImplementedError
+        with self._database.reading() as connection:
+            return _by_id(connection, repository_id)
 
-    def list(self, *, after: str = "", limit: int = 100) -> list[Repository]:
-        """By full name, ascending, those after the full name `after`."""
-        raise NotImplementedError
+    def list(self, *, after: str = "", limit: int = 100) -> builtins.list[Repository]:
+        """By full name, ascending, those after the full name `after`; at most 1,000."""
+        page = (
+            select(*_COLUMNS)
+            .where(repositories.c.full_name > after)
+            .order_by(repositories.c.full_name)
+            .limit(max(0, min(limit, _PAGE)))
+        )
+        with self._database.reading() as connection:
+            return [_repository(row) for row in connection.execute(page)]
 
     def fork(self, repository_id: str, owner: str, name: str) -> Repository:
         """Copy refs (not hidden ones) and pack list; the packs are shared. Raises as `create`."""
-        raise NotImplementedError
+        with self._database.writing() as connection:
+            lock(connection, repository_id)
+            parent = _by_id(connection, repository_id)
+            made = self._new(
+                owner,
+                name,
+                default_branch=parent.default_branch,
+                description=parent.description,
+                pack_bytes=parent.pack_bytes,
+            )
+            _insert(connection, made)
+            visible = select(literal(made.id), refs.c.name, refs.c.sha, refs.c.peeled).where(
+                refs.c.repository_id == repository_id, ~refs.c.name.startswith(HIDDEN)
+            )
+            columns = ["repository_id", "name", "sha", "peeled"]
+            connection.execute(insert(refs).from_select(columns, visible))
+            owned = select(literal(made.id), repository_packs.c.pack_id).where(
+                repository_packs.c.repository_id == repository_id
+            )
+            columns = ["repository_id", "pack_id"]
+            connection.execute(insert(repository_packs).from_select(columns, owned))
+        return made
 
     def set_default_branch(self, repository_id: str, branch: str) -> None:
         """The branch need not exist yet. Raises BadName, RepoNotFound."""
-        raise NotImplementedError
+        check_branch(branch, "default_branch")
+        change = (
+            update(repositories)
+            .where(repositories.c.id == repository_id)
+            .values(default_branch=branch)
+        )
+        with self._database.writing() as connection:
+            if not connection.execute(change).rowcount:
+                raise RepoNotFound()
 
     def delete(self, repository_id: str) -> None:
         """Remove the repository and every row of it. Packs nobody uses go with `GitStore.sweep`.
         Raises RepoNotFound."""
-        raise NotImplementedError
+        with self._database.writing() as connection:
+            gone = delete(repositories).where(repositories.c.id == repository_id)
+            if not connection.execute(gone).rowcount:
+                raise RepoNotFound()
+            for table in (refs, repository_packs, push_events):
+                connection.execute(delete(table).where(table.c.repository_id == repository_id))
+
+    def _new(
+        self,
+        owner: str,
+        name: str,
+        *,
+        default_branch: str,
+        description: str,
+        pack_bytes: int = 0,
+    ) -> Repository:
+        check_part(owner, "owner")
+        check_part(name, "name")
+        if len(description) > _DESCRIPTION_CHARACTERS or "\0" in description:
+            raise BadName(
+                f"description is not acceptable: at most {_DESCRIPTION_CHARACTERS} characters,"
+                " none of them NUL",
+                field="description",
+            )
+        now_ms = self._clock()
+        return Repository(
+            id=new_id("repo", now_ms),
+            owner=owner,
+            name=name,
+            default_branch=default_branch,
+            description=description,
+            created_ms=now_ms,
+            pack_bytes=pack_bytes,
+        )
+
+
+def lock(connection: Connection, repository_id: str) -> int:
+    """Hold the repository's row until the transaction ends; answers its generation.
+
+    Everything that changes refs or packs of a repository goes through here first, so changes of
+    one repository happen one after the other. Raises RepoNotFound.
+    """
+    held = (
+        select(repositories.c.generation)
+        .where(repositories.c.id == repository_id)
+        .with_for_update()
+    )
+    generation = connection.execute(held).scalar_one_or_none()
+    if generation is None:
+        raise RepoNotFound()
+    return int(generation)
+
+
+def _insert(connection: Connection, made: Repository) -> None:
+    values = {column.name: getattr(made, column.name) for column in _COLUMNS}
+    try:
+        connection.execute(
+            insert(repositories).values(full_name=made.full_name, generation=0, **values)
+        )
+    except IntegrityError as error:
+        raise RepoExists(f"A repository {made.full_name} exists.") from error
+
+
+def _by_id(connection: Connection, repository_id: str) -> Repository:
+    found = select(*_COLUMNS).where(repositories.c.id == repository_id)
+    row = connection.execute(found).one_or_none()
+    if row is None:
+        raise RepoNotFound(f"There is no repository {repository_id}.")
+    return _repository(row)
+
+
+def _repository(row: Row[str, str, str, str, str, int, int]) -> Repository:
+    return Repository(*row)

@@ -5,18 +5,29 @@ Everything a caller outside the package does goes through here; the work is done
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
-from git_store.edits import FileEdit
+from git_store.database import Database
+from git_store.edits import CommitBuilder, FileEdit
+from git_store.errors import PushRejected, RefConflict
 from git_store.files import Files
 from git_store.limits import Limits
-from git_store.push import Pusher, PushEvent, PushListener
+from git_store.names import check_branch
+from git_store.objects import Objects
+from git_store.packs import Packs
+from git_store.push import Pusher, Pushes, PushEvent, PushListener, RefChange, Request
 from git_store.refs import Refs
+from git_store.remote import Fetch, Remotes
+from git_store.remote_http import parse_url
 from git_store.repos import Repositories
+from git_store.upkeep import Upkeep
+
+DAY_MS = 86_400_000
 
 
 class GitStore:
@@ -25,9 +36,6 @@ class GitStore:
     The engine may be shared with other tables of the same database. On SQLite its owner sets WAL,
     foreign keys and the busy timeout; transactions that write take the write lock at their start.
     """
-
-    repositories: Repositories
-    refs: Refs
 
     def __init__(
         self,
@@ -41,19 +49,41 @@ class GitStore:
     ) -> None:
         """`cache_dir` holds quarantined pushes and local copies of packs; `clock` answers
         milliseconds since 1970."""
-        raise NotImplementedError
+        self.limits = limits or Limits()
+        self.heavy = threading.BoundedSemaphore(self.limits.heavy_threads)
+        self._clock = clock
+        self._database = Database(engine)
+        self._packs = Packs(self._database, objects, cache_dir, clock=clock, limits=self.limits)
+        self.repositories = Repositories(self._database, clock)
+        self.refs = Refs(self._database, self._packs, self.limits.ref_bytes)
+        self.pushes = Pushes(
+            self._database,
+            self._packs,
+            cache_dir / "quarantine",
+            clock=clock,
+            limits=self.limits,
+            heavy=self.heavy,
+        )
+        self.pushes.listener = listener
+        self._remotes = Remotes(self._database, self._packs, self.pushes, self.limits)
+        self._upkeep = Upkeep(self._database, objects, cache_dir / "quarantine", self._packs)
 
     def create_tables(self) -> None:
         """Create the tables (prefix git_) that do not exist yet."""
-        raise NotImplementedError
+        self._database.create_tables()
 
     def listen(self, listener: PushListener) -> None:
         """Set the one listener of pushes."""
-        raise NotImplementedError
+        self.pushes.listener = listener
+
+    def objects(self, repository_id: str) -> Objects:
+        """The objects of a repository as of now, for one request in one thread."""
+        return Objects(self._packs.of_repository(repository_id))
 
     def files(self, repository_id: str) -> Files:
         """Read a repository as it is now. Raises RepoNotFound."""
-        raise NotImplementedError
+        self.repositories.by_id(repository_id)
+        return Files(self.objects(repository_id), self.limits)
 
     def commit(
         self,
@@ -73,7 +103,35 @@ class GitStore:
         not at `expected_parent` (None: do not check), PushRejected, ObjectNotFound when a file to
         delete is not there, OverLimit.
         """
-        raise NotImplementedError
+        repository = self.repositories.by_id(repository_id)
+        ref = check_branch(branch)
+        found = self.refs.get(repository_id, ref)
+        parent = found.sha if found else None
+        if expected_parent is not None and parent != expected_parent:
+            raise RefConflict(f"{branch} is at {parent or 'nothing'}, not at {expected_parent}")
+        new = CommitBuilder(self.objects(repository_id), self.limits).build(
+            edits,
+            parent=parent,
+            message=message,
+            author=author,
+            at_seconds=self._clock() // 1000,
+        )
+        report = self.pushes.receive(
+            Request(
+                repository=repository,
+                pusher=pusher,
+                changes=[RefChange(ref, parent, new.sha)],
+                options=options,
+                chunks=new.pack,
+            ),
+            say=lambda text: None,
+            progress=lambda text: None,
+        )
+        problem = report.unpack or report.message or report.refs[ref]
+        if report.event is None:
+            refused = report.unpack or report.message
+            raise PushRejected(refused) if refused else RefConflict(problem)
+        return new.sha
 
     def fetch_remote(
         self,
@@ -90,23 +148,26 @@ class GitStore:
         With both, `commit` must be in what was fetched. Objects arrive through the checks of a
         push; no visible ref moves. `keep` names the hidden ref that keeps the commit alive (see
         `Refs.keep`), by default one per commit. `allow_private` permits file paths and addresses
-        of this machine and its networks. Raises RemoteFailed, BadPack, OverLimit.
+        of this machine and its networks. Raises RemoteFailed, BadPack, OverLimit, BadName,
+        ObjectNotFound.
         """
-        raise NotImplementedError
+        self.repositories.by_id(repository_id)
+        address = parse_url(url, allow_private=allow_private)
+        return self._remotes.fetch(Fetch(repository_id, address, ref, commit, keep))
 
     def pending_events(self, limit: int = 100) -> list[PushEvent]:
         """Events not marked handled yet, oldest first."""
-        raise NotImplementedError
+        return self.pushes.pending(limit)
 
     def mark_handled(self, event_id: str) -> None:
         """Take an event out of the outbox. Nothing happens the second time."""
-        raise NotImplementedError
+        self.pushes.mark_handled(event_id)
 
-    def sweep(self, *, grace_ms: int = 86_400_000) -> int:
+    def sweep(self, *, grace_ms: int = DAY_MS) -> int:
         """Remove what no repository uses: packs, left-overs of pushes that died, old handled
         events. Returns how many things were removed."""
-        raise NotImplementedError
+        return self._upkeep.sweep(before_ms=self._clock() - grace_ms)
 
     def close(self) -> None:
         """Let go of opened packs. The engine stays its owner's."""
-        raise NotImplementedError
+        self._packs.close()

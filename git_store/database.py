@@ -1,0 +1,54 @@
+"""Transactions on the shared engine, the same on SQLite and PostgreSQL, and the store's ids."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, update
+
+from git_store.tables import metadata, repositories
+
+Clock = Callable[[], int]  # milliseconds since 1970
+
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_TAKE_WRITE_LOCK = (
+    update(repositories).where(repositories.c.id == "").values(description="")
+)  # matches nothing
+
+
+class Database:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sqlite = engine.dialect.name == "sqlite"
+
+    def create_tables(self) -> None:
+        metadata.create_all(self._engine)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that writes nothing. Statements may each see a newer state."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction, committed at the end unless an exception passes.
+
+        On SQLite the write lock is taken before anything is read, as BEGIN IMMEDIATE would: a
+        transaction that reads first and writes later fails at once when another wrote in between,
+        whatever the busy timeout. The engine is not ours, so its way of beginning is unknown; a
+        first statement that writes nothing does the same for all of them.
+        """
+        with self._engine.begin() as connection:
+            if self._sqlite:
+                connection.execute(_TAKE_WRITE_LOCK)
+            yield connection
+
+
+def new_id(prefix: str, now_ms: int) -> str:
+    """`prefix_` and 26 characters that sort by time: 48 bits of time, 80 of chance."""
+    number = (now_ms & ((1 << 48) - 1)) << 80 | secrets.randbits(80)
+    letters = [_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5)]
+    return f"{prefix}_{''.join(letters)}"

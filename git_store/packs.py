@@ -1,0 +1,313 @@
+"""Immutable packs: small ones as rows, larger ones as objects, and the opened ones of this process.
+
+A pack is stored once under an id of its own and never changes; which repositories use it is rows.
+Nothing here knows refs. `Packs` is shared by all threads; an opened `Pack` is read-only.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import threading
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore, ObjectStore
+from sqlalchemy import Connection, insert, select, update
+
+from git_store.database import Clock, Database, new_id
+from git_store.errors import BadPack, ObjectNotFound
+from git_store.index import PackIndex, index_bytes, index_pack
+from git_store.limits import Limits
+from git_store.packfile import STREAM_BYTES, TRAILER, Buffer, inflate, inflate_slices
+from git_store.tables import packs, repositories, repository_packs
+
+PREFIX = "packs/"
+_ROOTS_KEPT = 4096  # a pack with more is never sent again whole
+_IDS_PER_QUERY = 500
+
+
+class Pack:
+    """One opened pack: its data, its index, and its roots if they are known."""
+
+    def __init__(
+        self, pack_id: str, data: Buffer, index: Buffer, roots: tuple[bytes, ...] | None
+    ) -> None:
+        self.id = pack_id
+        self.data = data
+        self.index = PackIndex(index)
+        self.roots = roots
+        self._order: tuple[array[int], array[int]] | None = None
+
+    @property
+    def count(self) -> int:
+        return self.index.count
+
+    def find(self, name: bytes) -> int | None:
+        return self.index.find(name)
+
+    def prepare(self) -> None:
+        """Sort the offsets, before many objects are copied. Two threads may both do it."""
+        if self._order is None:
+            offsets = self.index.offsets()
+            numbers = array("L", sorted(range(len(offsets)), key=offsets.__getitem__))
+            self._order = (array("Q", [offsets[number] for number in numbers]), numbers)
+
+    def name_at(self, offset: int) -> bytes:
+        """The name of the object at an offset."""
+        if self._order is None:
+            return self.index.name_at(offset)
+        offsets, numbers = self._order
+        return self.index.name(numbers[bisect_left(offsets, offset)])
+
+    def end_of(self, offset: int, start: int, size: int) -> int:
+        """Where the entry at `offset` ends, whose stream starts at `start`."""
+        if self._order is not None:
+            offsets = self._order[0]
+            after = bisect_left(offsets, offset) + 1
+            return offsets[after] if after < len(offsets) else len(self.data) - TRAILER
+        if size <= STREAM_BYTES:
+            return inflate(self.data, start, size)[1]
+        return max(end for _, end in inflate_slices(self.data, start, size))
+
+
+def map_file(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@dataclass(frozen=True, slots=True)
+class NewPack:
+    """A checked pack in quarantine: in memory, or two files."""
+
+    id: str
+    checksum: str
+    size: int
+    objects: int
+    roots: tuple[bytes, ...]
+    data: bytes | None
+    pack_file: Path | None
+    index_file: Path | None
+
+
+class Packs:
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        directory: Path,
+        *,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._directory = directory
+        self._clock = clock
+        self._limits = limits
+        self._opened: OrderedDict[str, Pack] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def new_id(self) -> str:
+        return new_id("pack", self._clock())
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def upload(self, new: NewPack) -> None:
+        """Make the bytes of a large pack durable; small ones go with the row."""
+        if new.pack_file is None or new.index_file is None:
+            return
+        # The index last: who finds one may rely on the pack.
+        for key, path in ((pack_key(new.id), new.pack_file), (index_key(new.id), new.index_file)):
+            if isinstance(self._objects, LocalStore):
+                _move_in(self._objects, key, path)
+            else:
+                obstore.put(self._objects, key, path)
+
+    def insert(self, connection: Connection, repository_id: str, new: NewPack) -> None:
+        """Add the row, put the pack on the repository's list and on its account."""
+        connection.execute(
+            insert(packs).values(
+                id=new.id,
+                checksum=new.checksum,
+                size=new.size,
+                objects=new.objects,
+                roots=b"".join(new.roots) if len(new.roots) <= _ROOTS_KEPT else None,
+                data=new.data,
+                created_ms=self._clock(),
+            )
+        )
+        connection.execute(
+            insert(repository_packs).values(repository_id=repository_id, pack_id=new.id)
+        )
+        connection.execute(
+            update(repositories)
+            .where(repositories.c.id == repository_id)
+            .values(pack_bytes=repositories.c.pack_bytes + new.size)
+        )
+
+    def discard(self, pack_ids: Iterable[str]) -> None:
+        """Remove objects whose rows are gone. Twice is as good as once."""
+        for pack_id in pack_ids:
+            with self._lock:
+                self._opened.pop(pack_id, None)
+            for key in (index_key(pack_id), pack_key(pack_id)):
+                with suppress(NotFoundError, FileNotFoundError):
+                    obstore.delete(self._objects, key)
+            for path in self._cached(pack_id):
+                path.unlink(missing_ok=True)
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    def of_repository(self, repository_id: str) -> list[Pack]:
+        """The repository's packs as of now, opened, oldest first."""
+        listed = (
+            select(repository_packs.c.pack_id)
+            .where(repository_packs.c.repository_id == repository_id)
+            .order_by(repository_packs.c.pack_id)
+        )
+        with self._database.reading() as connection:
+            pack_ids = list(connection.execute(listed).scalars())
+        return self.open(pack_ids)
+
+    def open(self, pack_ids: Sequence[str]) -> list[Pack]:
+        """Packs in the order asked for, from those opened before where possible."""
+        with self._lock:
+            found = {key: self._opened[key] for key in pack_ids if key in self._opened}
+            for key in found:
+                self._opened.move_to_end(key)
+        missing = [key for key in pack_ids if key not in found]
+        for at in range(0, len(missing), _IDS_PER_QUERY):
+            found.update(self._open_rows(missing[at : at + _IDS_PER_QUERY]))
+        with self._lock:
+            for key in missing:
+                self._opened[key] = found[key]
+            while len(self._opened) > self._limits.open_packs:
+                self._opened.popitem(last=False)
+        return [found[key] for key in pack_ids]
+
+    def _open_rows(self, pack_ids: Sequence[str]) -> dict[str, Pack]:
+        rows = select(packs.c.id, packs.c.roots, packs.c.data).where(packs.c.id.in_(pack_ids))
+        opened: dict[str, Pack] = {}
+        with self._database.reading() as connection:
+            found = connection.execute(rows).all()
+        for pack_id, roots, data in found:
+            if data is not None:
+                opened[pack_id] = self._open_inline(pack_id, data, roots)
+            else:
+                opened[pack_id] = self._open_files(pack_id, roots)
+        if len(opened) != len(pack_ids):
+            gone = set(pack_ids) - opened.keys()
+            raise ObjectNotFound(f"pack {min(gone)} has gone; the repository was just repacked")
+        return opened
+
+    def _open_inline(self, pack_id: str, data: bytes, roots: bytes | None) -> Pack:
+        """Small packs keep no index: making one costs less than reading it from a row would."""
+        indexed = index_pack(data, limits=self._limits, lookup=lambda name: None)
+        index = index_bytes(indexed.entries, data[-TRAILER:])
+        return Pack(pack_id, data, index, _split(roots))
+
+    def _open_files(self, pack_id: str, roots: bytes | None) -> Pack:
+        if isinstance(self._objects, LocalStore):
+            pack_file = local_path(self._objects, pack_key(pack_id))
+            index_file = local_path(self._objects, index_key(pack_id))
+        else:
+            pack_file, index_file = self._cached(pack_id)
+            self._download(pack_key(pack_id), pack_file)
+            self._download(index_key(pack_id), index_file)
+        try:
+            return Pack(pack_id, map_file(pack_file), map_file(index_file), _split(roots))
+        except (OSError, ValueError) as error:
+            raise BadPack(f"pack {pack_id} cannot be opened: {error}") from error
+
+    # --- local copies of a remote object store ----------------------------------------------------
+
+    def _cached(self, pack_id: str) -> tuple[Path, Path]:
+        folder = self._directory / "packs"
+        return folder / f"{pack_id}.pack", folder / f"{pack_id}.idx"
+
+    def _download(self, key: str, path: Path) -> None:
+        """Fetch a key unless its copy is here; copies appear whole or not at all."""
+        if path.exists():
+            os.utime(path)  # used just now: last to be dropped
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+        try:
+            with partial.open("wb") as file:
+                for chunk in obstore.get(self._objects, key).stream(min_chunk_size=1 << 20):
+                    file.write(chunk)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._trim_cache(path.parent)
+
+    def _trim_cache(self, folder: Path) -> None:
+        """Drop the least recently used copies. Maps of them stay valid until they are closed."""
+        copies: list[tuple[float, int, Path]] = []
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # another process trims too
+                status = path.stat()
+                copies.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in copies)
+        for _, size, path in sorted(copies):
+            if total <= self._limits.cache_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def close(self) -> None:
+        with self._lock:
+            self._opened.clear()
+
+
+def pack_key(pack_id: str) -> str:
+    return f"{PREFIX}{pack_id[-2:]}/{pack_id}.pack"
+
+
+def index_key(pack_id: str) -> str:
+    return f"{PREFIX}{pack_id[-2:]}/{pack_id}.idx"
+
+
+def local_path(objects: LocalStore, key: str) -> Path:
+    if objects.prefix is None:
+        raise ValueError("a LocalStore for packs needs a prefix")
+    return Path(objects.prefix) / key
+
+
+def _move_in(objects: LocalStore, key: str, path: Path) -> None:
+    """Put a file that was fsynced in quarantine where the store keeps `key`, durably.
+
+    A link costs nothing where a copy of a large pack takes seconds; obstore itself does not fsync.
+    """
+    target = local_path(objects, key)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:  # another file system
+        obstore.put(objects, key, path)
+        sync(target)
+    sync(target.parent)
+    sync(target.parent.parent)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _split(roots: bytes | None) -> tuple[bytes, ...] | None:
+    if roots is None:
+        return None
+    return tuple(roots[at : at + 20] for at in range(0, len(roots), 20))
