@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import stat
 import struct
 
@@ -25,7 +24,7 @@ _libc.syscall.restype = ctypes.c_long
 
 def open_beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
     """Open `path` below the directory `root`; raises OSError, ELOOP or EXDEV if it leads away."""
-    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    flags |= os.O_CLOEXEC if flags & os.O_PATH else os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     how = struct.pack("<QQQ", flags, mode, _RESOLVE)
     for _ in range(_RETRIES):
         result: int = _libc.syscall(
@@ -55,17 +54,3 @@ def open_file(root: int, path: str) -> int:
 def open_directory(root: int, path: str) -> int:
     """Open a directory, to work in it by `dir_fd`."""
     return open_beneath(root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
-
-
-def supported() -> bool:
-    """Whether this kernel has openat2 (Linux 5.6)."""
-    if platform.system() != "Linux":
-        return False
-    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.close(open_beneath(root, ".", os.O_RDONLY))
-    except OSError:
-        return False
-    finally:
-        os.close(root)
-    return True

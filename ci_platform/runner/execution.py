@@ -37,6 +37,7 @@ SHELLS = {
     "sh": ("/bin/sh", "-e"),
     "bash": ("/bin/bash", "--noprofile", "--norc", "-eo", "pipefail"),
 }
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Start = Callable[[CommandSpec, Workspace, Manifest], AbstractContextManager[Process]]
@@ -167,6 +168,9 @@ def refusal(spec: CommandSpec) -> Excess | None:
         return _invalid("script holds a null character")
     if len(spec.base) > BASE_LAYERS_MAX:
         return _invalid(f"base has {len(spec.base)} layers; the limit is {BASE_LAYERS_MAX}")
+    for digest in spec.base:
+        if _DIGEST.fullmatch(digest) is None:
+            return _invalid(f"base: {digest[:100]!r} is not a layer's digest")
     if spec.timeout_ms <= 0:
         return _invalid("timeout is not above zero")
     parts = spec.cwd.split("/")

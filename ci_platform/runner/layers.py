@@ -27,7 +27,7 @@ from obstore.store import LocalStore, ObjectStore
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.manifest import Changes, Manifest, chmod_beneath
-from ci_platform.runner.restore import apply
+from ci_platform.runner.restore import TOP, apply
 
 _COMPRESSION_LEVEL = 1
 _WINDOW_BYTES_MAX = 128 << 20
@@ -109,6 +109,9 @@ def pack(to: IO[bytes], root: int, changes: Changes, after: Manifest) -> str:
             pax_headers=header,
             errors="surrogateescape",
         ) as archive:
+            top = tarfile.TarInfo(TOP)
+            top.type = tarfile.DIRTYPE
+            archive.addfile(top)
             for path in changes.written:
                 _add(archive, root, path, after, first_path)
     return stream.digest()

@@ -17,6 +17,7 @@ from typing import IO, cast
 from ci_platform.runner.beneath import open_directory
 
 MEMBERS_MAX = 1_000_000  # of one layer
+TOP = "."  # always the first member: a header that no member follows cannot be read
 _COPY_BYTES = 1 << 20
 
 
@@ -44,6 +45,8 @@ def apply(archive: tarfile.TarFile, root: int, modes: dict[str, int]) -> None:
 def _restore(
     archive: tarfile.TarFile, member: tarfile.TarInfo, place: _Place, modes: dict[str, int]
 ) -> None:
+    if member.name == TOP and member.isdir():
+        return
     path = _checked(member.name)
     if member.isdir():
         place.directory(path)

@@ -122,7 +122,8 @@ class _PlainProcess:
         return Exit(self._child.wait(), rss_bytes=0, cpu_seconds=0.0)
 
     def close(self) -> None:
-        self.kill()
+        if self._child.returncode is None:
+            self.kill()
         os.close(self._ended)
 
     def _signal_group(self, number: signal.Signals) -> None:
