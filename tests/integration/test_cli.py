@@ -1,0 +1,173 @@
+"""The command line on a deployment's own files: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ci_platform import cli
+from ci_platform.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+Sluice = Callable[..., Done]
+
+
+@pytest.fixture
+def sluice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Sluice:
+    for name in ("SLUICE_DATA", "SLUICE_TOKEN", "SLUICE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["sluice", "--data", str(tmp_path / "data"), *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Done(ended.value.code if isinstance(ended.value.code, int) else 0, out, err)
+
+    return run
+
+
+def test_a_repository_is_created_listed_and_deleted(sluice: Sluice) -> None:
+    assert sluice("repo", "create", "me/app", "--description", "mine") == Done(
+        0, "created me/app\n", ""
+    )
+    listed = sluice("repo", "list")
+    assert listed.out.splitlines()[1].split() == ["me/app", "mine"]
+    assert sluice("repo", "delete", "me/app").out == "deleted me/app\n"
+    assert sluice("repo", "list").out.startswith("No repositories yet. Make one: sluice repo")
+
+
+def test_json_is_printed_alone_wherever_the_option_stands(sluice: Sluice) -> None:
+    made = json.loads(sluice("repo", "create", "me/app", "--json").out)
+    assert made["clone_url"] == "http://127.0.0.1:8080/me/app.git"
+    (listed,) = json.loads(sluice("--json", "repo", "list").out)
+    assert listed == made
+
+
+def test_a_token_is_printed_alone_and_never_again(sluice: Sluice) -> None:
+    sluice("repo", "create", "me/app")
+    made = sluice("token", "create", "--name", "ci", "--scope", "repo:write", "--repo", "me/app")
+    assert made.code == 0
+    secret = made.out.strip()
+    assert secret.startswith("slu_")
+    assert "\n" not in secret
+    listed = sluice("token", "list")
+    assert "ci" in listed.out
+    assert secret not in listed.out
+    token_id = listed.out.splitlines()[1].split()[0]
+    assert sluice("token", "revoke", token_id).out == f"revoked {token_id}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["repo", "create", "no-slash"], "name"),
+        (["repo", "create", "me/.."], "name"),
+        (["token", "create", "--name", "x", "--scope", "everything"], "scope"),
+        (["repo", "create"], "Missing argument"),
+        (["frobnicate"], "No such command"),
+        (["event", "run_1", "go", "{not json"], "PAYLOAD is not JSON"),
+        (["start", "me/app", "--param", "novalue"], "is not K=V"),
+        (["restart", "run_1", "--from", "build"], "expected kind:name"),
+        (["serve", "--port", "99999"], "SLUICE_PORT: Input should be less than"),
+    ],
+)
+def test_what_is_asked_wrongly_exits_with_2_and_says_what(
+    sluice: Sluice, arguments: list[str], says: str
+) -> None:
+    done = sluice(*arguments)
+    assert done.code == 2
+    assert says in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "run_nothing"],
+        ["logs", "run_nothing"],
+        ["runs", "me/nothing"],
+        ["repo", "delete", "me/nothing"],
+        ["pause", "run_nothing"],
+        ["approve", "run_nothing", "gate"],
+    ],
+)
+def test_what_is_not_there_exits_with_3(sluice: Sluice, arguments: list[str]) -> None:
+    done = sluice(*arguments)
+    assert done.code == 3
+    assert done.err.startswith("sluice: ")
+
+
+def test_a_server_that_does_not_answer_exits_with_4(sluice: Sluice) -> None:
+    done = sluice("--url", "http://127.0.0.1:1", "repo", "list")
+    assert done.code == 4
+    assert "no answer from http://127.0.0.1:1" in done.err
+
+
+def test_a_database_that_cannot_be_opened_exits_with_4(sluice: Sluice, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sluice.db").write_text("this is no database, it is a sentence" * 100)
+    done = sluice("repo", "list")
+    assert done.code == 4
+    assert "not a database" in done.err
+
+
+def test_a_setting_that_cannot_be_is_named(sluice: Sluice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_LEASE_SECONDS", "soon")
+    done = sluice("repo", "list")
+    assert (done.code, done.out) == (2, "")
+    assert "SLUICE_LEASE_SECONDS" in done.err
+
+
+def test_settings_are_shown_with_secrets_masked(
+    sluice: Sluice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_SECRET_KEY", "k" * 40)
+    monkeypatch.setenv("SLUICE_DATABASE_URL", "postgresql://me:hunter2@db/sluice")
+    shown = json.loads(sluice("config", "show", "--json").out)
+    assert set(shown) == set(Config.model_fields)
+    assert shown["secret_key"] == "***"
+    assert shown["database_url"] == "postgresql://me:***@db/sluice"
+    assert "hunter2" not in sluice("config", "show").out
+
+
+def test_the_first_admins_link_is_made_until_there_is_one(sluice: Sluice) -> None:
+    link = sluice("user", "link")
+    assert link.out.startswith("http://127.0.0.1:8080/setup/")
+    assert sluice("user", "create", "ada", "--admin", "--password", "correct horse").code == 0
+    assert sluice("user", "link").code == 3
+
+
+def test_a_user_gets_a_role(sluice: Sluice) -> None:
+    sluice("repo", "create", "me/app")
+    sluice("user", "create", "bob", "--password", "correct horse")
+    assert sluice("user", "role", "me/app", "bob", "writer").out == "bob is writer of me/app\n"
+    assert "bob" in sluice("user", "list").out
+
+
+def test_every_command_stands_in_the_guide() -> None:
+    guide = Path(__file__).parent.parent.parent / "docs" / "guide" / "cli.md"
+    documented = guide.read_text(encoding="utf-8")
+    groups = {group.name: group.typer_instance for group in cli.cli.registered_groups}
+    for name, group in groups.items():
+        assert f"`{name} " in documented
+        for command in group.registered_commands if group else ():
+            assert f"{command.name}`" in documented, f"{name} {command.name}"
+    for command in cli.cli.registered_commands:
+        name = command.name or (command.callback.__name__ if command.callback else "")
+        assert f"`{name}`" in documented, name
