@@ -172,8 +172,9 @@ def _objects(config: Config) -> obstore.store.ObjectStore:
 def _sandbox(config: Config, processes: int) -> Sandbox:
     return SandboxPool(
         config.cache,
-        processes=processes,
         limits=SandboxLimits(
+            processes=processes,
+            value_bytes=config.value_bytes,
             memory_bytes=config.sandbox_memory_bytes,
             cpu_seconds=config.sandbox_cpu_seconds,
             uses_max=config.sandbox_uses_max,
