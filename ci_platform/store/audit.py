@@ -17,6 +17,12 @@ LIST_MAX = 1000
 _LIST = select(AUDIT).order_by(AUDIT.c.n.desc()).limit(bindparam("count"))
 
 
+def check_limit(limit: int) -> None:
+    """Raises InvalidRequest."""
+    if not 1 <= limit <= LIST_MAX:
+        raise InvalidRequest(f"limit is {limit}: expected 1 to {LIST_MAX}", field="limit")
+
+
 class SqlAuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -35,8 +41,7 @@ class SqlAuditStore:
 
     def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]:
         """Newest first: at_ms, actor, action, subject, detail."""
-        if not 1 <= limit <= LIST_MAX:
-            raise InvalidRequest(f"limit is {limit}: expected 1 to {LIST_MAX}", field="limit")
+        check_limit(limit)
         with self._database.reading() as connection:
             return [
                 {

@@ -58,7 +58,7 @@ class Listener:
 class Belfry:
     """The bells of one process. The receiving thread runs while there are listeners."""
 
-    def __init__(self, open_wire: Callable[[], Wire | None]) -> None:
+    def __init__(self, open_wire: Callable[[], Wire]) -> None:
         self._open_wire = open_wire
         self._tried = False
         self._wire: Wire | None = None

@@ -17,6 +17,7 @@ from ci_platform.model import (
     Effect,
     OpenApproval,
     OpenOperation,
+    OperationId,
     OperationState,
     RecordDecision,
     Run,
@@ -113,28 +114,40 @@ def prepare(effect: Effect) -> Prepared:
     return Prepared(effect, text, key)
 
 
+def check_held(operation_id: OperationId, *, fence: int, held: int | None) -> None:
+    """`held` is the fence of the lease the operation is under. Raises LeaseLost."""
+    if held != fence:
+        raise LeaseLost(f"{operation_id}: the lease {fence} of this command has ended")
+
+
+def check_decision(decision: RecordDecision, *, outcome: str | None, before: str | None) -> None:
+    """Raises Conflict when the gate is closed, or has an answer of this person."""
+    label = decision.key.label
+    if outcome is not None:
+        raise Conflict(f"the approval {label!r} is closed: {outcome}")
+    if before is not None:
+        raise Conflict(f"{decision.user} has already answered {label!r}: {before}")
+
+
 def check_lease(connection: Connection, prepared: Prepared, run_n: int) -> None:
     """Raises LeaseLost if an operation to be closed is no longer this worker's."""
     match prepared.effect:
         case CloseOperation(id=operation_id, fence=fence):
             row = connection.execute(_LOCK_OPERATION, {"operation_id": operation_id}).one_or_none()
-            if row is None or row.run_n != run_n or row.state != _RUNNING or row.fence != fence:
-                raise LeaseLost(f"{operation_id}: the lease {fence} of this command has ended")
+            held = row is not None and row.run_n == run_n and row.state == _RUNNING
+            check_held(operation_id, fence=fence, held=row.fence if row and held else None)
 
 
 def check(connection: Connection, prepared: Prepared, run_n: int) -> None:
     """Raises Conflict or StepNotFound if a decision cannot be recorded."""
     match prepared.effect:
-        case RecordDecision(key=key, user_id=user_id, user=user):
+        case RecordDecision(key=key, user_id=user_id) as decision:
             gate = _of(run_n, prepared)
             row = connection.execute(_LOCK_GATE, gate).one_or_none()
             if row is None:
                 raise StepNotFound(f"the run has no approval {key.label!r}")
-            if row.outcome is not None:
-                raise Conflict(f"the approval {key.label!r} is closed: {row.outcome}")
             before = connection.execute(_DECISION, {**gate, "of_user": user_id}).scalar()
-            if before is not None:
-                raise Conflict(f"{user} has already answered {key.label!r}: {before}")
+            check_decision(decision, outcome=row.outcome, before=before)
 
 
 def apply(connection: Connection, prepared: Prepared, run_n: int, run: Run, now_ms: int) -> None:

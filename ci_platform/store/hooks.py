@@ -46,6 +46,17 @@ _FINISH = (
 )
 
 
+def check_delivery(delivery: Delivery) -> None:
+    """Raises InvalidRequest."""
+    if not 1 <= len(delivery.id) <= DELIVERY_ID_MAX:
+        raise InvalidRequest(
+            f"the delivery id has {len(delivery.id)} characters: expected 1 to {DELIVERY_ID_MAX}",
+            field="delivery_id",
+        )
+    plain(delivery.id, "delivery_id")
+    plain(delivery.event, "event")
+
+
 class SqlHookStore:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
@@ -103,15 +114,11 @@ class SqlHookStore:
         self._database.write(lambda connection: connection.execute(_FINISH, asked))
 
     def _note(self, delivery: Delivery, *, pending: bool) -> bool:
-        if len(delivery.id) > DELIVERY_ID_MAX:
-            raise InvalidRequest(
-                f"the delivery id has {len(delivery.id)} characters: at most {DELIVERY_ID_MAX}",
-                field="delivery_id",
-            )
+        check_delivery(delivery)
         columns: dict[str, object] = {
             "hook_id": delivery.hook_id,
-            "id": plain(delivery.id, "delivery_id"),
-            "event": plain(delivery.event, "event"),
+            "id": delivery.id,
+            "event": delivery.event,
             "body": delivery.body if pending else None,
             "received_ms": delivery.received_ms,
             "due_ms": delivery.received_ms if pending else None,

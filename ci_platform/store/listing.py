@@ -26,11 +26,10 @@ def page(
 
     Raises InvalidRequest for a cursor that is none of ours, and a limit out of range.
     """
-    if not 1 <= limit <= PAGE_MAX:
-        raise InvalidRequest(f"limit is {limit}: expected 1 to {PAGE_MAX}", field="limit")
+    check_limit(limit)
     if which.repository_ids is not None and not which.repository_ids:
         return None
-    common = _common(which, _position(cursor))
+    common = _common(which, position(cursor))
     repositories: list[RepositoryId | None] = [None]
     if which.repository_ids is not None:
         repositories = [*sorted(set(which.repository_ids))]
@@ -52,7 +51,12 @@ def page(
     return base.where(RUNS.c.n.in_(select(ns.c.n))).order_by(RUNS.c.n.desc()).limit(limit + 1)
 
 
-def _position(cursor: str | None) -> int | None:
+def check_limit(limit: int) -> None:
+    if not 1 <= limit <= PAGE_MAX:
+        raise InvalidRequest(f"limit is {limit}: expected 1 to {PAGE_MAX}", field="limit")
+
+
+def position(cursor: str | None) -> int | None:
     if cursor is None:
         return None
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):

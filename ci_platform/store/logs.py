@@ -68,18 +68,18 @@ class SqlLogStore:
         if not lines:
             return
         plain(step, "step")
-        _check(lines)
+        check_lines(lines)
         size = sum(len(line.text) for line in lines)
         self._appends.submit(_Lines(run_id, step, lines), size=size)
 
     def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
         """The next lines; fewer than `limit` when they are long, none only at the end."""
-        _check_limit(limit)
+        check_limit(limit)
         asked = {"run_id": run_id, "step": step, "after": after, "count": limit}
         with self._database.reading() as connection:
             covered: list[int] = []
             size = lines = 0
-            for first, last, bytes_ in connection.execute(_AFTER, asked).tuples():
+            for first, last, bytes_ in connection.execute(_AFTER, asked):
                 if covered and size + bytes_ > READ_BYTES_MAX:
                     break
                 covered.append(first)
@@ -92,12 +92,12 @@ class SqlLogStore:
 
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
         """The last lines, in order; fewer than `limit` when they are long."""
-        _check_limit(limit)
+        check_limit(limit)
         asked = {"run_id": run_id, "step": step, "count": limit}
         with self._database.reading() as connection:
             covered: list[int] = []
             size = lines = 0
-            for first, last, bytes_ in connection.execute(_TAIL, asked).tuples():
+            for first, last, bytes_ in connection.execute(_TAIL, asked):
                 if covered and size + bytes_ > READ_BYTES_MAX:
                     break
                 covered.append(first)
@@ -115,10 +115,11 @@ class SqlLogStore:
 
     def steps(self, run_id: RunId) -> Mapping[str, int]:
         with self._database.reading() as connection:
-            return dict(connection.execute(_STEPS, {"run_id": run_id}).tuples().all())
+            return dict(connection.execute(_STEPS, {"run_id": run_id}).all())
 
 
-def _check(lines: Sequence[LogLine]) -> None:
+def check_lines(lines: Sequence[LogLine]) -> None:
+    """Raises InvalidRequest, TooLarge."""
     if len(lines) > LINES_MAX:
         raise TooLarge(f"{len(lines)} lines at once: at most {LINES_MAX}", field="lines")
     number = 0
@@ -136,7 +137,7 @@ def _check(lines: Sequence[LogLine]) -> None:
             )
 
 
-def _check_limit(limit: int) -> None:
+def check_limit(limit: int) -> None:
     if not 1 <= limit <= LINES_MAX:
         raise InvalidRequest(f"limit is {limit}: expected 1 to {LINES_MAX}", field="limit")
 
@@ -239,7 +240,7 @@ def _lines(
         "highest": max(firsts),
     }
     lines: list[LogLine] = []
-    for data, size in connection.execute(_LINES, asked).tuples():
+    for data, size in connection.execute(_LINES, asked):
         text = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
         for at_ms, stream, first, texts in json.loads(text):
             lines += [

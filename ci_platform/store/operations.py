@@ -51,6 +51,15 @@ _CLOSE = (
     .where(OPERATIONS.c.id == bindparam("of_id"), OPERATIONS.c.fence == bindparam("of_fence"))
     .values(state=_DONE, due_ms=None, worker=None, lease_until_ms=None)
 )
+_CLOSE = (
+    OPERATIONS.update()
+    .where(
+        OPERATIONS.c.id == bindparam("of_id"),
+        OPERATIONS.c.fence == bindparam("under_fence"),
+        OPERATIONS.c.state == _RUNNING,
+    )
+    .values(state=_DONE, worker=None, lease_until_ms=None)
+)
 _LOCK_EXPIRED = (
     select(OPERATIONS.c.n)
     .where(OPERATIONS.c.worker.is_not(None), OPERATIONS.c.lease_until_ms <= bindparam("now"))
@@ -120,6 +129,10 @@ class SqlOperationStore:
     def close(self, operation_id: OperationId, *, fence: int) -> None:
         parameters = {"of_id": operation_id, "of_fence": fence}
         self._database.write(lambda connection: connection.execute(_CLOSE, parameters))
+
+    def close(self, operation_id: OperationId, *, fence: int) -> None:
+        ending = {"of_id": operation_id, "under_fence": fence}
+        self._database.write(lambda connection: connection.execute(_CLOSE, ending))
 
     def expire(self, *, limit: int) -> int:
         """Called with the runs' leases; not part of the protocol."""

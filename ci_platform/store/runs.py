@@ -86,8 +86,7 @@ class SqlRunStore:
         )
 
     def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
-        if len(new) > CREATED_MAX:
-            raise InvalidRequest(f"{len(new)} runs at once: at most {CREATED_MAX}", field="new")
+        check_created(new)
         if not new:
             return []
         creation = births.prepare(new, skip_existing=skip_existing)
@@ -177,6 +176,12 @@ class SqlRunStore:
     def delete(self, run_id: RunId) -> None:
         self._database.write(lambda connection: _delete(connection, run_id))
         self._ring()
+
+
+def check_created(new: Sequence[NewRun]) -> None:
+    """Raises InvalidRequest."""
+    if len(new) > CREATED_MAX:
+        raise InvalidRequest(f"{len(new)} runs at once: at most {CREATED_MAX}", field="new")
 
 
 def whole(row: Columns) -> Run:

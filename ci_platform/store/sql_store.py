@@ -93,10 +93,11 @@ class SqlStore:
         self._database.close()
 
 
-def _wire(database: Database, bell_dir: Path | None) -> Wire | None:
+def _wire(database: Database, bell_dir: Path | None) -> Wire:
     if not database.sqlite:
         return NotifyWire(database.url)
-    return None if bell_dir is None else DatagramWire(bell_dir)
+    assert database.url.database is not None
+    return DatagramWire(bell_dir or Path(database.url.database).with_suffix(".bells"))
 
 
 def open_store(
@@ -106,9 +107,8 @@ def open_store(
 
     `clock` None is the deployment's own: this machine's on SQLite, the server's on PostgreSQL;
     give `SqlStore.clock` to everything else then. `bell_dir` (SQLite only) is where processes
-    ring each other; without it they hear of each other's commits by polling. Raises
-    InvalidRequest for a bad URL or key, StoreUnavailable if the database cannot be used or has
-    another version's schema.
+    ring each other; None: a directory beside the database. Raises InvalidRequest for a bad URL or
+    key, StoreUnavailable if the database cannot be used or has another version's schema.
     """
     database = Database(database_url)
     try:

@@ -1,0 +1,218 @@
+"""The rest of the store in memory: people, webhooks, descriptions and the audit log.
+
+Part of `testing_store.InMemoryStore`; the same rules as there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+from ci_platform.errors import Conflict, HookNotFound
+from ci_platform.model import Description, Json, RepositoryId, Role, User, UserId
+from ci_platform.ports import Clock, Delivery, Hook, Token
+from ci_platform.store.audit import check_limit as check_audit_limit
+from ci_platform.store.codec import dump, load, plain, plain_or_none
+from ci_platform.store.descriptions import description_of
+from ci_platform.store.hooks import check_delivery
+from ci_platform.store.ids import new_id
+
+
+class InMemoryIdentity:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._users: dict[UserId, tuple[User, str | None]] = {}
+        self._roles: dict[UserId, dict[RepositoryId, Role]] = {}
+        self._tokens: dict[str, Token] = {}
+        self._digests: dict[str, str] = {}  # digest -> token id
+        self._links: dict[str, tuple[str, int]] = {}  # purpose -> digest, expiry
+
+    def create_user(self, name: str, password_hash: str | None, *, admin: bool) -> User:
+        plain(name, "name")
+        plain_or_none(password_hash, "password_hash")
+        with self._lock:
+            if self.user_by_name(name) is not None:
+                raise Conflict(f"the name {name!r} is taken")
+            now_ms = self._clock.now_ms()
+            user = User(UserId(new_id("usr", now_ms)), name, admin, now_ms)
+            self._users[user.id] = (user, password_hash)
+        return user
+
+    def user(self, user_id: UserId) -> User | None:
+        found = self._users.get(user_id)
+        return None if found is None else found[0]
+
+    def user_by_name(self, name: str) -> tuple[User, str | None] | None:
+        with self._lock:
+            return next((found for found in self._users.values() if found[0].name == name), None)
+
+    def users(self) -> list[User]:
+        with self._lock:
+            return sorted((user for user, _ in self._users.values()), key=lambda user: user.id)
+
+    def set_password(self, user_id: UserId, password_hash: str) -> None:
+        with self._lock:
+            if user_id in self._users:
+                self._users[user_id] = (self._users[user_id][0], password_hash)
+
+    def set_role(self, user_id: UserId, repository_id: RepositoryId, role: Role | None) -> None:
+        with self._lock:
+            if role is not None and user_id not in self._users:
+                raise Conflict(f"no user has the id {user_id}")
+            roles = self._roles.setdefault(user_id, {})
+            roles.pop(repository_id, None)
+            if role is not None:
+                roles[repository_id] = role
+
+    def roles(self, user_id: UserId) -> Mapping[RepositoryId, Role]:
+        with self._lock:
+            return dict(self._roles.get(user_id, {}))
+
+    def add_token(self, token: Token, digest: str) -> None:
+        plain(token.name, "name")
+        with self._lock:
+            if token.id in self._tokens or digest in self._digests:
+                raise Conflict(f"the token {token.id} exists")
+            self._tokens[token.id] = token
+            self._digests[digest] = token.id
+
+    def token(self, digest: str) -> Token | None:
+        with self._lock:
+            return self._tokens.get(self._digests.get(digest, ""))
+
+    def tokens(self, user_id: UserId | None = None) -> list[Token]:
+        with self._lock:
+            tokens = sorted(self._tokens.values(), key=lambda token: token.id)
+        return [token for token in tokens if user_id in (None, token.user_id)]
+
+    def revoke_token(self, token_id: str) -> None:
+        with self._lock:
+            self._tokens.pop(token_id, None)
+
+    def touch_token(self, token_id: str, at_ms: int) -> None:
+        with self._lock:
+            token = self._tokens.get(token_id)
+            if token is not None:
+                self._tokens[token_id] = replace(token, last_used_ms=at_ms)
+
+    def put_link(self, digest: str, purpose: str, expires_ms: int) -> None:
+        plain(purpose, "purpose")
+        with self._lock:
+            self._links[purpose] = (digest, expires_ms)
+
+    def take_link(self, digest: str, now_ms: int) -> str | None:
+        with self._lock:
+            for purpose, (known, expires_ms) in list(self._links.items()):
+                if known == digest:
+                    del self._links[purpose]
+                    return purpose if expires_ms > now_ms else None
+        return None
+
+
+@dataclass(slots=True)
+class _Delivered:
+    delivery: Delivery
+    due_ms: int | None
+
+
+class InMemoryHooks:
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._hooks: dict[str, Hook] = {}
+        self._deliveries: dict[tuple[str, str], _Delivered] = {}
+
+    def add(self, hook: Hook) -> None:
+        plain_or_none(hook.remote_url, "remote_url")
+        with self._lock:
+            if hook.id in self._hooks:
+                raise Conflict(f"the webhook {hook.id} exists")
+            self._hooks[hook.id] = hook
+
+    def get(self, hook_id: str) -> Hook:
+        with self._lock:
+            found = self._hooks.get(hook_id)
+        if found is None:
+            raise HookNotFound(f"no webhook has the id {hook_id}")
+        return found
+
+    def of_repository(self, repository_id: RepositoryId) -> list[Hook]:
+        with self._lock:
+            hooks = [hook for hook in self._hooks.values() if hook.repository_id == repository_id]
+        return sorted(hooks, key=lambda hook: (hook.created_ms, hook.id))
+
+    def remove(self, hook_id: str) -> None:
+        with self._lock:
+            self._hooks.pop(hook_id, None)
+            for noted in [noted for noted in self._deliveries if noted[0] == hook_id]:
+                del self._deliveries[noted]
+
+    def first_delivery(self, hook_id: str, delivery_id: str, at_ms: int) -> bool:
+        return self._note(Delivery(hook_id, delivery_id, "", b"", at_ms), None)
+
+    def enqueue(self, delivery: Delivery) -> bool:
+        return self._note(delivery, delivery.received_ms)
+
+    def _note(self, delivery: Delivery, due_ms: int | None) -> bool:
+        check_delivery(delivery)
+        self.get(delivery.hook_id)
+        with self._lock:
+            noted = (delivery.hook_id, delivery.id)
+            if noted in self._deliveries:
+                return False
+            self._deliveries[noted] = _Delivered(delivery, due_ms)
+            return True
+
+    def pending(self, now_ms: int, *, limit: int = 100) -> list[Delivery]:
+        with self._lock:
+            due = [
+                (one.due_ms, one.delivery.received_ms, one.delivery.id, one.delivery)
+                for one in self._deliveries.values()
+                if one.due_ms is not None and one.due_ms <= now_ms
+            ]
+        return [delivery for *_, delivery in sorted(due, key=lambda one: one[:3])][:limit]
+
+    def defer(self, hook_id: str, delivery_id: str, until_ms: int) -> None:
+        with self._lock:
+            found = self._deliveries.get((hook_id, delivery_id))
+            if found is not None and found.due_ms is not None:
+                found.due_ms = until_ms
+                found.delivery = replace(found.delivery, tries=found.delivery.tries + 1)
+
+    def finish(self, hook_id: str, delivery_id: str, outcome: str) -> None:
+        plain(outcome, "outcome")
+        with self._lock:
+            found = self._deliveries.get((hook_id, delivery_id))
+            if found is not None:
+                found.due_ms = None
+                found.delivery = replace(found.delivery, body=b"")
+
+
+class InMemoryDescriptions:
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
+
+    def get(self, digest: str) -> Description | None:
+        found = self._found.get(digest)
+        return None if found is None else description_of(load(found))
+
+    def put(self, digest: str, description: Description) -> None:
+        self._found[digest] = dump(asdict(description), "description")
+
+
+class InMemoryAudit:
+    def __init__(self) -> None:
+        self._records: list[Mapping[str, Json]] = []
+
+    def record(
+        self, at_ms: int, actor: str, action: str, subject: str, detail: Mapping[str, Json]
+    ) -> None:
+        for name, value in (("actor", actor), ("action", action), ("subject", subject)):
+            plain(value, name)
+        record = {"at_ms": at_ms, "actor": actor, "action": action, "subject": subject}
+        self._records.append({**record, "detail": load(dump(dict(detail), "detail"))})
+
+    def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]:
+        check_audit_limit(limit)
+        return self._records[::-1][:limit]

@@ -1,0 +1,604 @@
+"""The store in memory: what every contract test also runs against, and fast tests use.
+
+One lock, plain dicts, and the same pure moves as the SQL store. Values go through JSON on their
+way in, as they would in a database, so that what cannot be stored is refused here too. Nothing is
+durable, and nothing is shared between processes. `ci_platform.testing` offers it to tests.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from ci_platform.errors import Conflict, RunExists, RunNotFound, StepNotFound
+from ci_platform.model import (
+    Approval,
+    CloseApproval,
+    CloseOperation,
+    Decision,
+    Effect,
+    Entry,
+    Json,
+    LogLine,
+    NewRun,
+    OpenApproval,
+    OpenOperation,
+    Operation,
+    OperationId,
+    OperationState,
+    RecordDecision,
+    RepositoryId,
+    Run,
+    RunId,
+    RunState,
+    StepKey,
+    StopOperations,
+    WorkerId,
+)
+from ci_platform.ports import (
+    Append,
+    Appended,
+    Claim,
+    Clock,
+    RunFilter,
+    RunPage,
+)
+from ci_platform.store import births, effects, journal, listing, logs, moves
+from ci_platform.store.bell import Belfry, Listener
+from ci_platform.store.claims import check_claim
+from ci_platform.store.codec import dump, load, moving_columns, plain
+from ci_platform.store.fair import Candidate, in_turns
+from ci_platform.store.runs import LIVE_STATES, check_created
+from ci_platform.testing_records import (
+    InMemoryAudit,
+    InMemoryDescriptions,
+    InMemoryHooks,
+    InMemoryIdentity,
+)
+
+Value = TypeVar("Value")
+
+
+@dataclass(slots=True)
+class _Tables:
+    """Everything, under one lock."""
+
+    clock: Clock
+    ring: Callable[[], None]
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    runs: dict[RunId, Run] = field(default_factory=dict)  # in order of creation
+    counters: Counter[RepositoryId] = field(default_factory=Counter)
+    journals: dict[RunId, list[Entry]] = field(default_factory=dict)
+    operations: dict[OperationId, Operation] = field(default_factory=dict)
+    approvals: dict[tuple[RunId, StepKey], Approval] = field(default_factory=dict)
+    logs: dict[RunId, dict[str, list[LogLine]]] = field(default_factory=dict)
+
+    def run(self, run_id: RunId) -> Run:
+        try:
+            return self.runs[run_id]
+        except KeyError:
+            raise RunNotFound(f"no run has the id {run_id}") from None
+
+
+class _NoWire:
+    """There are no other processes."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def send(self) -> None:
+        return None
+
+    def receive(self, timeout_s: float) -> bool:
+        self._closed.wait(timeout_s)
+        return False
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+class InMemoryStore:
+    """`ports.Store`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._belfry = Belfry(_NoWire)
+        tables = _Tables(clock, self._belfry.ring)
+        self._runs = _Runs(tables)
+        self._operations = _Operations(tables)
+        self._approvals = _Approvals(tables)
+        self._logs = _Logs(tables)
+        self._identity = InMemoryIdentity(clock)
+        self._hooks = InMemoryHooks()
+        self._descriptions = InMemoryDescriptions()
+        self._audit = InMemoryAudit()
+
+    @property
+    def runs(self) -> _Runs:
+        return self._runs
+
+    @property
+    def operations(self) -> _Operations:
+        return self._operations
+
+    @property
+    def approvals(self) -> _Approvals:
+        return self._approvals
+
+    @property
+    def logs(self) -> _Logs:
+        return self._logs
+
+    @property
+    def identity(self) -> InMemoryIdentity:
+        return self._identity
+
+    @property
+    def hooks(self) -> InMemoryHooks:
+        return self._hooks
+
+    @property
+    def descriptions(self) -> InMemoryDescriptions:
+        return self._descriptions
+
+    @property
+    def audit(self) -> InMemoryAudit:
+        return self._audit
+
+    def bell(self) -> Listener:
+        return self._belfry.listener()
+
+    def close(self) -> None:
+        self._belfry.close()
+
+
+def _copied(value: Json, name: str) -> Json:
+    """As it would come back from a database."""
+    return load(dump(value, name))
+
+
+class _Runs:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+        self._served = ""
+
+    def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
+        tables = self._tables
+        check_created(new)
+        births.prepare(new, skip_existing=skip_existing)
+        with tables.lock:
+            chosen: dict[RunId, NewRun] = {}
+            for one in new:
+                if one.id in tables.runs or one.id in chosen:
+                    if not skip_existing:
+                        raise RunExists(f"a run with the id {one.id} exists")
+                    continue
+                chosen[one.id] = one
+            created = [self._create(one) for one in chosen.values()]
+        tables.ring()
+        return created
+
+    def _create(self, new: NewRun) -> Run:
+        tables = self._tables
+        tables.counters[new.repository_id] += 1
+        number = tables.counters[new.repository_id]
+        run, entries = moves.born(new, number, tables.clock.now_ms())
+        run = replace(
+            run, payload=_copied(run.payload, "payload"), event=_copied(run.event, "event")
+        )
+        tables.runs[run.id] = run
+        tables.journals[run.id] = [_stored(entry) for entry in entries]
+        return run
+
+    def get(self, run_id: RunId) -> Run:
+        with self._tables.lock:
+            return self._tables.run(run_id)
+
+    def by_number(self, repository_id: RepositoryId, number: int) -> Run:
+        with self._tables.lock:
+            for run in self._tables.runs.values():
+                if run.repository_id == repository_id and run.number == number:
+                    return run
+        raise RunNotFound(f"{repository_id} has no run #{number}")
+
+    def counts(self) -> Mapping[RunState, int]:
+        with self._tables.lock:
+            found = Counter(run.state for run in self._tables.runs.values())
+        return {state: found[state] for state in LIVE_STATES}
+
+    def journal(
+        self, run_id: RunId, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Entry]:
+        with self._tables.lock:
+            self._tables.run(run_id)
+            entries = self._tables.journals[run_id][max(after, 0) :]
+        return entries if limit is None else entries[:limit]
+
+    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
+        check_claim(worker, limit)
+        tables = self._tables
+        now_ms = tables.clock.now_ms()
+        with tables.lock:
+            chosen = _due(
+                [(run.id, run.repository_id, run.ready_ms) for run in tables.runs.values()],
+                now_ms=now_ms,
+                served=self._served,
+            )
+            claims = []
+            for run_id, repository_id in chosen[:limit]:
+                run, entry = moves.claimed(
+                    tables.runs[run_id], worker, lease_ms=lease_ms, now_ms=now_ms
+                )
+                self._write(run, [entry])
+                self._served = repository_id
+                claims.append(Claim(run, list(tables.journals[run_id])))
+        if claims:
+            tables.ring()
+        return claims
+
+    def append(self, append: Append) -> Appended:
+        prepared = journal.prepare(append)
+        tables = self._tables
+        with tables.lock:
+            run = tables.run(append.run_id)
+            now_ms = tables.clock.now_ms()
+            changes = _Effects(tables, run, now_ms)
+            for effect in append.effects:
+                changes.check_lease(effect)
+            if not moves.admits(run, append):
+                return Appended(False, tables.journals[run.id][append.expected_seq :], run)
+            for effect in append.effects:
+                changes.check(effect)
+            after = moves.moved(run, append, now_ms)
+            moving_columns(after)  # refuses what a database could not hold
+            entries = moves.numbered(append.drafts, run.last_seq, now_ms)
+            for effect, encoded in zip(append.effects, prepared.effects, strict=True):
+                changes.apply(effect, encoded)
+            if after.state.terminal:
+                changes.end()
+            self._write(after, entries)
+        tables.ring()
+        return Appended(True, entries, after)
+
+    def _write(self, run: Run, entries: Sequence[Entry]) -> None:
+        self._tables.runs[run.id] = run
+        self._tables.journals[run.id] += [_stored(entry) for entry in entries]
+
+    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
+        tables = self._tables
+        with tables.lock:
+            until_ms = tables.clock.now_ms() + lease_ms
+            for run in tables.runs.values():
+                if run.worker == worker:
+                    tables.runs[run.id] = replace(run, lease_until_ms=until_ms)
+            for one in tables.operations.values():
+                if one.worker == worker:
+                    tables.operations[one.id] = replace(one, lease_until_ms=until_ms)
+
+    def expire(self, *, limit: int = 100) -> int:
+        now_ms = self._tables.clock.now_ms()
+
+        def ran_out(leased: Run | Operation) -> bool:
+            return leased.lease_until_ms is not None and leased.lease_until_ms <= now_ms
+
+        return self._take_back(ran_out, limit)
+
+    def release(self, worker: WorkerId | None) -> int:
+        def of_worker(leased: Run | Operation) -> bool:
+            return leased.worker is not None and worker in (None, leased.worker)
+
+        return self._take_back(of_worker, None)
+
+    def _take_back(self, lost: Callable[[Run | Operation], bool], limit: int | None) -> int:
+        tables = self._tables
+        with tables.lock:
+            now_ms = tables.clock.now_ms()
+            runs = [run for run in tables.runs.values() if lost(run)][:limit]
+            for run in runs:
+                after, entry = moves.expired(run, now_ms)
+                self._write(after, [entry])
+            operations = [one for one in tables.operations.values() if lost(one)][:limit]
+            for one in operations:
+                over = tables.runs[one.run_id].state.terminal
+                tables.operations[one.id] = replace(
+                    one,
+                    state=OperationState.DONE if over else OperationState.QUEUED,
+                    worker=None,
+                    lease_until_ms=None,
+                    ready_ms=one.ready_ms if over else now_ms,
+                )
+        count = len(runs) + len(operations)
+        if count:
+            tables.ring()
+        return count
+
+    def next_ready_ms(self) -> int | None:
+        with self._tables.lock:
+            due = [run.ready_ms for run in self._tables.runs.values()]
+            due += [
+                one.ready_ms
+                for one in self._tables.operations.values()
+                if one.state is OperationState.QUEUED
+            ]
+        return min((at_ms for at_ms in due if at_ms is not None), default=None)
+
+    def delete(self, run_id: RunId) -> None:
+        tables = self._tables
+        with tables.lock:
+            run = tables.run(run_id)
+            if not run.state.terminal:
+                raise Conflict(f"{run_id} is {run.state}: only a run that has ended can be deleted")
+            del tables.runs[run_id], tables.journals[run_id]
+            tables.logs.pop(run_id, None)
+            for operation_id in [i for i, o in tables.operations.items() if o.run_id == run_id]:
+                del tables.operations[operation_id]
+            for gate in [gate for gate in tables.approvals if gate[0] == run_id]:
+                del tables.approvals[gate]
+        tables.ring()
+
+    def list(self, which: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:
+        listing.check_limit(limit)
+        before = listing.position(cursor)
+        with self._tables.lock:
+            numbered = list(enumerate(self._tables.runs.values(), 1))
+        found = [
+            (n, run)
+            for n, run in reversed(numbered)
+            if (before is None or n < before) and _matches(run, which)
+        ]
+        last = str(found[limit - 1][0]) if len(found) > limit else None
+        return RunPage([run for _, run in found[:limit]], last)
+
+
+def _stored(entry: Entry) -> Entry:
+    return replace(entry, data=_copied(dict(entry.data), f"the data of {entry.kind}"))
+
+
+def _due(
+    rows: Iterable[tuple[Value, str, int | None]], *, now_ms: int, served: str
+) -> list[tuple[Value, str]]:
+    """Due ones in round robin; `rows` are in order of creation."""
+    due = [row for row in rows if row[2] is not None and row[2] <= now_ms]
+    due.sort(key=lambda row: row[2] or 0)
+    turns = in_turns([Candidate(n, row[1]) for n, row in enumerate(due)], served)
+    return [due[turn.n][:2] for turn in turns]
+
+
+def _matches(run: Run, which: RunFilter) -> bool:
+    return (
+        (which.repository_ids is None or run.repository_id in which.repository_ids)
+        and (which.pipeline is None or run.pipeline == which.pipeline)
+        and (not which.states or run.state in which.states)
+        and (which.branch is None or run.ref == f"refs/heads/{which.branch}")
+        and (which.commit is None or run.commit == which.commit)
+    )
+
+
+class _Effects:
+    """The effects of one append."""
+
+    def __init__(self, tables: _Tables, run: Run, now_ms: int) -> None:
+        self._tables = tables
+        self._run = run
+        self._now_ms = now_ms
+
+    def check_lease(self, effect: Effect) -> None:
+        match effect:
+            case CloseOperation(id=operation_id, fence=fence):
+                one = self._tables.operations.get(operation_id)
+                mine = one is not None and one.run_id == self._run.id and one.worker is not None
+                effects.check_held(
+                    operation_id, fence=fence, held=one.fence if one and mine else None
+                )
+
+    def check(self, effect: Effect) -> None:
+        match effect:
+            case RecordDecision(key=key, user_id=user_id):
+                gate = self._tables.approvals.get((self._run.id, key))
+                if gate is None:
+                    raise StepNotFound(f"the run has no approval {key.label!r}")
+                given = (one.decision for one in gate.decisions if one.user_id == user_id)
+                effects.check_decision(effect, outcome=gate.outcome, before=next(given, None))
+            case OpenOperation(id=operation_id) if operation_id in self._tables.operations:
+                raise Conflict(f"the operation {operation_id} exists")
+            case OpenApproval(key=key) if (self._run.id, key) in self._tables.approvals:
+                raise Conflict(f"the approval {key.label!r} exists")
+
+    def apply(self, effect: Effect, encoded: effects.Prepared) -> None:
+        match effect:
+            case OpenOperation():
+                self._open(effect, load(encoded.text))
+            case CloseOperation(id=operation_id):
+                self._tables.operations[operation_id] = replace(
+                    self._tables.operations[operation_id],
+                    state=OperationState.DONE,
+                    worker=None,
+                    lease_until_ms=None,
+                )
+            case StopOperations(key=key):
+                self._stop(key)
+            case OpenApproval(key=key):
+                self._tables.approvals[self._run.id, key] = Approval(
+                    run_id=self._run.id,
+                    repository_id=self._run.repository_id,
+                    key=key,
+                    spec=load(encoded.text),
+                    opened_ms=self._now_ms,
+                    expires_ms=effect.expires_ms,
+                    outcome=None,
+                    closed_ms=None,
+                    decisions=(),
+                )
+            case RecordDecision():
+                self._record(effect, load(encoded.text))
+            case CloseApproval(key=key, outcome=outcome):
+                self._close(key, outcome)
+
+    def end(self) -> None:
+        self._stop(None)
+        self._close(None, "cancelled")
+
+    def _open(self, opened: OpenOperation, spec: Json) -> None:
+        self._tables.operations[opened.id] = Operation(
+            id=opened.id,
+            run_id=self._run.id,
+            repository_id=self._run.repository_id,
+            key=opened.key,
+            attempt=opened.attempt,
+            spec=spec,
+            state=OperationState.QUEUED,
+            fence=0,
+            worker=None,
+            lease_until_ms=None,
+            ready_ms=opened.ready_ms,
+            stop=False,
+        )
+
+    def _stop(self, key: StepKey | None) -> None:
+        for one in list(self._tables.operations.values()):
+            mine = one.run_id == self._run.id and key in (None, one.key)
+            if mine and one.state is not OperationState.DONE:
+                running = one.state is OperationState.RUNNING
+                state = OperationState.RUNNING if running else OperationState.DONE
+                self._tables.operations[one.id] = replace(one, stop=True, state=state)
+
+    def _record(self, effect: RecordDecision, form: Json) -> None:
+        gate = self._tables.approvals[self._run.id, effect.key]
+        decision = Decision(
+            user_id=effect.user_id,
+            user=effect.user,
+            decision=effect.decision,
+            comment=effect.comment,
+            way=effect.way,
+            form=form,
+            at_ms=self._now_ms,
+        )
+        self._tables.approvals[self._run.id, effect.key] = replace(
+            gate, decisions=(*gate.decisions, decision)
+        )
+
+    def _close(self, key: StepKey | None, outcome: str) -> None:
+        for gate in list(self._tables.approvals.values()):
+            mine = gate.run_id == self._run.id and key in (None, gate.key)
+            if mine and gate.outcome is None:
+                self._tables.approvals[gate.run_id, gate.key] = replace(
+                    gate, outcome=outcome, closed_ms=self._now_ms
+                )
+
+
+class _Operations:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+        self._served = ""
+
+    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Operation]:
+        check_claim(worker, limit)
+        tables = self._tables
+        now_ms = tables.clock.now_ms()
+        with tables.lock:
+            queued = [
+                (one.id, one.repository_id, one.ready_ms)
+                for one in tables.operations.values()
+                if one.state is OperationState.QUEUED
+            ]
+            claimed = []
+            for operation_id, repository_id in _due(queued, now_ms=now_ms, served=self._served)[
+                :limit
+            ]:
+                one = tables.operations[operation_id]
+                tables.operations[operation_id] = replace(
+                    one,
+                    state=OperationState.RUNNING,
+                    fence=one.fence + 1,
+                    worker=worker,
+                    lease_until_ms=now_ms + lease_ms,
+                )
+                self._served = repository_id
+                claimed.append(tables.operations[operation_id])
+        return claimed
+
+    def close(self, operation_id: OperationId, *, fence: int) -> None:
+        with self._tables.lock:
+            one = self._tables.operations.get(operation_id)
+            if one is not None and one.worker is not None and one.fence == fence:
+                self._tables.operations[operation_id] = replace(
+                    one, state=OperationState.DONE, worker=None, lease_until_ms=None
+                )
+
+    def get(self, operation_id: OperationId) -> Operation | None:
+        with self._tables.lock:
+            return self._tables.operations.get(operation_id)
+
+
+class _Approvals:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    def get(self, run_id: RunId, key: StepKey) -> Approval:
+        with self._tables.lock:
+            found = self._tables.approvals.get((run_id, key))
+        if found is None:
+            raise StepNotFound(f"{run_id} has no approval {key.label!r}")
+        return found
+
+    def of_run(self, run_id: RunId) -> list[Approval]:
+        return [gate for gate in self._all() if gate.run_id == run_id]
+
+    def open(self, repository_ids: Sequence[RepositoryId] | None = None) -> list[Approval]:
+        return [
+            gate
+            for gate in self._all()
+            if gate.outcome is None
+            and (repository_ids is None or gate.repository_id in repository_ids)
+        ][:200]
+
+    def decision(self, run_id: RunId, key: StepKey, user_id: str) -> Decision | None:
+        with self._tables.lock:
+            gate = self._tables.approvals.get((run_id, key))
+        decisions = () if gate is None else gate.decisions
+        return next((one for one in decisions if one.user_id == user_id), None)
+
+    def _all(self) -> list[Approval]:
+        with self._tables.lock:
+            gates = list(self._tables.approvals.values())
+        return sorted(gates, key=lambda gate: gate.opened_ms)
+
+
+class _Logs:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
+        if not lines:
+            return
+        plain(step, "step")
+        logs.check_lines(lines)
+        with self._tables.lock:
+            self._tables.run(run_id)
+            log = self._tables.logs.setdefault(run_id, {}).setdefault(step, [])
+            last = log[-1].number if log else 0
+            log += [line for line in lines if line.number > last]
+        self._tables.ring()
+
+    def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
+        logs.check_limit(limit)
+        return [line for line in self._all(run_id, step) if line.number > after][:limit]
+
+    def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
+        logs.check_limit(limit)
+        return self._all(run_id, step)[-limit:]
+
+    def last(self, run_id: RunId, step: str) -> int:
+        lines = self._all(run_id, step)
+        return lines[-1].number if lines else 0
+
+    def steps(self, run_id: RunId) -> Mapping[str, int]:
+        with self._tables.lock:
+            found = self._tables.logs.get(run_id, {})
+            return {step: lines[-1].number for step, lines in sorted(found.items()) if lines}
+
+    def _all(self, run_id: RunId, step: str) -> list[LogLine]:
+        with self._tables.lock:
+            return list(self._tables.logs.get(run_id, {}).get(step, ()))

