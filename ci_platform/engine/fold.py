@@ -100,7 +100,7 @@ class RunView:
     output: Json = None
     error: ErrorInfo | None = None
     ended_ms: int | None = None
-    _timers: list[tuple[int, int, StepKey]] = field(default_factory=list)
+    _timers: list[tuple[int, int, StepKey]] = field(default_factory=list, compare=False)
 
     @property
     def leased(self) -> bool:

@@ -138,6 +138,17 @@ class Journal:
         return fold(self.run, self.entries)
 
     @property
+    def state(self) -> RunState:
+        """As people see it, after the last append."""
+        assert self.row is not None
+        return self.row.state
+
+    @property
+    def ready_ms(self) -> int | None:
+        assert self.row is not None
+        return self.row.ready_ms
+
+    @property
     def kinds(self) -> list[str]:
         return [entry.kind.value for entry in self.entries]
 
@@ -187,3 +198,13 @@ def start_approval(name: str, required: int = 1, timeout_ms: int | None = None) 
 
 def passed(name: str, value: Json = None, attempt: int = 1) -> FinishAttempt:
     return FinishAttempt(do(name), attempt, value)
+
+
+def row(journal: Journal) -> RunUpdate:
+    assert journal.row is not None
+    return journal.row
+
+
+def shown(journal: Journal) -> RunState:
+    """`journal.state`, in a form that a type checker does not take for constant."""
+    return row(journal).state

@@ -289,13 +289,9 @@ def test_refusing_ends_this_run_with_the_sentence_and_all_that_is_open_in_it() -
         ("fail", RunState.FAILED),
     ],
 )
-def test_divergence_is_noted_and_the_policy_decides_the_rest(
-    policy: str, state: RunState
-) -> None:
+def test_divergence_is_noted_and_the_policy_decides_the_rest(policy: str, state: RunState) -> None:
     journal = Journal().claim()
-    journal.ask(
-        NoteDivergence(do("new"), "inserted"), start_do("new"), on_divergence=policy
-    )
+    journal.ask(NoteDivergence(do("new"), "inserted"), start_do("new"), on_divergence=policy)
     assert journal.view.state is state
     assert "diverged" in journal.kinds
     assert (do("new") in journal.view.steps) == (policy == "accept")

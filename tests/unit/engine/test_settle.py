@@ -23,6 +23,7 @@ from tests.unit.engine.journal import (
     Journal,
     do,
     passed,
+    row,
     run_with,
     start_approval,
     start_do,
@@ -42,7 +43,7 @@ def test_a_sleep_passes_exactly_when_its_time_has_come() -> None:
     journal = Journal().claim()
     journal.ask(start_sleep("nap", 60_000))
     journal.suspend()
-    assert journal.row is not None and journal.row.ready_ms == 61_000
+    assert journal.ready_ms == 61_000
     journal.now_ms = 60_999
     journal.claim()
     assert step(journal, StepKind.SLEEP, "nap").state is StepState.WAITING
@@ -98,8 +99,8 @@ def test_a_retry_starts_when_its_delay_is_over_and_not_before() -> None:
     journal.ask(start_do("flaky"))
     journal.ask(FinishAttempt(do("flaky"), 1, error=FAILURE))
     journal.suspend()
-    assert journal.row is not None and journal.row.ready_ms == 11_000
-    assert [(w.kind, w.name, w.until_ms) for w in journal.row.waits] == [
+    assert journal.ready_ms == 11_000
+    assert [(w.kind, w.name, w.until_ms) for w in row(journal).waits] == [
         ("retry", "flaky", 11_000)
     ]
     journal.now_ms = 11_000
@@ -166,7 +167,7 @@ def test_a_run_over_its_timeout_fails_and_takes_its_commands_along() -> None:
     journal = Journal(run=run_with(timeout_ms=60_000)).claim()
     journal.ask(start_sh("test"))
     journal.suspend()
-    assert journal.row is not None and journal.row.ready_ms == 61_000
+    assert journal.ready_ms == 61_000
     journal.now_ms = 61_000
     journal.claim()
     assert (journal.view.state, journal.view.reason) == (RunState.FAILED, "timeout")
