@@ -54,7 +54,7 @@ HEADERS = (
 
 def create_web(
     commands: Commands, queries: Queries, identity: Identity, *, live_streams: Live, base_url: str
-) -> FastAPI:
+) -> ASGIApp:
     """Build the site. Mount it last: a repository's address is any two words.
 
     `base_url` is the address people use; https there makes the session cookie Secure.
@@ -76,8 +76,7 @@ def create_web(
     app.add_exception_handler(HTTPException, _no_page)
     app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(Exception, _broken)
-    app.add_middleware(Guarded)
-    return app
+    return Guarded(app)  # outside of everything, so that the page of a bug is guarded too
 
 
 class Guarded:

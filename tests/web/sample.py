@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from ci_platform.commands import Commands
 from ci_platform.errors import Forbidden, NotSignedIn, RepositoryNotFound, RunNotFound
@@ -65,6 +65,7 @@ from ci_platform.queries import (
     SystemView,
     WorkerView,
 )
+from tests.web.browser import PASSWORD
 from web import create_web
 from web.patterns import (
     COMMIT,
@@ -80,7 +81,6 @@ from web.patterns import (
 )
 
 NOW_MS = 1_795_000_000_000
-PASSWORD = "correct horse"
 ANA = User(UserId("usr_ana"), "ana", admin=True, created_ms=NOW_MS)
 EMPTY = replace(REPOSITORY, id=RepositoryId("repo_empty"), name="empty", description="")
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
@@ -380,7 +380,7 @@ def sample_identity(*, empty: bool = False) -> Identity:
 
 def sample_site(
     *, empty: bool = False, commands: Commands | None = None, base_url: str = "http://ci.example"
-) -> FastAPI:
+) -> ASGIApp:
     return create_web(
         commands if commands is not None else cast(Commands, object()),
         sample_queries(empty=empty),
