@@ -28,6 +28,7 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 _MS_BIND, _MS_REC, _MS_SLAVE, _MS_NOSUID, _MS_NODEV = 4096, 16384, 1 << 19, 2, 4
 _PR_SET_PDEATHSIG = 1
 _NS_GET_USERNS = 0xB701
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 _FREE_FD = 64  # above all targets of a child's descriptors
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -131,8 +132,9 @@ def _exit_report(status: int, usage: resource.struct_rusage) -> dict[str, object
 def _child(request: dict[str, object], answer: socket.socket, fds: list[int], parent: int) -> None:
     """Become the program. Never returns."""
     try:
-        for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
-            signal.signal(ignored_by_python, signal.SIG_DFL)
+        for number in _IGNORED:  # by Python and by us; a shell could not even trap them
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FREE_FD) for fd in fds]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
