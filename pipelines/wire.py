@@ -4,7 +4,7 @@
         {"v": 1, "op": "describe", "files": {path: text}}
         {"v": 1, "op": "run", "files": {...}, "pipeline": name, "event": {...}, "seed": text,
          "entries": [entry, ...], "strict": bool, "always_hibernate": bool,
-         "reuse": digest | null}
+         "reuse": digest | null, "value_bytes": n}
     guest -> host   the answer of activate(), one of
         {"described": {"pipelines": [...]}}      see Description in ci_platform/model.py
         {"suspended": true}
@@ -22,7 +22,9 @@
         [entry, ...]     the journal since the last entry the guest knows; [] = suspend now
         {"fatal": text}  the host gave up; unwind nothing, return {"suspended": true}
     guest -> host   log(step, stream, text)
-    guest -> host   mode(body)          true while a step body runs: real time and entropy
+    guest -> host   mode(body, now_ms)  true while a step body runs: real time and entropy; false:
+                                        the wall clock stands at now_ms, the run's logical time
+    guest -> host   sleep(ms)           a body waits: hold the guest for so long, off its CPU time
 
     key    [kind, name, occurrence]
     error  {"type": name, "message": text, "traceback": text, "data": {...}}
@@ -57,4 +59,14 @@ Errors with which the host completes a step (`data.error.type` of step_failed) a
 (data: type, message of the last attempt), or the author's own exception type for a `do` body.
 """
 
+from typing import Any, TypeAlias
+
+Json: TypeAlias = Any  # what json.loads returns; the only `Any` inside the sandbox
+
 VERSION = 1
+VALUE_BYTES_MAX = 1 << 20  # JSON of a step result, of params and of a run's output
+VALUE_DEPTH_MAX = 100  # nesting of such a value
+NAME_MAX = 256  # characters of a step's name
+PERIOD_MS_MAX = 365 * 86_400_000  # a sleep, a wait, a timeout
+RETRIES_MAX = 10_000
+TIMER_NAME = "$timer"

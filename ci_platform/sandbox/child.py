@@ -1,0 +1,140 @@
+"""The sandbox process: executes activations for a worker, and holds nothing worth stealing.
+
+Entered as `python -m ci_platform.sandbox.child`, with one end of a socket pair as its only
+descriptor and a JSON of limits as its argument. After loading the guest it confines itself, says
+hello with what it got, and serves until the worker hangs up. It parses nothing that guests say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from ci_platform.sandbox.channel import KEEP, RSS, USE_WARM, Channel, ChannelClosed, Frame
+from ci_platform.sandbox.confine import Confinement, confine
+from ci_platform.sandbox.host import Instance, Machine, Trap
+
+LOG_CALL_BYTES = 64  # what a call costs of the log's limit, however little it says
+LOG_PIECE = 64 * 1024  # characters of one frame
+SLEEP_MS_MAX = 3_600_000  # of one call
+
+
+class Serving:
+    """The host's side of one activation: forwards to the worker, within limits."""
+
+    def __init__(self, channel: Channel, *, log_bytes: int, next_bytes: int) -> None:
+        self._channel = channel
+        self._log_left = log_bytes
+        self._next_bytes = next_bytes
+        self.failed: ChannelClosed | None = None
+
+    def next(self, commands: str) -> str:
+        payload = commands.encode("utf-8", "replace")
+        if len(payload) > self._next_bytes:
+            payload = json.dumps({"too_large": len(payload), "limit": self._next_bytes}).encode()
+        try:
+            self._channel.send(Frame.NEXT, payload)
+            frame, answer = self._channel.receive()
+        except ChannelClosed as error:
+            self.failed = error
+            return '{"fatal":"the worker is gone"}'
+        return answer.decode() if frame is Frame.NEXT else '{"fatal":"out of step"}'
+
+    def log(self, step: str, stream: str, text: str) -> None:
+        if self._log_left <= 0:
+            return
+        step, stream = step[:600], stream[:20]
+        for start in range(0, len(text), LOG_PIECE):
+            piece = text[start : start + LOG_PIECE]
+            self._send_log(step, stream, piece)
+            self._log_left -= len(piece) + LOG_CALL_BYTES
+            if self._log_left <= 0:
+                self._send_log(step, "note", "\nthe log's limit is reached: the rest is left out\n")
+                return
+
+    def _send_log(self, step: str, stream: str, text: str) -> None:
+        try:
+            self._channel.send(Frame.LOG, json.dumps([step, stream, text]).encode())
+        except ChannelClosed as error:
+            self.failed = error
+            self._log_left = 0
+
+    def sleep(self, ms: int) -> None:
+        ms = min(ms, SLEEP_MS_MAX)
+        with contextlib.suppress(ChannelClosed):
+            self._channel.send(Frame.SLEEP, str(ms).encode())
+        time.sleep(ms / 1000)
+
+
+class Child:
+    def __init__(self, channel: Channel, machine: Machine, limits: dict[str, int]) -> None:
+        self._channel = channel
+        self._machine = machine
+        self._limits = limits
+        self._warm: Instance | None = None
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        self._page = os.sysconf("SC_PAGE_SIZE")
+
+    def serve(self) -> None:
+        """Until the worker hangs up."""
+        while True:
+            try:
+                frame, payload = self._channel.receive()
+            except ChannelClosed:
+                return
+            if frame is Frame.ACTIVATE:
+                self._activate(payload[0], payload[1:].decode())
+
+    def _activate(self, flags: int, message: str) -> None:
+        instance, self._warm = self._warm, None
+        if instance is not None and not flags & USE_WARM:
+            instance.close()
+            instance = None
+        calls = Serving(
+            self._channel,
+            log_bytes=self._limits["log_bytes"],
+            next_bytes=self._limits["next_bytes"],
+        )
+        try:
+            instance = instance or self._machine.instance()
+            answer = self._machine.activate(instance, message, calls)
+        except Trap as trap:
+            self._end(Frame.TRAP, json.dumps([trap.kind, trap.detail]).encode())
+        else:
+            self._end(Frame.ANSWER, answer.encode("utf-8", "replace"))
+            if flags & KEEP:
+                self._warm, instance = instance, None
+        if instance is not None:
+            instance.close()
+
+    def _end(self, frame: Frame, payload: bytes) -> None:
+        if len(payload) > self._limits["next_bytes"]:
+            frame = Frame.TRAP
+            payload = json.dumps(["output", f"its answer has {len(payload)} bytes"]).encode()
+        resident = int(os.pread(self._statm, 100, 0).split()[1]) * self._page
+        with contextlib.suppress(ChannelClosed):
+            self._channel.send(frame, RSS.pack(resident) + payload)
+
+
+def main() -> None:
+    setup = json.loads(sys.argv[1])
+    channel = Channel(socket.socket(fileno=setup["fd"]))
+    machine = Machine(
+        Path(setup["guest"]),
+        memory_bytes=setup["memory_bytes"],
+        cpu_seconds=setup["cpu_seconds"],
+    )
+    child = Child(channel, machine, setup)
+    machine.instance().close()  # what wasmtime opens or starts, before the doors shut
+    got: Confinement = confine()
+    channel.send(Frame.HELLO, json.dumps(got.words()).encode())
+    child.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""What `run(self, event, step)` may call: do, sh, sleep, wait_for_event, approval.
+
+Arguments are checked when a step is called, with errors that name the argument; the step itself
+begins when it is awaited. Keys, history and the host are replay.py's business.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TypeAlias, TypeVar, overload
+
+from pipelines.bodies import Work
+from pipelines.checks import block, flag, one_of, step_name, text, text_map, texts, whole
+from pipelines.declare import Input, Retry, form_of
+from pipelines.declared import DeclaredStep
+from pipelines.durations import Duration, Instant, duration_ms, instant_ms
+from pipelines.history import Key
+from pipelines.loop import BODY
+from pipelines.replay import Replay
+from pipelines.values import Approval, CommandResult, ReceivedEvent, StepContext
+from pipelines.wire import RETRIES_MAX, Json
+
+T = TypeVar("T")
+Call: TypeAlias = Coroutine[Json, Json, T]
+
+DO_RETRY = Retry()
+NO_RETRY = Retry(limit=0)
+SCRIPT_MAX = 256 * 1024  # characters
+VALUE_MAX = 32 * 1024  # characters of an environment variable
+APPROVERS_MAX = 100
+_EVENT_TYPE = "letters, digits, _ and -, at most 100, not starting with -"
+
+
+class Step:
+    """The steps of one run. Made by the platform; a pipeline gets it as `step`."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._declared: dict[str, DeclaredStep[Json]] = {}
+
+    # --- do ---
+
+    @overload
+    def do(
+        self,
+        name: str,
+        fn: Callable[[], Awaitable[T]] | Callable[[StepContext], Awaitable[T]],
+        *,
+        retries: int | Retry = ...,
+        timeout: Duration = ...,
+        sensitive: bool = ...,
+    ) -> Call[T]: ...
+
+    @overload
+    def do(
+        self,
+        name: str,
+        fn: Callable[[], T] | Callable[[StepContext], T],
+        *,
+        retries: int | Retry = ...,
+        timeout: Duration = ...,
+        sensitive: bool = ...,
+    ) -> Call[T]: ...
+
+    @overload
+    def do(
+        self,
+        name: str | None = None,
+        *,
+        retries: int | Retry = ...,
+        timeout: Duration = ...,
+        sensitive: bool = ...,
+        concurrent: bool = ...,
+    ) -> Callable[[Callable[..., T]], DeclaredStep[T]]: ...
+
+    def do(
+        self,
+        name: str | None = None,
+        fn: Callable[..., Json] | None = None,
+        *,
+        retries: int | Retry = DO_RETRY,
+        timeout: Duration = "10 minutes",
+        sensitive: bool = False,
+        concurrent: bool = False,
+    ) -> Json:
+        """Run a function inside the sandbox and journal its JSON result.
+
+        `await step.do("build", fn)`, or `@step.do("build")` over a function: then parameters named
+        after earlier declared steps are filled with their results, and calling the function runs
+        the step. `fn` may be sync or async and may take `ctx`.
+        """
+        config = {
+            "retries": retry("retries", retries).config(),
+            "timeout_ms": duration_ms(timeout, "timeout", least_ms=1),
+            "sensitive": flag("sensitive", sensitive),
+            "rollback": False,
+        }
+        delay = retries.delay if isinstance(retries, Retry) else None
+        if fn is None:
+            flag("concurrent", concurrent)
+            return self._declare(name, config, delay, concurrent)
+        if concurrent:
+            raise TypeError("concurrent is for the decorator form: it gathers what a step needs")
+        function = _body(fn)
+        key = self._replay.count("do", step_name(name if name is not None else ""))
+        return self._call(key, config, Work(function, delay if callable(delay) else None))
+
+    def _declare(
+        self, name: str | None, config: Mapping[str, Json], delay: Json, concurrent: bool
+    ) -> Callable[[Callable[..., T]], DeclaredStep[T]]:
+        def declare(function: Callable[..., T]) -> DeclaredStep[T]:
+            if not callable(function):
+                raise TypeError(f"step.do({name!r}) must decorate a function, got {function!r}")
+            own = step_name(function.__name__ if name is None else name)
+
+            def call(body: Callable[[StepContext], Json]) -> Call[Json]:
+                work = Work(body, delay if callable(delay) else None)
+                return self._call(self._replay.count("do", own), config, work)
+
+            made: DeclaredStep[T] = DeclaredStep(
+                own, function, call, self._declared, concurrent=concurrent
+            )
+            self._declared[own] = made
+            self._declared.setdefault(function.__name__, made)
+            return made
+
+        return declare
+
+    # --- commands ---
+
+    def sh(
+        self,
+        name: str,
+        script: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        secrets: Sequence[str] = (),
+        cwd: str = ".",
+        shell: str = "sh",
+        timeout: Duration = "1 hour",
+        retries: int | Retry = NO_RETRY,
+        labels: Sequence[str] = (),
+        image: str | None = None,
+        network: Sequence[str] = (),
+        artifacts: Sequence[str] = (),
+        reports: Sequence[str] = (),
+        allow_failure: bool = False,
+    ) -> Call[CommandResult]:
+        """Run a command in the workspace. A non-zero exit raises CommandFailed, unless
+        `allow_failure`; changes it made to files stay for the next command."""
+        key = self._replay.count("sh", step_name(name))
+        resolved = retry("retries", retries)
+        if callable(resolved.delay):
+            raise TypeError("retries.delay must be a duration: commands take no delay function")
+        config = {
+            "script": _script(script),
+            "env": text_map("env", env, most=VALUE_MAX),
+            "secrets": list(texts("secrets", secrets)),
+            "cwd": _inside("cwd", cwd),
+            "shell": one_of("shell", shell, ("sh", "bash")),
+            "timeout_ms": duration_ms(timeout, "timeout", least_ms=1_000),
+            "retries": resolved.config(),
+            "labels": list(texts("labels", labels)),
+            "image": None if image is None else text("image", image, most=512),
+            "network": list(texts("network", network)),
+            "artifacts": [_inside("artifacts", path) for path in texts("artifacts", artifacts)],
+            "reports": [_inside("reports", path) for path in texts("reports", reports)],
+            "cache": None,
+            "allow_failure": flag("allow_failure", allow_failure),
+            "rollback": False,
+        }
+        return self._call(key, config, then=CommandResult.from_json)
+
+    # --- waits ---
+
+    def sleep(self, name: str, duration: Duration) -> Call[None]:
+        """Sleep, for up to 365 days, while holding nothing but a row."""
+        key = self._replay.count("sleep", step_name(name))
+        return self._call(key, {"duration_ms": duration_ms(duration, "duration")})
+
+    def sleep_until(self, name: str, when: Instant) -> Call[None]:
+        """Sleep until an instant; one that is past already is no error."""
+        key = self._replay.count("sleep", step_name(name))
+        return self._call(key, {"until_ms": max(0, instant_ms(when, "when"))})
+
+    def wait_for_event(
+        self, name: str, *, type: str, timeout: Duration = "24 hours"
+    ) -> Call[ReceivedEvent]:
+        """Wait for an event of a type, sent to this run. Raises WaitTimeout."""
+        key = self._replay.count("wait", step_name(name))
+        text("type", type, most=100)
+        if type.startswith("-") or not type.replace("-", "_").isidentifier() and not _word(type):
+            raise ValueError(f"type must be {_EVENT_TYPE}, got {type!r}")
+        config = {"type": type, "timeout_ms": duration_ms(timeout, "timeout", least_ms=1_000)}
+        return self._call(key, config, then=ReceivedEvent.from_json)
+
+    def approval(
+        self,
+        name: str,
+        *,
+        approvers: Sequence[str] = (),
+        required: int = 1,
+        allow_self: bool = False,
+        form: Mapping[str, Input] | None = None,
+        timeout: Duration = "30 days",
+        environment: str | None = None,
+    ) -> Call[Approval]:
+        """Wait for people. Raises Rejected when one says no, WaitTimeout when nobody answers.
+
+        `approvers` are users, "role:maintainer" or "group:…"; none: every maintainer.
+        """
+        key = self._replay.count("approval", step_name(name))
+        config = {
+            "approvers": list(texts("approvers", approvers)),
+            "required": whole("required", required, least=1, most=APPROVERS_MAX),
+            "allow_self": flag("allow_self", allow_self),
+            "form": form_of("form", form),
+            "timeout_ms": duration_ms(timeout, "timeout", least_ms=1_000),
+            "environment": None if environment is None else step_name(environment),
+        }
+        return self._call(key, config, then=Approval.from_json)
+
+    # --- the common way ---
+
+    def _call(
+        self,
+        key: Key,
+        config: Mapping[str, Json],
+        work: Work | None = None,
+        *,
+        then: Callable[[Mapping[str, Json]], T] | None = None,
+    ) -> Call[Json]:
+        """A coroutine that performs the step; noted until its await begins."""
+        if BODY.get() is not None:
+            raise RuntimeError(
+                f"step.{_METHOD[key[0]]}({key[1]!r}) was called inside the body of a step, which "
+                "is not run again on replay: call it in run() instead"
+            )
+        replay = self._replay
+        place = _author_place()
+        call = f"step.{_METHOD[key[0]]}({key[1]!r}){place}"
+
+        async def perform() -> Json:
+            replay.unawaited.pop(note, None)
+            value = await replay.request(key, config, work)
+            return value if then is None else then(value)
+
+        coroutine = perform()
+        note = id(coroutine)
+        replay.unawaited[note] = call
+        return coroutine
+
+
+_METHOD = {
+    "do": "do",
+    "sh": "sh",
+    "sleep": "sleep",
+    "wait": "wait_for_event",
+    "approval": "approval",
+}
+
+
+def retry(argument: str, value: int | Retry) -> Retry:
+    """Read `retries`: a number keeps the default delay and backoff."""
+    if isinstance(value, Retry):
+        return value
+    return Retry(limit=whole(argument, value, least=0, most=RETRIES_MAX))
+
+
+def _script(script: str) -> str:
+    block("script", script, most=SCRIPT_MAX)
+    if not script.strip():
+        raise ValueError("script must not be empty")
+    return script
+
+
+def _inside(argument: str, path: str) -> str:
+    """A path inside the workspace."""
+    text(argument, path, most=1_024)
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{argument} must be a path inside the workspace, got {path!r}")
+    return path
+
+
+def _word(value: str) -> bool:
+    return value.isascii() and all(char.isalnum() or char in "_-" for char in value)
+
+
+def _author_place() -> str:
+    """Where the author's code called, as text to append."""
+    frame = sys._getframe(3)
+    return f" on line {frame.f_lineno} of {frame.f_code.co_filename}"
+
+
+def _body(fn: Callable[..., Json]) -> Callable[[StepContext], Json]:
+    """Check a body's parameters: none, or `ctx`."""
+    if not callable(fn):
+        hint = ": pass the function itself, without calling it" if inspect.isawaitable(fn) else ""
+        if inspect.iscoroutine(fn):
+            fn.close()
+        raise TypeError(f"fn must be a function, got {type(fn).__name__}{hint}")
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # some builtins have no signature
+        return lambda ctx: fn()
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in _VARIADIC]
+    takes_ctx = any(p.name == "ctx" and p.kind is not p.POSITIONAL_ONLY for p in parameters)
+    for parameter in needed:
+        if parameter.name != "ctx":
+            raise TypeError(
+                f"fn may take only ctx, but {getattr(fn, '__name__', 'it')} needs "
+                f"{parameter.name!r}: use a lambda, or the decorator form"
+            )
+    return (lambda ctx: fn(ctx=ctx)) if takes_ctx else (lambda ctx: fn())
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
