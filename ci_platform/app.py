@@ -35,7 +35,7 @@ from ci_platform.model import Actor, Description, Outcome, SourceFiles
 from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store, Trees
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
-from ci_platform.sandbox import SandboxLimits, SandboxPool
+from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
 from ci_platform.store import open_store
 from ci_platform.webhooks import Errands, create_webhooks
@@ -170,17 +170,15 @@ def _objects(config: Config) -> obstore.store.ObjectStore:
 
 
 def _sandbox(config: Config, processes: int) -> Sandbox:
-    return SandboxPool(
-        config.cache,
-        limits=SandboxLimits(
-            processes=processes,
-            value_bytes=config.value_bytes,
-            memory_bytes=config.sandbox_memory_bytes,
-            cpu_seconds=config.sandbox_cpu_seconds,
-            uses_max=config.sandbox_uses_max,
-            rss_bytes=config.sandbox_rss_bytes,
-        ),
+    limits = SandboxLimits(
+        processes=processes,
+        value_bytes=config.value_bytes,
+        memory_bytes=config.sandbox_memory_bytes,
+        cpu_seconds=config.sandbox_cpu_seconds,
+        uses_max=config.sandbox_uses_max,
+        rss_bytes=config.sandbox_rss_bytes,
     )
+    return WasmSandbox(limits, config.cache)
 
 
 def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner | UnsandboxedRunner:

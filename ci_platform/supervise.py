@@ -163,14 +163,22 @@ class Supervisor:
     was_ready: bool = False
 
     async def run(self, ready: Callable[[], Awaitable[None]]) -> None:
-        """Run until told to stop. Raises ServerFailed if the children cannot be kept alive."""
+        """Run until told to stop. Raises ServerFailed if the children cannot be kept alive.
+
+        The first child has the machine to itself until it is ready: people wait for it. The others
+        start then.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        keepers = [asyncio.create_task(self.keep(child)) for child in self.children]
+        keepers = [asyncio.create_task(self.keep(self.children[0]))]
         announce = asyncio.create_task(self.announce(ready))
-        await self.stopping.wait()
+        stopped = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait([announce, stopped], return_when=asyncio.FIRST_COMPLETED)
         announce.cancel()
+        if not self.stopping.is_set():
+            keepers += [asyncio.create_task(self.keep(child)) for child in self.children[1:]]
+        await stopped
         await self.drain(keepers)
         if self.failure is not None:
             raise ServerFailed(self.failure)
