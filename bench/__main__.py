@@ -177,7 +177,9 @@ def events() -> list[Result]:
             server.wait(run_id)
             entries = server.journal(run_id)
             decided = next(e for e in entries if e["kind"] == "approval_decided")
-            after = next(e for e in entries if e["seq"] > decided["seq"] and e["kind"] == "step_started")
+            after = next(
+                e for e in entries if e["seq"] > decided["seq"] and e["kind"] == "step_started"
+            )
             approved.append((after["at_ms"] - decided["at_ms"]) / 1e3)
     return [
         latency("event sent to run done", sent, bar_ms=7, p99_ms=30),
@@ -211,7 +213,9 @@ def waiting(count: int = 50_000) -> list[Result]:
         process.wait()
     assert alive == count + 1, f"{alive} of {count + 1} runs are still waiting"
     return [
-        Result(f"memory added by {count:,} waiting runs", f"{grown:.0f} MiB", "", "0 MB", grown < 5),
+        Result(
+            f"memory added by {count:,} waiting runs", f"{grown:.0f} MiB", "", "0 MB", grown < 5
+        ),
         Result("disk of one waiting run", f"{row_bytes:.0f} B", "", "< 1 KB", row_bytes < 1024),
         Result("CPU while they wait", f"{cpu_share:.2f} % of a core", "", "none", cpu_share < 2),
         Result("serving again after kill -9", f"{ready:.2f} s", "", "< 1 s", ready < 1),
@@ -238,7 +242,13 @@ def timers(count: int = 10_000) -> list[Result]:
             time.sleep(0.05)
         drained = time.time() - due
     return [
-        Result(f"{count:,} timers due at once, all done", f"{drained:.1f} s", "", "< 15 s", drained < 15)
+        Result(
+            f"{count:,} timers due at once, all done",
+            f"{drained:.1f} s",
+            "",
+            "< 15 s",
+            drained < 15,
+        )
     ]
 
 

@@ -26,7 +26,9 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def latency(what: str, seconds: Sequence[float], *, bar_ms: float, p99_ms: float | None = None) -> Result:
+def latency(
+    what: str, seconds: Sequence[float], *, bar_ms: float, p99_ms: float | None = None
+) -> Result:
     """A row for a latency whose p50 (and p99, if given) must stay under the bar."""
     p50, p99 = percentile(seconds, 0.5) * 1e3, percentile(seconds, 0.99) * 1e3
     bar = f"p50 < {bar_ms:g} ms" + (f", p99 < {p99_ms:g} ms" if p99_ms else "")

@@ -69,9 +69,7 @@ class Server:
     def start_many(self, name: str, count: int, *, batch: int = 100) -> None:
         for first in range(0, count, batch):
             runs = [{} for _ in range(min(batch, count - first))]
-            answer = self.http.post(
-                f"/api/v1/repos/bench/{name}/runs/batch", json={"runs": runs}
-            )
+            answer = self.http.post(f"/api/v1/repos/bench/{name}/runs/batch", json={"runs": runs})
             answer.raise_for_status()
 
     def run(self, run_id: str) -> dict[str, Any]:

@@ -127,7 +127,9 @@ def test_no_module_and_no_function_is_too_long() -> None:
         assert source.count("\n") <= MODULE_LINES_MAX, path
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+                body = (
+                    node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+                )
                 lines = (node.end_lineno or 0) - body[0].lineno + 1
                 assert lines <= FUNCTION_LINES_MAX, f"{path}: {node.name} has {lines} lines"
 
@@ -152,7 +154,8 @@ def test_no_error_is_swallowed() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or (
-                    isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"}
+                    isinstance(node.type, ast.Name)
+                    and node.type.id in {"Exception", "BaseException"}
                 )
                 silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
                 assert not (broad and silent), f"{path}:{node.lineno}"
