@@ -114,8 +114,8 @@ def count(number: int, word: str) -> str:
 # A whole escape: CSI (kept: only `m`), OSC with either terminator, or any other two-byte one.
 # An unfinished one at the end of a line is dropped too, and so are other control characters.
 _ESCAPE = re.compile(
-    r"\x1b\[([0-?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b\[[0-?]*$|\x1b[ -/]+.?|\x1b.?"
-    r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
+    r"\x1b\[([0-?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b\[[0-?]*$"
+    r"|\x1b[ -/]+.?|\x1b.?|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
 )
 # Marks that reorder text could make a log line say what it does not; shown as their code point.
 _REORDER = re.compile("[\u202a-\u202e\u2066-\u2069]")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import obstore
 from starlette.types import ASGIApp
 
-from ci_platform.app import Platform, create_asgi, open_platform
-from ci_platform.config import Config
+from ci_platform.commands import Commands, Parts
 from ci_platform.engine import (
     Limits,
     Pen,
@@ -25,8 +25,11 @@ from ci_platform.engine import (
     settle,
 )
 from ci_platform.envelope import Dispatch, wrap
+from ci_platform.identity import Identity, Sessions
+from ci_platform.live import Live
 from ci_platform.model import (
     SYSTEM,
+    Description,
     EntryKind,
     Json,
     LogLine,
@@ -43,9 +46,15 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import CommandResult
+from ci_platform.queries import Queries
+from ci_platform.source import GitPushes, GitRepositories, GitSource
+from ci_platform.store import SystemClock, open_store
+from git_store import GitStore
 from tests.web.browser import PASSWORD
+from web import create_web
 
 COMMIT = "8f3ad0c2b7d14e95a6b0c1d2e3f405162738495a"
+BASE_URL = "http://ci.example"
 WORKER = WorkerId("test/1")
 LEASE_MS = 60_000
 
@@ -57,25 +66,60 @@ class Stage:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.platform: Platform = open_platform(
-            Config(data=directory / "data", cache=directory / "cache", url="http://ci.example")
+        self.clock = SystemClock()
+        self.store = open_store(f"sqlite:///{directory / 'sluice.db'}", key=b"k" * 32)
+        self.git = GitStore(
+            self.store.engine,
+            obstore.store.MemoryStore(),
+            directory / "git",
+            clock=self.clock.now_ms,
         )
-        self.store = self.platform.store
-        self.app: ASGIApp = create_asgi(self.platform)
-        commands = self.platform.commands
-        self.setup_secret = self.platform.identity.setup_link() or ""
-        commands.people.set_up(self.setup_secret, "ana", PASSWORD)
+        self.git.create_tables()
+        source, repositories = GitSource(self.git), GitRepositories(self.git)
+        self.commands = Commands.over(
+            Parts(
+                store=self.store,
+                source=source,
+                repositories=repositories,
+                outbox=GitPushes(self.git),
+                describe=lambda files: Description(),
+                clock=self.clock,
+                base_url=BASE_URL,
+            )
+        )
+        self.queries = Queries(self.store, source, repositories, self.clock)
+        sessions = Sessions(b"sixteen bytes or more", self.clock)
+        self.identity = Identity(self.store.identity, sessions, self.clock)
+        self.live = Live(self.store.bell)
+        self.app: ASGIApp = create_web(
+            self.commands,
+            self.queries,
+            self.identity,
+            live_streams=self.live,
+            base_url=BASE_URL,
+        )
+        self.setup_secret = self.identity.setup_link() or ""
+
+    def settle_in(self) -> None:
+        """Make ana's repository and the three people."""
+        self.commands.people.set_up(self.setup_secret, "ana", PASSWORD)
         for name in ("ben", "cleo"):
-            commands.people.create_user(SYSTEM, name, PASSWORD)
-        self.repository: Repository = commands.repositories.create(SYSTEM, "ana", "hello")
-        commands.people.set_role(SYSTEM, "ana", "hello", user="ben", role=Role.WRITER)
+            self.commands.people.create_user(SYSTEM, name, PASSWORD)
+        self.commands.repositories.create(SYSTEM, "ana", "hello")
+        self.commands.people.set_role(SYSTEM, "ana", "hello", user="ben", role=Role.WRITER)
+
+    @property
+    def repository(self) -> Repository:
+        return self.queries.repository(SYSTEM, "ana", "hello")
 
     def close(self) -> None:
-        self.platform.close()
+        self.live.close()
+        self.git.close()
+        self.store.close()
 
     def run(self, *, message: str = "Greet people", actor: str = "somebody else") -> Run:
         """A queued run, as a push would make it."""
-        now_ms = self.platform.clock.now_ms()
+        now_ms = self.clock.now_ms()
         dispatch = Dispatch(self.repository.id, "CI", "refs/heads/main", COMMIT, "pinned")
         user = self.store.identity.user_by_name(actor)
         new = NewRun(
@@ -100,7 +144,7 @@ class Stage:
         }
         claim = claims[run.id]
         view = fold(claim.run, claim.entries)
-        now_ms = self.platform.clock.now_ms()
+        now_ms = self.clock.now_ms()
         decision = settle(view, now_ms) + accept(view, starts, now_ms, limits=Limits())
         if end:
             decision += returned(view, Returned(output), now_ms, Limits())
@@ -114,7 +158,7 @@ class Stage:
 
     def print(self, run: Run, step: str, texts: Sequence[str], *, stream: str = "stdout") -> None:
         """Write log lines as a worker does while a command runs."""
-        now_ms = self.platform.clock.now_ms()
+        now_ms = self.clock.now_ms()
         first = self.store.logs.last(run.id, step) + 1
         lines = [LogLine(n, now_ms, stream, text) for n, text in enumerate(texts, first)]
         self.store.logs.append(run.id, step, lines)
@@ -124,7 +168,7 @@ class Stage:
         (operation,) = self.store.operations.claim(WORKER, limit=9, lease_ms=LEASE_MS)
         assert operation.run_id == run.id
         view = fold(self.store.runs.get(run.id), self.store.runs.journal(run.id))
-        now_ms = self.platform.clock.now_ms()
+        now_ms = self.clock.now_ms()
         result = CommandResult(
             exit_code=exit_code,
             ended=None,
