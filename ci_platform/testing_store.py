@@ -10,32 +10,25 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from ci_platform.errors import Conflict, RunExists, RunNotFound, StepNotFound
 from ci_platform.model import (
     Approval,
-    CloseApproval,
-    CloseOperation,
     Decision,
-    Effect,
     Entry,
     Json,
     LogLine,
     NewRun,
-    OpenApproval,
-    OpenOperation,
     Operation,
     OperationId,
     OperationState,
-    RecordDecision,
     RepositoryId,
     Run,
     RunId,
     RunState,
     StepKey,
-    StopOperations,
     WorkerId,
 )
 from ci_platform.ports import (
@@ -46,7 +39,7 @@ from ci_platform.ports import (
     RunFilter,
     RunPage,
 )
-from ci_platform.store import births, effects, journal, listing, logs, moves
+from ci_platform.store import births, journal, listing, logs, moves
 from ci_platform.store.bell import Belfry, Listener
 from ci_platform.store.claims import check_claim
 from ci_platform.store.codec import dump, load, moving_columns, plain
@@ -58,29 +51,9 @@ from ci_platform.testing_records import (
     InMemoryHooks,
     InMemoryIdentity,
 )
+from ci_platform.testing_tables import Effects, Tables
 
 Value = TypeVar("Value")
-
-
-@dataclass(slots=True)
-class _Tables:
-    """Everything, under one lock."""
-
-    clock: Clock
-    ring: Callable[[], None]
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    runs: dict[RunId, Run] = field(default_factory=dict)  # in order of creation
-    counters: Counter[RepositoryId] = field(default_factory=Counter)
-    journals: dict[RunId, list[Entry]] = field(default_factory=dict)
-    operations: dict[OperationId, Operation] = field(default_factory=dict)
-    approvals: dict[tuple[RunId, StepKey], Approval] = field(default_factory=dict)
-    logs: dict[RunId, dict[str, list[LogLine]]] = field(default_factory=dict)
-
-    def run(self, run_id: RunId) -> Run:
-        try:
-            return self.runs[run_id]
-        except KeyError:
-            raise RunNotFound(f"no run has the id {run_id}") from None
 
 
 class _NoWire:
@@ -96,6 +69,9 @@ class _NoWire:
         self._closed.wait(timeout_s)
         return False
 
+    def stop(self) -> None:
+        self._closed.set()
+
     def close(self) -> None:
         self._closed.set()
 
@@ -105,7 +81,7 @@ class InMemoryStore:
 
     def __init__(self, clock: Clock) -> None:
         self._belfry = Belfry(_NoWire)
-        tables = _Tables(clock, self._belfry.ring)
+        tables = Tables(clock, self._belfry.ring)
         self._runs = _Runs(tables)
         self._operations = _Operations(tables)
         self._approvals = _Approvals(tables)
@@ -160,7 +136,7 @@ def _copied(value: Json, name: str) -> Json:
 
 
 class _Runs:
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._served = ""
 
@@ -244,7 +220,7 @@ class _Runs:
         with tables.lock:
             run = tables.run(append.run_id)
             now_ms = tables.clock.now_ms()
-            changes = _Effects(tables, run, now_ms)
+            changes = Effects(tables, run, now_ms)
             for effect in append.effects:
                 changes.check_lease(effect)
             if not moves.admits(run, append):
@@ -376,120 +352,8 @@ def _matches(run: Run, which: RunFilter) -> bool:
     )
 
 
-class _Effects:
-    """The effects of one append."""
-
-    def __init__(self, tables: _Tables, run: Run, now_ms: int) -> None:
-        self._tables = tables
-        self._run = run
-        self._now_ms = now_ms
-
-    def check_lease(self, effect: Effect) -> None:
-        match effect:
-            case CloseOperation(id=operation_id, fence=fence):
-                one = self._tables.operations.get(operation_id)
-                mine = one is not None and one.run_id == self._run.id and one.worker is not None
-                effects.check_held(
-                    operation_id, fence=fence, held=one.fence if one and mine else None
-                )
-
-    def check(self, effect: Effect) -> None:
-        match effect:
-            case RecordDecision(key=key, user_id=user_id):
-                gate = self._tables.approvals.get((self._run.id, key))
-                if gate is None:
-                    raise StepNotFound(f"the run has no approval {key.label!r}")
-                given = (one.decision for one in gate.decisions if one.user_id == user_id)
-                effects.check_decision(effect, outcome=gate.outcome, before=next(given, None))
-            case OpenOperation(id=operation_id) if operation_id in self._tables.operations:
-                raise Conflict(f"the operation {operation_id} exists")
-            case OpenApproval(key=key) if (self._run.id, key) in self._tables.approvals:
-                raise Conflict(f"the approval {key.label!r} exists")
-
-    def apply(self, effect: Effect, encoded: effects.Prepared) -> None:
-        match effect:
-            case OpenOperation():
-                self._open(effect, load(encoded.text))
-            case CloseOperation(id=operation_id):
-                self._tables.operations[operation_id] = replace(
-                    self._tables.operations[operation_id],
-                    state=OperationState.DONE,
-                    worker=None,
-                    lease_until_ms=None,
-                )
-            case StopOperations(key=key):
-                self._stop(key)
-            case OpenApproval(key=key):
-                self._tables.approvals[self._run.id, key] = Approval(
-                    run_id=self._run.id,
-                    repository_id=self._run.repository_id,
-                    key=key,
-                    spec=load(encoded.text),
-                    opened_ms=self._now_ms,
-                    expires_ms=effect.expires_ms,
-                    outcome=None,
-                    closed_ms=None,
-                    decisions=(),
-                )
-            case RecordDecision():
-                self._record(effect, load(encoded.text))
-            case CloseApproval(key=key, outcome=outcome):
-                self._close(key, outcome)
-
-    def end(self) -> None:
-        self._stop(None)
-        self._close(None, "cancelled")
-
-    def _open(self, opened: OpenOperation, spec: Json) -> None:
-        self._tables.operations[opened.id] = Operation(
-            id=opened.id,
-            run_id=self._run.id,
-            repository_id=self._run.repository_id,
-            key=opened.key,
-            attempt=opened.attempt,
-            spec=spec,
-            state=OperationState.QUEUED,
-            fence=0,
-            worker=None,
-            lease_until_ms=None,
-            ready_ms=opened.ready_ms,
-            stop=False,
-        )
-
-    def _stop(self, key: StepKey | None) -> None:
-        for one in list(self._tables.operations.values()):
-            mine = one.run_id == self._run.id and key in (None, one.key)
-            if mine and one.state is not OperationState.DONE:
-                running = one.state is OperationState.RUNNING
-                state = OperationState.RUNNING if running else OperationState.DONE
-                self._tables.operations[one.id] = replace(one, stop=True, state=state)
-
-    def _record(self, effect: RecordDecision, form: Json) -> None:
-        gate = self._tables.approvals[self._run.id, effect.key]
-        decision = Decision(
-            user_id=effect.user_id,
-            user=effect.user,
-            decision=effect.decision,
-            comment=effect.comment,
-            way=effect.way,
-            form=form,
-            at_ms=self._now_ms,
-        )
-        self._tables.approvals[self._run.id, effect.key] = replace(
-            gate, decisions=(*gate.decisions, decision)
-        )
-
-    def _close(self, key: StepKey | None, outcome: str) -> None:
-        for gate in list(self._tables.approvals.values()):
-            mine = gate.run_id == self._run.id and key in (None, gate.key)
-            if mine and gate.outcome is None:
-                self._tables.approvals[gate.run_id, gate.key] = replace(
-                    gate, outcome=outcome, closed_ms=self._now_ms
-                )
-
-
 class _Operations:
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._served = ""
 
@@ -533,7 +397,7 @@ class _Operations:
 
 
 class _Approvals:
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def get(self, run_id: RunId, key: StepKey) -> Approval:
@@ -567,7 +431,7 @@ class _Approvals:
 
 
 class _Logs:
-    def __init__(self, tables: _Tables) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:

@@ -24,11 +24,14 @@ class Wire(Protocol):
     def receive(self, timeout_s: float) -> bool:
         """Wait for a ring of another process; True if there was one. Called by one thread.
 
-        Rings that came together are one. Raises nothing but what close() causes, as False.
+        Rings that came together are one. Never raises.
         """
 
+    def stop(self) -> None:
+        """Make a `receive` in another thread return, and later ones at once."""
+
     def close(self) -> None:
-        """End both; a `receive` in another thread returns soon."""
+        """Let go of everything; nobody is in `receive` any more."""
 
 
 class Listener:
@@ -96,9 +99,10 @@ class Belfry:
             wire, self._wire, self._tried = self._wire, None, True
             receiver, self._receiver = self._receiver, None
         if wire is not None:
+            wire.stop()
+            if receiver is not None:
+                receiver.join()
             wire.close()
-        if receiver is not None:
-            receiver.join(timeout=5)
         for listener in self._listeners:
             listener.hear()
 

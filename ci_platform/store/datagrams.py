@@ -54,15 +54,15 @@ class DatagramWire:
                 self._socket.recv(16)
         except BlockingIOError:
             return True
-        except (OSError, ValueError):  # closed meanwhile
-            return False
+
+    def stop(self) -> None:
+        self._waking.close()  # the other end of the pair becomes readable
 
     def close(self) -> None:
         with self._lock:
             if self._directory < 0:
                 return
             self._remove(self._name)
-            self._waking.close()
             self._woken.close()
             self._socket.close()
             os.close(self._directory)

@@ -36,17 +36,20 @@ class NotifyWire:
                 self._listening = self._connect()
                 self._listening.execute(f"LISTEN {CHANNEL}")
                 return True  # what was rung before is not known
-            for note in self._listening.notifies(timeout=timeout_s, stop_after=1):
-                return note.payload != self._own
+            notes = list(self._listening.notifies(timeout=timeout_s, stop_after=1))
+            return any(note.payload != self._own for note in notes)
         except psycopg.Error:
             self._drop()
             self._closed.wait(RECONNECT_S)
         return False
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self._closed.set()
         self._dirty.set()
-        self._sender.join(timeout=CONNECT_SECONDS)
+
+    def close(self) -> None:
+        self._sender.join()
+        self._drop()
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(
@@ -65,9 +68,8 @@ class NotifyWire:
         connection: psycopg.Connection | None = None
         while True:
             self._dirty.wait()
-            if self._closed.is_set():
-                break
             self._dirty.clear()
+            closing = self._closed.is_set()
             try:
                 if connection is None:
                     connection = self._connect()
@@ -78,5 +80,7 @@ class NotifyWire:
                 connection = None
                 self._dirty.set()  # said again once there is a connection
                 self._closed.wait(RECONNECT_S)
+            if closing:  # the last notification was for our own receiver
+                break
         if connection is not None:
             connection.close()

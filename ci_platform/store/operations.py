@@ -48,11 +48,6 @@ _LEASE = (
 )
 _CLOSE = (
     OPERATIONS.update()
-    .where(OPERATIONS.c.id == bindparam("of_id"), OPERATIONS.c.fence == bindparam("of_fence"))
-    .values(state=_DONE, due_ms=None, worker=None, lease_until_ms=None)
-)
-_CLOSE = (
-    OPERATIONS.update()
     .where(
         OPERATIONS.c.id == bindparam("of_id"),
         OPERATIONS.c.fence == bindparam("under_fence"),
@@ -125,10 +120,6 @@ class SqlOperationStore:
         with self._database.reading() as connection:
             row = connection.execute(_GET, {"operation_id": operation_id}).one_or_none()
         return None if row is None else _operation_of(row)
-
-    def close(self, operation_id: OperationId, *, fence: int) -> None:
-        parameters = {"of_id": operation_id, "of_fence": fence}
-        self._database.write(lambda connection: connection.execute(_CLOSE, parameters))
 
     def close(self, operation_id: OperationId, *, fence: int) -> None:
         ending = {"of_id": operation_id, "under_fence": fence}

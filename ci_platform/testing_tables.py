@@ -1,0 +1,172 @@
+"""The tables of the in-memory store that change together, and the effects of an append on them.
+
+Part of `testing_store.InMemoryStore`; the same rules as there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ci_platform.errors import Conflict, RunNotFound, StepNotFound
+from ci_platform.model import (
+    Approval,
+    CloseApproval,
+    CloseOperation,
+    Decision,
+    Effect,
+    Entry,
+    Json,
+    LogLine,
+    OpenApproval,
+    OpenOperation,
+    Operation,
+    OperationId,
+    OperationState,
+    RecordDecision,
+    RepositoryId,
+    Run,
+    RunId,
+    StepKey,
+    StopOperations,
+)
+from ci_platform.ports import (
+    Clock,
+)
+from ci_platform.store import effects
+from ci_platform.store.codec import load
+
+
+@dataclass(slots=True)
+class Tables:
+    """Everything, under one lock."""
+
+    clock: Clock
+    ring: Callable[[], None]
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    runs: dict[RunId, Run] = field(default_factory=dict)  # in order of creation
+    counters: Counter[RepositoryId] = field(default_factory=Counter)
+    journals: dict[RunId, list[Entry]] = field(default_factory=dict)
+    operations: dict[OperationId, Operation] = field(default_factory=dict)
+    approvals: dict[tuple[RunId, StepKey], Approval] = field(default_factory=dict)
+    logs: dict[RunId, dict[str, list[LogLine]]] = field(default_factory=dict)
+
+    def run(self, run_id: RunId) -> Run:
+        try:
+            return self.runs[run_id]
+        except KeyError:
+            raise RunNotFound(f"no run has the id {run_id}") from None
+
+
+class Effects:
+    """The effects of one append."""
+
+    def __init__(self, tables: Tables, run: Run, now_ms: int) -> None:
+        self._tables = tables
+        self._run = run
+        self._now_ms = now_ms
+
+    def check_lease(self, effect: Effect) -> None:
+        match effect:
+            case CloseOperation(id=operation_id, fence=fence):
+                one = self._tables.operations.get(operation_id)
+                mine = one is not None and one.run_id == self._run.id and one.worker is not None
+                effects.check_held(
+                    operation_id, fence=fence, held=one.fence if one and mine else None
+                )
+
+    def check(self, effect: Effect) -> None:
+        match effect:
+            case RecordDecision(key=key, user_id=user_id):
+                gate = self._tables.approvals.get((self._run.id, key))
+                if gate is None:
+                    raise StepNotFound(f"the run has no approval {key.label!r}")
+                given = (one.decision for one in gate.decisions if one.user_id == user_id)
+                effects.check_decision(effect, outcome=gate.outcome, before=next(given, None))
+            case OpenOperation(id=operation_id) if operation_id in self._tables.operations:
+                raise Conflict(f"the operation {operation_id} exists")
+            case OpenApproval(key=key) if (self._run.id, key) in self._tables.approvals:
+                raise Conflict(f"the approval {key.label!r} exists")
+
+    def apply(self, effect: Effect, encoded: effects.Prepared) -> None:
+        match effect:
+            case OpenOperation():
+                self._open(effect, load(encoded.text))
+            case CloseOperation(id=operation_id):
+                self._tables.operations[operation_id] = replace(
+                    self._tables.operations[operation_id],
+                    state=OperationState.DONE,
+                    worker=None,
+                    lease_until_ms=None,
+                )
+            case StopOperations(key=key):
+                self._stop(key)
+            case OpenApproval(key=key):
+                self._tables.approvals[self._run.id, key] = Approval(
+                    run_id=self._run.id,
+                    repository_id=self._run.repository_id,
+                    key=key,
+                    spec=load(encoded.text),
+                    opened_ms=self._now_ms,
+                    expires_ms=effect.expires_ms,
+                    outcome=None,
+                    closed_ms=None,
+                    decisions=(),
+                )
+            case RecordDecision():
+                self._record(effect, load(encoded.text))
+            case CloseApproval(key=key, outcome=outcome):
+                self._close(key, outcome)
+
+    def end(self) -> None:
+        self._stop(None)
+        self._close(None, "cancelled")
+
+    def _open(self, opened: OpenOperation, spec: Json) -> None:
+        self._tables.operations[opened.id] = Operation(
+            id=opened.id,
+            run_id=self._run.id,
+            repository_id=self._run.repository_id,
+            key=opened.key,
+            attempt=opened.attempt,
+            spec=spec,
+            state=OperationState.QUEUED,
+            fence=0,
+            worker=None,
+            lease_until_ms=None,
+            ready_ms=opened.ready_ms,
+            stop=False,
+        )
+
+    def _stop(self, key: StepKey | None) -> None:
+        for one in list(self._tables.operations.values()):
+            mine = one.run_id == self._run.id and key in (None, one.key)
+            if mine and one.state is not OperationState.DONE:
+                running = one.state is OperationState.RUNNING
+                state = OperationState.RUNNING if running else OperationState.DONE
+                self._tables.operations[one.id] = replace(one, stop=True, state=state)
+
+    def _record(self, effect: RecordDecision, form: Json) -> None:
+        gate = self._tables.approvals[self._run.id, effect.key]
+        decision = Decision(
+            user_id=effect.user_id,
+            user=effect.user,
+            decision=effect.decision,
+            comment=effect.comment,
+            way=effect.way,
+            form=form,
+            at_ms=self._now_ms,
+        )
+        self._tables.approvals[self._run.id, effect.key] = replace(
+            gate, decisions=(*gate.decisions, decision)
+        )
+
+    def _close(self, key: StepKey | None, outcome: str) -> None:
+        for gate in list(self._tables.approvals.values()):
+            mine = gate.run_id == self._run.id and key in (None, gate.key)
+            if mine and gate.outcome is None:
+                self._tables.approvals[gate.run_id, gate.key] = replace(
+                    gate, outcome=outcome, closed_ms=self._now_ms
+                )
