@@ -49,25 +49,44 @@ class Body:
         self._idle = idle
         self._ahead = b""
         self._read_bytes = 0
-        self._ended = False
-        self.gone = False
+        self._received = False  # the last of it, from the client
+        self._ended = False  # read to the end
+
+    async def begin(self) -> None:
+        """Wait for the beginning: until it is here a client costs no thread. Raises ClientGone."""
+        pieces: list[bytes] = []
+        while not self._received and sum(map(len, pieces)) < _CHUNK_BYTES:
+            try:
+                message = await asyncio.wait_for(self._receive(), self._idle)
+            except TimeoutError:
+                raise ClientGone() from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone()
+            pieces.append(message.get("body", b""))
+            self._received = not message.get("more_body")
+        await self._slots.acquire()
+        self._put(b"".join(pieces))
+
+    def _put(self, chunk: bytes) -> None:
+        if chunk:
+            self._chunks.put(chunk)
+        else:
+            self._slots.release()
+        if self._received:
+            self._chunks.put(b"")
 
     async def pump(self, on_gone: Callable[[], None]) -> None:
         """Move chunks from the client into the queue, until the end; then watch for its leaving."""
         while True:
-            await self._slots.acquire()
+            if not self._received:
+                await self._slots.acquire()
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self.gone = True
                 self._chunks.put(None)
                 on_gone()
                 return
-            if chunk := message.get("body"):
-                self._chunks.put(chunk)
-            else:
-                self._slots.release()
-            if not message.get("more_body"):
-                self._chunks.put(b"")
+            self._received = not message.get("more_body")
+            self._put(message.get("body", b""))
 
     def read(self, count: int) -> bytes:
         """At least one byte unless at the end, and never more than `count`."""
@@ -178,6 +197,11 @@ async def stream(
 ) -> None:
     """Run `work` in a thread and stream both ways. Its exceptions cut the connection if the answer
     has begun, and are a 500 if not."""
+    try:
+        await body.begin()
+    except ClientGone:
+        await plain(send, 408, "The request did not come.\n")
+        return
     answer = Answer(idle=idle)
 
     def run() -> None:
@@ -201,7 +225,9 @@ async def stream(
             await _start(send, 200, headers)
         await send({"type": "http.response.body", "body": b""})
     except (ClientGone, OSError):
-        log.info("a git client went away")
+        log.info("a git client went away or stalled")
+        if not started:
+            await plain(send, 408, "The request did not come.\n")
     except Exception:
         if started:
             raise  # the server cuts the connection, or the client would take the answer as whole

@@ -133,6 +133,8 @@ class Fetcher:
         for number, line in enumerate(_bounded(reader.lines())):
             if number == 0:
                 line, *capabilities = _split_capabilities(line)
+                if not line.startswith(b"want "):
+                    raise ProtocolError("expected 'want'")
                 request.flags.update(capabilities)
             request.take(line, self._limits)
         if not request.wants:

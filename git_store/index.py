@@ -92,7 +92,7 @@ class _Indexer:
         if count > self._limits.push_objects:
             raise OverLimit(
                 f"the pack has {count} objects; at most {self._limits.push_objects} are allowed"
-                " in one push",
+                " in one push (push_objects)",
                 limit="push_objects",
             )
         position = _HEADER

@@ -38,6 +38,6 @@ class Limits:
     export_files: int = 500_000
     changed_paths: int = 10_000  # reported between two commits
     remote_seconds: float = 300.0  # a fetch from a remote, start to end
-    threads: int = 16  # of GitHttp: requests in work at once
+    threads: int = 64  # of GitHttp: requests in work at once
     heavy_threads: int = 4  # of those: packing and indexing at once
     idle_seconds: float = 120.0  # a client that neither sends nor takes a byte for so long is cut
