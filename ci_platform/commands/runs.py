@@ -78,6 +78,7 @@ class Runs:
     def send_event(self, actor: Actor, run_id: RunId, type: str, payload: Json) -> Run:
         """Give a run an event; it is kept until a wait for its type takes it."""
         limits = EngineLimits(value_bytes=self.parts.limits.value_bytes)
+        check_json(payload, field="payload", bytes_max=limits.value_bytes)
         return self._change(
             actor,
             run_id,

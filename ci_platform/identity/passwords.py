@@ -70,7 +70,7 @@ class Throttle:
             for key in keys:
                 tries = self._recent(key)
                 if len(tries) >= self.tries_max:
-                    wait_s = (tries[0] + TRIES_WINDOW_MS - self.clock.now_ms()) // 1000 + 1
+                    wait_s = -(-(tries[0] + TRIES_WINDOW_MS - self.clock.now_ms()) // 1000)
                     raise TooMany(
                         f"{self.tries_max} failed tries in {TRIES_WINDOW_MS // 60_000} minutes; "
                         f"try again in {wait_s} s"
