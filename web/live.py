@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from starlette.concurrency import run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool
 
+from ci_platform.errors import SluiceError
 from ci_platform.model import LogLine, Run, RunId
 from ci_platform.queries import RunView
 from web.logs import LOG_LINES_ON_RUN, check_log_key, chosen_log, find_step, log_view
@@ -39,6 +41,26 @@ def resume_at(last_event_id: str | None, after: int) -> int:
     return after
 
 
+async def _stream(
+    visit: Visit, read: Callable[[], Iterator[ServerSentEvent]], *, wait_s: float
+) -> AsyncIterator[ServerSentEvent]:
+    """Read and send until `end` or the stream's time is up. `read` blocks, so it has a thread.
+
+    A reader who may no longer see the run is let go: when it comes back, it is told why.
+    """
+    leave = time.monotonic() + STREAM_SECONDS
+    with suppress(SluiceError), visit.site.live.listen() as listener:
+        while True:
+            async for event in iterate_in_threadpool(read()):
+                yield event
+                if event.event == "end":
+                    return
+            if time.monotonic() > leave:
+                return
+            await listener.wait(wait_s)
+            await asyncio.sleep(GAP_S)
+
+
 # --- the run panel --------------------------------------------------------------------------------
 
 
@@ -56,53 +78,41 @@ async def run_panel(
     last_event_id: LastEventId = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Send the panel whenever the journal has grown, and a new log when it follows a new step."""
-    seen = resume_at(last_event_id, after)
-    panel = _Panel(visit, run.id, step)
-    leave = time.monotonic() + STREAM_SECONDS
-    with visit.site.live.listen() as listener:
-        while True:
-            run = await run_in_threadpool(visit.site.queries.run, visit.actor, run.id)
-            if run.last_seq > seen or run.state.terminal:
-                for event in await run_in_threadpool(panel.events):
-                    yield event
-                seen = panel.seq
-                run = panel.run or run
-            if run.state.terminal:
-                yield ServerSentEvent(event="end", raw_data="")
-                return
-            if time.monotonic() > leave:
-                return
-            await listener.wait(PANEL_WAIT_S)
-            await asyncio.sleep(GAP_S)
+    panel = _Panel(visit, run.id, step, resume_at(last_event_id, after))
+    async for event in _stream(visit, panel.events, wait_s=PANEL_WAIT_S):
+        yield event
 
 
 class _Panel:
-    """Renders the panel of one stream and remembers which log its reader has."""
+    """Renders the panel of one stream and remembers what its reader has."""
 
-    def __init__(self, visit: Visit, run_id: RunId, pinned: str) -> None:
+    def __init__(self, visit: Visit, run_id: RunId, pinned: str, seen: int) -> None:
         self._visit = visit
         self._run_id = run_id
         self._pinned = pinned
         self._log_key: str | None = None
-        self.seq = 0
-        self.run: Run | None = None
+        self._seen = seen
 
-    def events(self) -> list[ServerSentEvent]:
-        visit, queries = self._visit, self._visit.site.queries
-        view = queries.run_page(visit.actor, self._run_id)
-        self.run, self.seq = view.run, view.run.last_seq
+    def events(self) -> Iterator[ServerSentEvent]:
+        """What is new; nothing when the journal has not grown. `end` after a terminal state."""
+        queries, actor = self._visit.site.queries, self._visit.actor
+        run = queries.run(actor, self._run_id)
+        if run.last_seq <= self._seen and not run.state.terminal:
+            return
+        view = queries.run_page(actor, self._run_id)
+        self._seen = view.run.last_seq
         key = self._pinned or chosen_log(view)
-        frame = visit.frame()
-        lines = [] if key is None else self._lines(view, key)
-        log = None if key is None else log_view(view, key, lines)
-        page = run_context(view, visit.actor, log=log, pinned=self._pinned, now_ms=frame.now_ms)
-        html = visit.site.renderer.part("run_panel", frame, page)
-        events = [ServerSentEvent(event="panel", id=str(self.seq), raw_data=html, retry=RETRY_MS)]
+        frame = self._visit.frame()
+        log = None if key is None else log_view(view, key, self._lines(view, key))
+        page = run_context(view, actor, log=log, pinned=self._pinned, now_ms=frame.now_ms)
+        render = self._visit.site.renderer.part
+        html = render("run_panel", frame, page)
+        yield ServerSentEvent(event="panel", id=str(self._seen), raw_data=html, retry=RETRY_MS)
         if log is not None and not self._pinned and key != self._log_key:
             self._log_key = key
-            html = visit.site.renderer.part("log_section", frame, log)
-            events.append(ServerSentEvent(event="log", raw_data=html))
-        return events
+            yield ServerSentEvent(event="log", raw_data=render("log_section", frame, log))
+        if view.run.state.terminal:
+            yield ServerSentEvent(event="end", raw_data="")
 
     def _lines(self, view: RunView, key: str) -> list[LogLine]:
         if self._pinned or key == self._log_key:
@@ -129,21 +139,8 @@ async def log_tail(
 ) -> AsyncIterator[ServerSentEvent]:
     """Send new lines as rows; the id is the last line's number. `end` when the step is over."""
     tail = _Tail(visit, RunId(run_id), key, resume_at(last_event_id, after))
-    leave = time.monotonic() + STREAM_SECONDS
-    with visit.site.live.listen() as listener:
-        while True:
-            # Whether it is over is asked before the lines are read: none can come in between.
-            over = await run_in_threadpool(tail.over)
-            while rows := await run_in_threadpool(tail.rows):
-                yield ServerSentEvent(id=str(tail.at), raw_data=rows, retry=RETRY_MS)
-            if over:
-                html = await run_in_threadpool(tail.end)
-                yield ServerSentEvent(event="end", raw_data=html)
-                return
-            if time.monotonic() > leave:
-                return
-            await listener.wait(TAIL_WAIT_S)
-            await asyncio.sleep(GAP_S)
+    async for event in _stream(visit, tail.events, wait_s=TAIL_WAIT_S):
+        yield event
 
 
 class _Tail:
@@ -155,10 +152,24 @@ class _Tail:
         self._key = key
         self._seq = -1
         self._over = False
-        self.at = at
+        self._at = at
 
-    def over(self) -> bool:
-        """Whether the step has ended; folds the journal only when it has grown."""
+    def events(self) -> Iterator[ServerSentEvent]:
+        """New lines as rows, and `end` with the log's last line once the step is over."""
+        # Whether it is over is asked before the lines are read: none can come in between.
+        over = self._is_over()
+        queries, actor = self._visit.site.queries, self._visit.actor
+        while lines := queries.log(
+            actor, self._run_id, self._key, after=self._at, limit=TAIL_BATCH
+        ):
+            self._at = lines[-1].number
+            html = self._visit.site.renderer.part("rows", self._visit.frame(), self._key, lines)
+            yield ServerSentEvent(id=str(self._at), raw_data=html, retry=RETRY_MS)
+        if over:
+            yield ServerSentEvent(event="end", raw_data=self._end())
+
+    def _is_over(self) -> bool:
+        """Folds the journal only when it has grown."""
         queries, actor = self._visit.site.queries, self._visit.actor
         run = queries.run(actor, self._run_id)
         if run.last_seq != self._seq:
@@ -167,21 +178,10 @@ class _Tail:
             self._over = _is_over(view, self._key)
         return self._over
 
-    def rows(self) -> str:
-        """The next lines as HTML; empty when there are none."""
-        queries, actor = self._visit.site.queries, self._visit.actor
-        lines = queries.log(actor, self._run_id, self._key, after=self.at, limit=TAIL_BATCH)
-        if not lines:
-            return ""
-        self.at = lines[-1].number
-        renderer, frame = self._visit.site.renderer, self._visit.frame()
-        return renderer.part("rows", frame, self._key, lines)
-
-    def end(self) -> str:
+    def _end(self) -> str:
         queries, actor = self._visit.site.queries, self._visit.actor
         view = queries.run_page(actor, self._run_id)
-        last = queries.log_tail(actor, self._run_id, self._key, limit=1)
-        log = log_view(view, self._key, last)
+        log = log_view(view, self._key, queries.log_tail(actor, self._run_id, self._key, limit=1))
         return self._visit.site.renderer.part("log_end", self._visit.frame(), log)
 
 
