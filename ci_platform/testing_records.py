@@ -16,6 +16,7 @@ from ci_platform.store.audit import check_limit as check_audit_limit
 from ci_platform.store.codec import dump, load, plain, plain_or_none
 from ci_platform.store.descriptions import description_of
 from ci_platform.store.hooks import check_delivery
+from ci_platform.store.identity import TOUCH_MS
 from ci_platform.store.ids import new_id
 
 
@@ -94,7 +95,8 @@ class InMemoryIdentity:
     def touch_token(self, token_id: str, at_ms: int) -> None:
         with self._lock:
             token = self._tokens.get(token_id)
-            if token is not None:
+            used_ms = None if token is None else token.last_used_ms
+            if token is not None and (used_ms is None or used_ms <= at_ms - TOUCH_MS):
                 self._tokens[token_id] = replace(token, last_used_ms=at_ms)
 
     def put_link(self, digest: str, purpose: str, expires_ms: int) -> None:
