@@ -33,7 +33,7 @@ from web.run_pages import journal_page, run_page, step_page
 from web.visit import AnyVisit, Guest, Person, Visit, local_path
 
 router = APIRouter()
-JOURNAL_JSON_MAX = 10_000  # entries of one answer of the .json twin
+JOURNAL_JSON_MAX = 5_000  # entries of one answer of the .json twin; `next` leads on
 
 Text = Annotated[str, Query(max_length=1000)]
 Number = Annotated[int | None, Query(ge=0, le=2**53)]
@@ -123,7 +123,14 @@ def journal_json(visit: Person, run_id: str, after: Number = 0) -> Response:
     entries = visit.site.queries.journal(
         visit.actor, RunId(run_id), after=after or 0, limit=JOURNAL_JSON_MAX
     )
-    return JSONResponse({"run_id": run_id, "entries": [entry_json(entry) for entry in entries]})
+    more = len(entries) == JOURNAL_JSON_MAX
+    return JSONResponse(
+        {
+            "run_id": run_id,
+            "entries": [entry_json(entry) for entry in entries],
+            "next": f"/runs/{run_id}/journal.json?after={entries[-1].seq}" if more else None,
+        }
+    )
 
 
 def entry_json(entry: Entry) -> Json:

@@ -123,7 +123,7 @@ class Stage:
         dispatch = Dispatch(self.repository.id, "CI", "refs/heads/main", COMMIT, "pinned")
         user = self.store.identity.user_by_name(actor)
         new = NewRun(
-            id=RunId(new_id("run_", now_ms)),
+            id=RunId(new_id("run", now_ms)),
             repository_id=self.repository.id,
             pipeline="CI",
             ref="refs/heads/main",
