@@ -15,6 +15,11 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA = re.compile(r"[0-9a-f]{40}")
 
 
+def is_part(value: str) -> bool:
+    """False for what can be no owner's and no repository's name."""
+    return _PART.fullmatch(value) is not None
+
+
 def check_part(value: str, field: str) -> None:
     """Refuse a bad owner or repository name."""
     if not _PART.fullmatch(value):

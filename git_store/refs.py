@@ -60,6 +60,8 @@ class Refs:
 
     def get(self, repository_id: str, name: str) -> Ref | None:
         """A ref by its full name."""
+        if ref_problem(name, self._ref_bytes):
+            return None
         found = _of(repository_id).where(refs.c.name == name)
         with self._database.reading() as connection:
             row = connection.execute(found).one_or_none()

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from git_store.database import Clock, Database, new_id
 from git_store.errors import BadName, RepoExists, RepoNotFound
-from git_store.names import HIDDEN, check_branch, check_part
+from git_store.names import HIDDEN, check_branch, check_part, is_part
 from git_store.tables import push_events, refs, repositories, repository_packs
 
 _DESCRIPTION_CHARACTERS = 1000
@@ -65,6 +65,8 @@ class Repositories:
 
     def get(self, owner: str, name: str) -> Repository:
         """Raises RepoNotFound."""
+        if not is_part(owner) or not is_part(name):
+            raise RepoNotFound(f"There is no repository {owner[:100]!r}/{name[:100]!r}.")
         found = select(*_COLUMNS).where(repositories.c.full_name == f"{owner}/{name}")
         with self._database.reading() as connection:
             row = connection.execute(found).one_or_none()
