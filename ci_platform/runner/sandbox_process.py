@@ -24,6 +24,8 @@ _END_MILLISECONDS_MAX = 30_000
 _STATUS_BYTES_MAX = 1 << 16
 _ERROR_BYTES_MAX = 4096
 _OWN_TASKS = 4  # bubblewrap's: outside, inside, and while it starts
+_CPU_SPARE_SECONDS = 5
+_STACK_BYTES = 8 << 20
 _OOM_SCORE = b"500"  # short of memory, the kernel takes commands before the server
 
 
@@ -123,9 +125,9 @@ class SandboxProcess:
         if _readable(self._launched.fileno(), 0):
             return
         self._killed = True
-        with suppress(ProcessLookupError):  # then the outer process is about to end too
+        # Not the outer process: it ends with the inner one, whose remains it has to collect.
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._init, signal.SIGKILL)
-        self._launched.kill()
 
     def wait(self) -> Exit:
         """Wait until nothing of the sandbox is left. Raises RunnerUnavailable if it broke."""
@@ -182,21 +184,27 @@ def resource_limits(limits: RunnerLimits, *, own_uid: bool) -> dict[int, int]:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.disk_bytes,
-        resource.RLIMIT_CPU: limits.cpu_seconds,
-        # Above the limit, so that the watch, which can say why, comes first. Not RLIMIT_AS:
-        # WebAssembly in node reserves far more addresses than it uses.
-        resource.RLIMIT_DATA: limits.memory_bytes + limits.memory_bytes // 2,
+        # These two are nets below the watch, which comes first because it can say why. Stacks of
+        # threads count as data though hardly used. RLIMIT_AS would not do: WebAssembly in node
+        # reserves far more addresses than it uses.
+        resource.RLIMIT_CPU: limits.cpu_seconds + _CPU_SPARE_SECONDS,
+        resource.RLIMIT_DATA: 2 * limits.memory_bytes + limits.pids * _STACK_BYTES,
     }
     if own_uid:
-        found[resource.RLIMIT_NPROC] = limits.pids + _OWN_TASKS
+        found[resource.RLIMIT_NPROC] = _tasks_max(limits)
     return found
+
+
+def _tasks_max(limits: RunnerLimits) -> int:
+    """A net above the watch: were it at the limit, a fork bomb would flicker just below it."""
+    return limits.pids + limits.pids // 4 + _OWN_TASKS
 
 
 def _limit_tasks(pid: int, limits: RunnerLimits) -> None:
     """Limit a held process under our own uid, which runs other things too: until bubblewrap has
     made its user namespace, all of them would count."""
     _, hard = resource.prlimit(pid, resource.RLIMIT_NPROC)
-    bound = limits.pids + _OWN_TASKS
+    bound = _tasks_max(limits)
     if hard != resource.RLIM_INFINITY:
         bound = min(bound, hard)
     resource.prlimit(pid, resource.RLIMIT_NPROC, (bound, bound))
