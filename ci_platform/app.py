@@ -58,6 +58,10 @@ class LazySandbox:
     def activate(self, activation: Activation, host: ActivationHost) -> Outcome:
         return self._sandbox().activate(activation, host)
 
+    def start(self) -> None:
+        """Make it now, so that its first use does not wait for it."""
+        self._sandbox()
+
     def close(self) -> None:
         with self._lock:
             if self._made is not None:
@@ -81,7 +85,7 @@ class Platform:
     git: GitStore
     source: GitSource
     repositories: GitRepositories
-    sandbox: Sandbox
+    sandbox: LazySandbox
     identity: Identity
     commands: Commands
     queries: Queries

@@ -20,6 +20,7 @@ import uvicorn
 from ci_platform.app import Platform, create_asgi, open_platform, runner_of, setup_url
 from ci_platform.config import Config
 from ci_platform.engine import Limits
+from ci_platform.errors import SandboxUnavailable
 from ci_platform.model import WorkerId
 from ci_platform.ports import Runner
 from ci_platform.server_log import log_to_stderr
@@ -54,6 +55,8 @@ def run_web(config: Config, *, fd: int | None) -> None:
     if link is not None:
         print(f"The first admin is made here, within a day: {link}", file=sys.stderr, flush=True)
     platform.errands.start()
+    # The first push asks the file what it declares; until then nothing here waits for it.
+    threading.Thread(target=warm, args=(platform,), name="warm", daemon=True).start()
     try:
         if fd is None:
             server.run()
@@ -73,11 +76,20 @@ def run_worker(config: Config, *, name: str | None) -> None:
     stop = threading.Event()
     on_stop_signal(stop.set)
     platform.store.runs.release(tools.id)  # of whoever had this place before us and died
+    warm(platform)
     try:
         Worker(tools).run_forever(stop)
     finally:
         runner.close()
         platform.close()
+
+
+def warm(platform: Platform) -> None:
+    """Start the sandbox. If it cannot be, say so and go on: runs that need it will say it too."""
+    try:
+        platform.sandbox.start()
+    except SandboxUnavailable as error:
+        log.error("no sandbox: %s", error.detail)
 
 
 def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
