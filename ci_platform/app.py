@@ -35,6 +35,7 @@ from ci_platform.model import Actor, Description, Outcome, SourceFiles
 from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store, Trees
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
+from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
 from ci_platform.store import open_store
@@ -208,7 +209,7 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
         objects=platform.objects,
         work_dir=work_dir,
         limits=limits,
-        extra_ro=tools or None,
+        extra_ro=[*tools, *server_python()],
         network=config.command_network,
     )
 

@@ -67,7 +67,7 @@ class Config(BaseSettings):
     command_files: int = 500_000  # in its workspace
     command_cpu_seconds: int = 14_400  # of all its processes together
     command_network: bool = False  # True: commands may name hosts they want to reach
-    command_tools: str = ""  # directories commands may read, as in PATH; none: the server's Python
+    command_tools: str = ""  # directories commands may read, as in PATH, beside the server's Python
     command_runner: str = "sandbox"  # sandbox | unsandboxed (this machine's owner only)
 
     retention_days: int = 30  # of finished runs

@@ -170,8 +170,11 @@ def _repository_name(text: str) -> str:
 
 
 def working_tree(directory: Path) -> WorkingTree:
-    """Read the working tree that holds `directory`. Raises InvalidRequest."""
-    top = Path(_git(directory, "rev-parse", "--show-toplevel").strip())
+    """Read the working tree that holds `directory`: the whole of it, or the directory alone if
+    that has a pipeline of its own. Raises InvalidRequest."""
+    top = directory.resolve()
+    if not (top / PIPELINE).is_file():
+        top = Path(_git(directory, "rev-parse", "--show-toplevel").strip())
     if not (top / PIPELINE).is_file():
         raise InvalidRequest(f"there is no {PIPELINE} in {top}")
     listing = _git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
