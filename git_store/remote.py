@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import IO
 
@@ -124,8 +125,9 @@ class Remotes:
             return spool.write(data)
 
         try:
-            client = self._client(fetch.address, allowance)
-            client.fetch_pack(fetch.address.path, choose, self._walker(fetch, objects), keep)
+            with closing(GuardedPools(fetch.address, allowance)) as pools:
+                client = _client(fetch.address, pools)
+                client.fetch_pack(fetch.address.path, choose, self._walker(fetch, objects), keep)
         except GitStoreError:
             raise
         except Exception as error:  # a remote can make the client fail in any way
@@ -134,16 +136,6 @@ class Remotes:
                 f"fetching from {fetch.address.shown} failed: {_reason(error)}"
             ) from error
         return tips[0]
-
-    def _client(self, address: Address, allowance: Allowance) -> HttpGitClient | LocalGitClient:
-        if address.scheme == "file":
-            return LocalGitClient()
-        return HttpGitClient(
-            address.base,
-            pool_manager=GuardedPools(address, allowance),
-            username=address.username,
-            password=address.password,
-        )
 
     def _walker(self, fetch: Fetch, objects: Objects) -> ObjectStoreGraphWalker:
         """Tells the remote what is here already."""
@@ -184,6 +176,14 @@ class Remotes:
                 self._packs.insert(connection, fetch.repository_id, arrived.new)
             refs.write(connection, fetch.repository_id, {kept: (commit.hex(), None)})
         return commit.hex()
+
+
+def _client(address: Address, pools: GuardedPools) -> HttpGitClient | LocalGitClient:
+    if address.scheme == "file":
+        return LocalGitClient()
+    return HttpGitClient(
+        address.base, pool_manager=pools, username=address.username, password=address.password
+    )
 
 
 def _tip(wanted: str, theirs: Mapping[Ref, ObjectID], shown: str) -> str:

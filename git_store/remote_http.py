@@ -51,7 +51,7 @@ def parse_url(url: str, *, allow_private: bool) -> Address:
         raise BadName(f"url is not a URL: {error}", field="url") from error
     schemes = ("https", "http", "file") if allow_private else ("https", "http")
     if parts.scheme not in schemes or len(url) > _URL_CHARACTERS or not url.isprintable():
-        raise BadName(f"url must begin with {' or '.join(schemes)}://", field="url")
+        raise BadName(f"url must begin with {' or '.join(f'{s}://' for s in schemes)}", field="url")
     host = parts.hostname or ""
     if parts.scheme != "file" and not host:
         raise BadName("url names no host", field="url")
@@ -102,6 +102,7 @@ class GuardedPools(urllib3.PoolManager):
             timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
         )
         self._meter = allowance
+        self._responses: list[urllib3.BaseHTTPResponse] = []
 
         def connect(host: str, port: int) -> socket.socket:
             if host.strip("[]") != address.host:
@@ -116,6 +117,7 @@ class GuardedPools(urllib3.PoolManager):
     ) -> urllib3.BaseHTTPResponse:
         self._meter.check_time()
         response = super().urlopen(method, url, redirect, **options)
+        self._responses.append(response)
         read = response.read
 
         def counted(count: int | None = None) -> bytes:
@@ -125,6 +127,12 @@ class GuardedPools(urllib3.PoolManager):
 
         response.__dict__["read"] = counted  # the refs a remote lists are read by dulwich itself
         return response
+
+    def close(self) -> None:
+        """Close every connection: dulwich leaves those open whose answer it did not like."""
+        for response in self._responses:
+            response.close()
+        self.clear()
 
 
 def _pools(
