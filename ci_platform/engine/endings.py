@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from ci_platform.engine.decision import Decision, Pen
-from ci_platform.engine.fold import LOST_WORKER, RunView
+from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
 from ci_platform.engine.limits import ERROR_TEXT_MAX, ERROR_TYPE_MAX, Limits
 from ci_platform.errors import LimitExceeded, PipelineError, SluiceError
 from ci_platform.model import (
@@ -27,6 +27,7 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Append
 
+COMPARED_MAX = 1_000  # characters by which two messages are told apart
 _REASONS = {
     "Rejected": "rejected",
     "WaitTimeout": "expired",
@@ -63,26 +64,29 @@ def returned(view: RunView, outcome: Returned, now_ms: int, limits: Limits) -> D
 def raised(view: RunView, outcome: Raised, now_ms: int, limits: Limits) -> Decision:
     """The author's code failed, or a limit of its sandbox ended it."""
     pen = Pen(view, now_ms)
-    reason = "limit" if outcome.limit else _reason(view, outcome.error)
     error = info_json(outcome.error, limits)
+    reason = "limit" if outcome.limit else None
     if outcome.limit:
         error["data"] = {**error["data"], "limit": outcome.limit}
+    elif (step := _let_through(view, outcome.error)) is not None:
+        error["type"] = cause = str((step.error or {}).get("type"))
+        reason = _REASONS.get(cause) or ("retries_exhausted" if step.attempt > 1 else None)
     # The platform, not the author, owes an explanation when a worker was lost too often.
     kind = EntryKind.RUN_ERRORED if reason == "lost_worker" else EntryKind.RUN_FAILED
     end_run(pen, kind, {"error": error, "reason": reason})
     return pen.decision()
 
 
-def _reason(view: RunView, error: ErrorInfo) -> str | None:
-    """Why, in one word, if a step's failure is what the author's code let through."""
+def _let_through(view: RunView, error: ErrorInfo) -> StepView | None:
+    """The step whose failure the author's code did not catch, if that is what ended it."""
     for step in reversed(view.steps.values()):
-        if step.state is StepState.FAILED and step.error is not None:
-            cause = str(step.error.get("type"))
-            if cause not in (error.type, error.data.get("type")):
-                continue
-            if step.error.get("message") not in (error.message, error.data.get("message")):
-                continue
-            return _REASONS.get(cause) or ("retries_exhausted" if step.attempt > 1 else None)
+        if step.state is not StepState.FAILED or step.error is None:
+            continue
+        # An error that has no class in the sandbox is raised there as StepFailed.
+        same_type = error.type in (step.error.get("type"), "StepFailed")
+        message = str(step.error.get("message"))
+        if same_type and message[:COMPARED_MAX] == error.message[:COMPARED_MAX]:
+            return step
     return None
 
 

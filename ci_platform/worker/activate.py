@@ -26,6 +26,7 @@ from ci_platform.errors import (
     EnvelopeMismatch,
     InternalError,
     LeaseLost,
+    NotFound,
     SandboxUnavailable,
     SluiceError,
     SourceError,
@@ -49,6 +50,7 @@ from ci_platform.worker.author_event import author_event
 from ci_platform.worker.dispatch import Candidate, candidates, divergence_policy
 from ci_platform.worker.lines import Spool
 from ci_platform.worker.settings import Tools
+from ci_platform.worker.strays import Strays
 
 SANDBOX_TRIES_MAX = 3  # sandboxes that may break under one activation
 
@@ -58,9 +60,10 @@ _log = logging.getLogger(__name__)
 class Activations:
     """Claims runs and executes them. `execute` is safe to call from several threads."""
 
-    def __init__(self, tools: Tools, spool: Spool) -> None:
+    def __init__(self, tools: Tools, spool: Spool, strays: Strays) -> None:
         self._tools = tools
         self._spool = spool
+        self._strays = strays
 
     def run_once(self) -> int:
         """Execute what is due now, one after the other. Returns how many runs that was."""
@@ -81,11 +84,25 @@ class Activations:
         except LeaseLost as lost:
             _log.info("%s: let go: %s", run_id, lost)
         except StoreUnavailable as error:
-            _log.warning("%s: let go until its lease ends: %s", run_id, error)
+            _log.warning("%s: the activation was cut short: %s", run_id, error)
+            self._stray(claim)
         except Exception:
             # A bug of ours must cost its run an activation, and not the worker all its runs. The
-            # lease runs out; LOST_LEASES_MAX bounds how often that is tried.
+            # engine's LOST_LEASES_MAX bounds how often that is tried.
             _log.exception("%s: the activation failed", run_id)
+            self._stray(claim)
+
+    def _stray(self, claim: Claim) -> None:
+        run = claim.run
+
+        def give_back() -> None:
+            now = self._tools.store.runs.get(run.id)
+            if now.worker == run.worker and now.fence == run.fence:
+                fresh = Claim(now, self._tools.store.runs.journal(run.id))
+                Session(self._tools, self._spool, fresh).hand_back("the activation failed")
+
+        failures = sum(entry.kind is EntryKind.LEASE_EXPIRED for entry in claim.entries)
+        self._strays.add(run.id, give_back, failures=failures)
 
     def _execute(self, claim: Claim) -> None:
         try:
@@ -112,13 +129,9 @@ class Activations:
                 else:
                     self._conclude(session, outcome)
                     return
-        except (LeaseLost, StoreUnavailable):
-            raise
         except EnvelopeMismatch as error:
             self._audit(session, error)
             self._errored(session, error, "envelope")
-        except SluiceError as error:
-            self._errored(session, error, "source")
 
     def _try(self, session: Session, candidate: Candidate, event: Mapping[str, Json]) -> Outcome:
         """Execute one commit's code."""
@@ -130,6 +143,9 @@ class Activations:
         except SourceError as error:
             info = ErrorInfo(type(error).__name__, error.detail, error.traceback)
             return Raised(info, loading=True)
+        except NotFound as error:
+            self._errored(session, error, "source")
+            return Suspended()
         policy = "accept"
         if not candidate.strict:
             policy = divergence_policy(files, run.pipeline, tools.store.descriptions)
@@ -190,7 +206,7 @@ class Activations:
     def _conclude(self, session: Session, outcome: Outcome) -> None:
         """Write how it ended, unless the lease is let go already."""
         if isinstance(outcome, Suspended):
-            session.hand_back("hibernated")
+            session.hand_back("hibernated")  # unless the run has ended
         elif isinstance(outcome, Broke):
             said = f"{SANDBOX_TRIES_MAX} sandboxes broke in a row: {outcome.detail}"
             self._errored(session, InternalError(said), "sandbox")

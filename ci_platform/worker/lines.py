@@ -123,6 +123,11 @@ class Spool:
         self._logs: dict[int, StepLog] = {}
         self._lock = threading.Lock()
 
+    @property
+    def open_logs(self) -> int:
+        with self._lock:
+            return len(self._logs)
+
     def open(self, run_id: RunId, step: str) -> StepLog:
         log = StepLog(self._store, self._clock, run_id, step, self._bytes_max)
         with self._lock:

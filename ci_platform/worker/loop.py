@@ -24,8 +24,10 @@ from ci_platform.worker.lines import FLUSH_MS, Spool
 from ci_platform.worker.operate import Operations
 from ci_platform.worker.pushes import PendingPushes
 from ci_platform.worker.settings import Tools
+from ci_platform.worker.strays import Strays
 
-IDLE_MS_MIN = 10  # what is due and yet not claimed must not make a busy loop
+IDLE_MS_MIN = 5  # a timer that fell due since the claim
+BLOCKED_MS = 50  # what is due and waits for a place, or for its repository's turn
 STOPPING_MS = 15_000  # for commands to end once they were told to: TERM, 10 s, KILL
 
 _log = logging.getLogger(__name__)
@@ -77,8 +79,9 @@ class Worker:
         settings = tools.settings
         self._tools = tools
         self._spool = Spool(tools.store.logs, tools.clock, bytes_max=settings.log_bytes)
-        self.activations = Activations(tools, self._spool)
-        self.operations = Operations(tools, self._spool)
+        self.strays = Strays(tools.clock)
+        self.activations = Activations(tools, self._spool, self.strays)
+        self.operations = Operations(tools, self._spool, self.strays)
         self.expiry = Expiry(tools)
         self.heartbeat = Heartbeat(tools)
         self.pushes = PendingPushes(tools)
@@ -87,7 +90,7 @@ class Worker:
     def run_once(self) -> int:
         """Do everything that is due now, in this thread. Returns how many things that was."""
         self.heartbeat.run_once()
-        done = self.expiry.run_once() + self.pushes.run_once()
+        done = self.expiry.run_once() + self.strays.run_once() + self.pushes.run_once()
         done += self.activations.run_once()
         done += self.operations.run_once()
         self._spool.flush()
@@ -106,7 +109,7 @@ class Worker:
             while not stop.is_set():
                 self._wake.clear()
                 self._hand_out(runs, commands)
-                self._wake.wait(self._idle_seconds(full=runs.free == 0 or commands.free == 0))
+                self._wake.wait(self._idle_seconds(runs, commands))
         finally:
             self._drain(runs, commands)
             ended.set()
@@ -128,20 +131,21 @@ class Worker:
         except SluiceError as error:
             _log.warning("cannot claim: %s", error)
 
-    def _idle_seconds(self, *, full: bool) -> float:
-        """Until the next timer is due, but no longer than the slow poll. When all places are taken,
-        what is due waits for one of them to ring."""
+    def _idle_seconds(self, runs: Slots[Claim], commands: Slots[Operation]) -> float:
+        """Until the next timer is due, but no longer than the slow poll."""
         tools = self._tools
-        idle_ms = tools.settings.poll_ms
-        if not full:
-            try:
-                next_ms = tools.store.runs.next_ready_ms()
-            except SluiceError as error:
-                _log.warning("cannot ask what is due next: %s", error)
-                next_ms = None
-            if next_ms is not None:
-                idle_ms = min(idle_ms, max(IDLE_MS_MIN, next_ms - tools.clock.now_ms()))
-        return idle_ms / 1000
+        poll_ms = tools.settings.poll_ms
+        if runs.free == 0 and commands.free == 0:
+            return poll_ms / 1000  # whatever is due waits for a place, which rings
+        try:
+            next_ms = tools.store.runs.next_ready_ms()
+        except SluiceError as error:
+            _log.warning("cannot ask what is due next: %s", error)
+            next_ms = None
+        if next_ms is None:
+            return poll_ms / 1000
+        least_ms = IDLE_MS_MIN if runs.free and commands.free else BLOCKED_MS
+        return min(poll_ms, max(least_ms, next_ms - tools.clock.now_ms())) / 1000
 
     def _start_threads(
         self, bell: Bell, stop: threading.Event, ended: threading.Event
@@ -158,6 +162,7 @@ class Worker:
 
         def housekeep() -> None:
             self.expiry.run_once()
+            self.strays.run_once()
             self.pushes.run_once()
 
         beats = self.heartbeat.period_ms / 1000

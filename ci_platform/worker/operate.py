@@ -26,6 +26,7 @@ from ci_platform.model import Operation
 from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.settings import Tools
+from ci_platform.worker.strays import Strays
 
 APPENDS_MAX = 100  # refused appends in a row
 STOP_POLL_MS = 500  # between two looks at whether the command is still wanted
@@ -68,9 +69,10 @@ class Watch:
 class Operations:
     """Claims commands and runs them. `execute` is safe to call from several threads."""
 
-    def __init__(self, tools: Tools, spool: Spool) -> None:
+    def __init__(self, tools: Tools, spool: Spool, strays: Strays) -> None:
         self._tools = tools
         self._spool = spool
+        self._strays = strays
         self.draining = threading.Event()  # set: commands stop and are handed back
 
     def run_once(self) -> int:
@@ -93,9 +95,19 @@ class Operations:
         except RunNotFound:
             _log.info("%s: its run is gone", operation.id)
         except StoreUnavailable as error:
-            _log.warning("%s: let go until its lease ends: %s", operation.id, error)
-        except Exception:
-            _log.exception("%s: the operation failed", operation.id)  # the lease runs out
+            _log.warning("%s: the operation was cut short: %s", operation.id, error)
+            self._stray(operation)
+        except Exception:  # a bug of ours must not cost the worker all its commands
+            _log.exception("%s: the operation failed", operation.id)
+            self._stray(operation)
+
+    def _stray(self, operation: Operation) -> None:
+        why = "the operation was cut short"
+
+        def give_back() -> None:
+            self._write(operation, lambda view, now_ms: command_lost(view, operation, why, now_ms))
+
+        self._strays.add(operation.id, give_back, failures=operation.attempt)
 
     def _execute(self, operation: Operation) -> None:
         if operation.fence > 1:
