@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def _vendor(tree: Path, needs: list[str]) -> None:
 
 
 def _push_and_wait(tree: Path, options: argparse.Namespace) -> int:
-    name = f"examples/{options.package}"
+    name = f"examples/{options.package}-{time.strftime('%m%d-%H%M%S')}"
     door = ["--data", options.data] if options.data else ["--url", options.url]
     repository = json.loads(_sluice(*door, "repo", "create", name, "--json"))
     token = os.environ.get("SLUICE_TOKEN") or _sluice(
