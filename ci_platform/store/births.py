@@ -7,10 +7,10 @@ same transaction.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Insert, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.errors import RunExists, SluiceError
@@ -30,17 +30,19 @@ from ci_platform.store.tables import RUN_COUNTERS, RUN_INPUTS, RUNS
 
 _EXISTING = select(RUNS.c.id).where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
 _INSERT_RUNS = RUNS.insert().returning(RUNS.c.n, RUNS.c.id)
-_LOCK_COUNTERS = (
-    select(RUN_COUNTERS)
-    .where(RUN_COUNTERS.c.repository_id.in_(bindparam("ids", expanding=True)))
-    .order_by(RUN_COUNTERS.c.repository_id)
-    .with_for_update()
-)
-_MOVE_COUNTER = (
-    RUN_COUNTERS.update()
-    .where(RUN_COUNTERS.c.repository_id == bindparam("of_repository"))
-    .values(last_number=bindparam("number"))
-)
+_INSERT_INPUTS = RUN_INPUTS.insert()
+
+
+def _count(insert: Callable[[Table], sqlite.Insert | postgresql.Insert]) -> Insert:
+    """Move counters, made where there is none, and tell where they are then."""
+    new = insert(RUN_COUNTERS)
+    return new.on_conflict_do_update(
+        index_elements=["repository_id"],
+        set_={"last_number": RUN_COUNTERS.c.last_number + new.excluded.last_number},
+    ).returning(RUN_COUNTERS.c.repository_id, RUN_COUNTERS.c.last_number)
+
+
+_COUNT = {"sqlite": _count(sqlite.insert), "postgresql": _count(postgresql.insert)}
 _IDS_PER_QUERY = 500  # names in one IN (...)
 
 
@@ -128,22 +130,14 @@ def _take_numbers(connection: Connection, wanted: Counter[RepositoryId]) -> dict
     """Reserve numbers: the last one given before, by repository."""
     if not wanted:
         return {}
-    ids = sorted(wanted)
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    connection.execute(
-        insert(RUN_COUNTERS).on_conflict_do_nothing(),
-        [{"repository_id": repository_id, "last_number": 0} for repository_id in ids],
+    # In order of the ids, as everywhere: two batches must not lock each other's counters.
+    rows = connection.execute(
+        _COUNT[connection.dialect.name],
+        [{"repository_id": one, "last_number": wanted[one]} for one in sorted(wanted)],
     )
-    before: dict[RepositoryId, int] = {}
-    for start in range(0, len(ids), _IDS_PER_QUERY):
-        part = {"ids": ids[start : start + _IDS_PER_QUERY]}
-        for row in connection.execute(_LOCK_COUNTERS, part):
-            before[RepositoryId(row.repository_id)] = row.last_number
-    connection.execute(
-        _MOVE_COUNTER,
-        [{"of_repository": one, "number": before[one] + wanted[one]} for one in ids],
-    )
-    return before
+    return {
+        RepositoryId(row.repository_id): row.last_number - wanted[row.repository_id] for row in rows
+    }
 
 
 class _Births:
@@ -167,7 +161,7 @@ class _Births:
         rows = [{**fixed_columns(run), **moving_columns(run)} for run, *_ in self._born]
         numbered = {row.id: row.n for row in connection.execute(_INSERT_RUNS, rows)}
         connection.execute(
-            RUN_INPUTS.insert(),
+            _INSERT_INPUTS,
             [
                 {"run_n": numbered[run.id], "payload": payload, "event": event}
                 for run, _, payload, event in self._born

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from sqlalchemy import Column, Connection, Select, Table, bindparam, literal, select
 
-WINDOW = 256  # of the oldest due rows; must exceed what one claim may ask for
+WINDOW_MIN = 64  # of the oldest due rows
 CLAIM_MAX = 128  # rows of one claim
 REPOSITORIES_WALKED_MAX = 2000  # in one claim, from the last one served on
 
@@ -40,11 +40,12 @@ class FairQueue:
         self, connection: Connection, *, now_ms: int, limit: int, after: str
     ) -> list[Candidate]:
         """Up to `limit` due rows, beginning with the repositories behind `after`."""
+        size = max(WINDOW_MIN, limit + 1)
         window = [
             Candidate(row.n, row.repository_id)
-            for row in connection.execute(self._window, {"now": now_ms, "window": WINDOW})
+            for row in connection.execute(self._window, {"now": now_ms, "window": size})
         ]
-        if len(window) < WINDOW:
+        if len(window) < size:
             return in_turns(window, after)[:limit]
         heads = self._heads(connection, now_ms=now_ms, limit=limit, after=after)
         seen = {candidate.n for candidate in heads}

@@ -33,6 +33,7 @@ _LOCK_RUNS = (
     .order_by(RUNS.c.n)
     .with_for_update()
 )
+_ADD_ENTRIES = ENTRIES.insert()  # made once: a new one each time would be analysed each time
 _MOVING = (
     *("commit", "state", "reason", "last_seq", "fence", "worker", "lease_until_ms", "ready_ms"),
     *("waits", "started_ms", "ended_ms", "output", "error", "pause_requested", "cancel_requested"),
@@ -105,7 +106,7 @@ def write_moves(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None
 
 def write_entries(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
     if rows:
-        connection.execute(ENTRIES.insert(), rows)
+        connection.execute(_ADD_ENTRIES, rows)
 
 
 class Appender:

@@ -45,6 +45,7 @@ _LINES = (
     .where(_OF_LOG, LOG_CHUNKS.c.first.between(bindparam("lowest"), bindparam("highest")))
     .order_by(LOG_CHUNKS.c.first)
 )
+_ADD_CHUNKS = LOG_CHUNKS.insert()
 _MOVE_LOG = (
     LOGS.update()
     .where(LOGS.c.run_n == bindparam("of_run"), LOGS.c.step == bindparam("of_step"))
@@ -164,7 +165,7 @@ def _append(connection: Connection, batch: Sequence[_Lines]) -> list[None | Slui
             grown.add(log)
         answers.append(None)
     if chunks:
-        connection.execute(LOG_CHUNKS.insert(), chunks)
+        connection.execute(_ADD_CHUNKS, chunks)
         connection.execute(
             _MOVE_LOG, [{"of_run": n, "of_step": step, "to": lasts[n, step]} for n, step in grown]
         )
