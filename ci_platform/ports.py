@@ -401,7 +401,7 @@ class Sandbox(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
-    """A shell command of a step. Kept as JSON in the operation: `asdict`, and `CommandSpec(**j)`."""
+    """A step's shell command. Kept as JSON in the operation: `asdict`, and `CommandSpec(**j)`."""
 
     repository_id: str
     run_id: str
@@ -491,10 +491,11 @@ class Source(Protocol):
     def resolve(self, repository_id: RepositoryId, ref: str) -> str | None:
         """The commit a ref points at (refs/heads/x, refs/tags/x peeled, HEAD); None if gone."""
 
-    def keep(self, repository_id: RepositoryId, commit: str, run_id: RunId) -> None:
-        """Keep a commit alive by a hidden ref until `release`."""
+    def keep(self, repository_id: RepositoryId, commit: str) -> None:
+        """Keep a commit alive by a hidden ref until `release`. Cheap when it is kept already."""
 
-    def release(self, repository_id: RepositoryId, run_id: RunId) -> None: ...
+    def release(self, repository_id: RepositoryId, commit: str) -> None:
+        """Let go of it. Whoever asks has made sure that no run is left that needs it."""
 
     def commit(self, repository_id: RepositoryId, sha: str) -> Commit:
         """Raises NotFound."""

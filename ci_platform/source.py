@@ -25,8 +25,9 @@ from ci_platform.errors import (
     SourceError,
     TooLarge,
 )
-from ci_platform.model import Push, RefUpdate, Repository, RepositoryId, RunId, SourceFiles
+from ci_platform.model import Push, RefUpdate, Repository, RepositoryId, SourceFiles
 from ci_platform.ports import Commit, FileChange
+from git_store.names import KEEP
 
 FOLDER = ".ci"
 PIPELINE = ".ci/pipeline.py"
@@ -126,13 +127,14 @@ class GitSource:
         with translated():
             return self._store.refs.resolve(repository_id, ref)
 
-    def keep(self, repository_id: RepositoryId, commit: str, run_id: RunId) -> None:
+    def keep(self, repository_id: RepositoryId, commit: str) -> None:
         with translated():
-            self._store.refs.keep(repository_id, run_id, commit)
+            if self._store.refs.get(repository_id, KEEP + commit) is None:
+                self._store.refs.keep(repository_id, commit, commit)
 
-    def release(self, repository_id: RepositoryId, run_id: RunId) -> None:
+    def release(self, repository_id: RepositoryId, commit: str) -> None:
         with translated():
-            self._store.refs.release(repository_id, run_id)
+            self._store.refs.release(repository_id, commit)
 
     def commit(self, repository_id: RepositoryId, sha: str) -> Commit:
         with translated():

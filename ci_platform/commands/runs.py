@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from ci_platform import envelope
 from ci_platform.commands.changing import Decide, change
 from ci_platform.commands.inputs import check_inputs
 from ci_platform.commands.parts import Parts, check_json, check_run_id, check_text
-from ci_platform.commands.starting import chosen, create, described, new_run
+from ci_platform.commands.starting import chosen, create, described, let_go, new_run
 from ci_platform.commands.triggers import BRANCH, TAG
 from ci_platform.engine import outside
 from ci_platform.engine.ids import new_id
@@ -49,13 +50,23 @@ class StartRun:
 
 
 @dataclass(frozen=True, slots=True)
+class _Target:
+    """What runs: found out from what was asked for."""
+
+    ref: str
+    commit: str
+    message: str
+    pipeline: PipelineDescription
+
+
+@dataclass(frozen=True, slots=True)
 class Runs:
     parts: Parts
 
     def start(self, actor: Actor, owner: str, name: str, what: StartRun) -> Run:
         """Start a run. Raises RunExists naming the id, InvalidRequest naming the field."""
         repository = self.parts.repository(actor, Action.START_RUN, owner, name)
-        run = create(self.parts, [self._prepare(actor, repository, what)])[0]
+        run = create(self.parts, self._prepare(actor, repository, [what]))[0]
         self.parts.audit(actor, "run started", run.id, repository=repository.full_name)
         return run
 
@@ -69,7 +80,7 @@ class Runs:
             raise InvalidRequest(
                 f"a batch starts 1 to {runs_max} runs, this has {len(what)}", field="runs"
             )
-        new = {one.id: one for one in (self._prepare(actor, repository, one) for one in what)}
+        new = {one.id: one for one in self._prepare(actor, repository, what)}
         runs = create(self.parts, list(new.values()), skip_existing=True)
         ids = [run.id for run in runs]
         self.parts.audit(actor, "runs started", repository.full_name, runs=ids)
@@ -155,7 +166,7 @@ class Runs:
         """Remove a finished run with everything of it."""
         run = self.parts.run(actor, Action.DELETE_RUN, run_id)
         self.parts.store.runs.delete(run_id)
-        self.parts.source.release(run.repository_id, run_id)
+        let_go(self.parts, run.repository_id, run.commit)
         self.parts.audit(actor, "run deleted", run_id, number=run.number)
 
     def _change(self, actor: Actor, run_id: RunId, decide: Decide, action: str) -> Run:
@@ -165,29 +176,46 @@ class Runs:
             self.parts.audit(actor, action, run_id)
         return run
 
-    def _prepare(self, actor: Actor, repository: Repository, what: StartRun) -> NewRun:
+    def _prepare(
+        self, actor: Actor, repository: Repository, what: Sequence[StartRun]
+    ) -> list[NewRun]:
+        """Check all of them; what several have in common is looked up once."""
+
+        @cache
+        def target(ref: str | None, commit: str | None, pipeline: str | None) -> _Target:
+            return self._target(repository, ref, commit, pipeline)
+
+        return [
+            self._new_run(actor, repository, one, target(one.ref, one.commit, one.pipeline))
+            for one in what
+        ]
+
+    def _target(
+        self, repository: Repository, ref: str | None, commit: str | None, pipeline: str | None
+    ) -> _Target:
+        full_ref = self._ref(repository, ref)
+        sha = self._commit(repository.id, full_ref, commit)
+        message = self.parts.source.commit(repository.id, sha).message
+        return _Target(full_ref, sha, message, self._pipeline(repository.id, sha, pipeline))
+
+    def _new_run(
+        self, actor: Actor, repository: Repository, what: StartRun, target: _Target
+    ) -> NewRun:
         value_bytes = self.parts.limits.value_bytes
         params = check_json(what.params, field="params", bytes_max=value_bytes)
-        run_id = (
-            RunId(new_id("run", self.parts.clock.now_ms()))
-            if what.id is None
-            else check_run_id(what.id)
-        )
-        ref = self._ref(repository, what.ref)
-        commit = self._commit(repository.id, ref, what.commit)
-        pipeline = self._pipeline(repository.id, commit, what.pipeline)
+        now_ms = self.parts.clock.now_ms()
         return new_run(
-            run_id,
+            RunId(new_id("run", now_ms)) if what.id is None else check_run_id(what.id),
             repository.id,
-            pipeline,
-            ref=ref,
-            commit=commit,
-            params=check_inputs(pipeline, params),
+            target.pipeline,
+            ref=target.ref,
+            commit=target.commit,
+            params=check_inputs(target.pipeline, params),
             resume=_policy(what.resume),
             trigger=what.trigger,
             event={
                 "before": None,
-                "message": self.parts.source.commit(repository.id, commit).message[:MESSAGE_CHARS],
+                "message": target.message[:MESSAGE_CHARS],
                 "actor": actor.name,
                 "payload": {},
             },

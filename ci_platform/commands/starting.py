@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ci_platform import envelope
 from ci_platform.commands.parts import Parts
-from ci_platform.errors import InvalidRequest, RunNotFound
+from ci_platform.errors import InvalidRequest, RequestError
 from ci_platform.model import (
     Description,
     ErrorInfo,
@@ -23,6 +23,7 @@ from ci_platform.model import (
     RunId,
     SourceFiles,
 )
+from ci_platform.ports import RunFilter
 
 PIPELINE_FILE = ".ci/pipeline.py"  # also the name of the pipeline of a run whose file does not load
 _LINE = re.compile(r'File "[^"\n]*", line (\d+)')
@@ -96,27 +97,30 @@ def new_run(
 
 def create(parts: Parts, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
     """Create runs whose commits are kept alive from before they exist."""
-    for run in new:
-        parts.source.keep(run.repository_id, run.commit, run.id)
-    created: list[Run] = []
+    commits = {(run.repository_id, run.commit) for run in new}
+    for repository_id, commit in commits:
+        parts.source.keep(repository_id, commit)
     try:
         created = parts.store.runs.create(new, skip_existing=skip_existing)
-    finally:
-        made = {run.id for run in created}
-        for run in new:
-            if run.id not in made:
-                _put_back(parts, run)
+    except RequestError:
+        for repository_id, commit in commits:
+            let_go(parts, repository_id, commit)
+        raise
+    for repository_id, commit in commits:
+        # Again: whoever deleted the last other run of it may have let go of it in between.
+        parts.source.keep(repository_id, commit)
     return created
 
 
-def _put_back(parts: Parts, new: NewRun) -> None:
-    """A run was not created: its id is another's, whose commit must stay kept, or nobody's."""
-    try:
-        other = parts.store.runs.get(new.id)
-    except RunNotFound:
-        parts.source.release(new.repository_id, new.id)
+def let_go(parts: Parts, repository_id: RepositoryId, commit: str) -> None:
+    """Stop keeping a commit, unless a run is there that needs it."""
+    if _in_use(parts, repository_id, commit):
         return
-    if other.repository_id == new.repository_id:
-        parts.source.keep(other.repository_id, other.commit, other.id)
-    else:
-        parts.source.release(new.repository_id, new.id)
+    parts.source.release(repository_id, commit)
+    if _in_use(parts, repository_id, commit):
+        parts.source.keep(repository_id, commit)  # a run was created while we let go
+
+
+def _in_use(parts: Parts, repository_id: RepositoryId, commit: str) -> bool:
+    which = RunFilter(repository_ids=[repository_id], commit=commit)
+    return bool(parts.store.runs.list(which, limit=1).runs)

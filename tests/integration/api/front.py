@@ -7,8 +7,9 @@ Only what pipeline code would say is made up: `FakeSandbox` describes files by t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,19 @@ class FakeSandbox:
 
 
 def _described(declared: dict[str, Json]) -> PipelineDescription:
-    triggers = tuple(
-        Trigger(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
-        for one in declared.get("triggers", [])
-    )
+    triggers = tuple(_trigger(one) for one in declared.get("triggers", []))
     resume = Resume(declared.get("resume", "pinned"))
     return PipelineDescription(declared["name"], triggers, resume)
+
+
+def _trigger(declared: Json) -> Trigger:
+    return Trigger(
+        kind=declared["kind"],
+        branches=tuple(declared.get("branches", ())),
+        tags=tuple(declared.get("tags", ())),
+        paths=tuple(declared.get("paths", ())),
+        inputs=declared.get("inputs", {}),
+    )
 
 
 @dataclass(slots=True)
@@ -191,9 +199,14 @@ class Front:
         api.include_router(create_webhooks(self.commands, self.errands))
         return api
 
+    @cached_property
+    def usual_app(self) -> FastAPI:
+        return self.app()
+
     def client(self, token: str | None = None, **given: Any) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        transport = httpx.ASGITransport(self.app(**given), raise_app_exceptions=False)
+        app = self.app(**given) if given else self.usual_app
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers)
 
     # --- people ---
@@ -227,7 +240,7 @@ class Front:
     def push(
         self,
         repository: Repository,
-        files: dict[str, str | None],
+        files: Mapping[str, str | None],
         *,
         branch: str = "main",
         message: str = "change",

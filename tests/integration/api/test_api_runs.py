@@ -146,17 +146,6 @@ async def test_an_id_that_exists_is_an_error_that_names_it(front: Front) -> None
         assert [run["id"] for run in again["runs"]] == ["release-2"]
 
 
-async def test_a_taken_id_keeps_the_commit_of_its_run(front: Front) -> None:
-    repository = front.repository()
-    async with front.client(front.token()) as client:
-        await post(client, RUNS, {"id": "release-1"}, 201)
-        first = front.store.runs.get(front.runs(repository)[0].id)
-        front.push(repository, {"a": "b"})
-        await post(client, RUNS, {"id": "release-1"}, 409)
-    kept = front.git.refs.get(repository.id, "refs/sluice/keep/release-1")
-    assert kept is not None and kept.sha == first.commit
-
-
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -247,7 +236,7 @@ async def test_runs_are_listed_newest_first_in_pages(front: Front) -> None:
     repository = front.repository()
     for number in range(4):
         front.clock.advance(1)
-        files = {".ci/pipeline.py": PUSHED, "a": str(number)}
+        files: dict[str, str | None] = {".ci/pipeline.py": PUSHED, "a": str(number)}
         front.push(repository, files, branch="main" if number % 2 else "topic")
     async with front.client(front.token()) as client:
         numbers, cursor = [], None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ci_platform.commands import StartRun
+from ci_platform.errors import RunExists
 from ci_platform.model import SYSTEM, Push, RefUpdate, RunState
+from git_store.names import KEEP
 from tests.integration.api.front import BASE_URL, BROKEN, PUSHED, Front, pipeline_file
 
 
@@ -117,15 +120,27 @@ def test_a_described_file_is_described_once(front: Front) -> None:
     assert front.sandbox.asked == 1
 
 
-def test_the_commit_of_a_run_is_kept_until_the_run_is_deleted(front: Front) -> None:
+def test_a_commit_is_kept_until_the_last_run_of_it_is_deleted(front: Front) -> None:
     repository = front.repository()
-    run = front.runs(repository)[0]
-    hidden = f"refs/sluice/keep/{run.id}"
-    kept = front.git.refs.get(repository.id, hidden)
-    assert kept is not None and kept.sha == run.commit
-    front.finish(run.id)
-    front.commands.runs.delete(SYSTEM, run.id)
-    assert front.git.refs.get(repository.id, hidden) is None
+    first = front.finish(front.runs(repository)[0].id)
+    second = front.commands.runs.start(SYSTEM, "acme", "widget", StartRun())
+    front.finish(second.id)
+    assert first.commit == second.commit
+    hidden = KEEP + first.commit
+    for run, still in [(first, True), (second, False)]:
+        kept = front.git.refs.get(repository.id, hidden)
+        assert kept is not None and kept.sha == first.commit
+        front.commands.runs.delete(SYSTEM, run.id)
+        assert (front.git.refs.get(repository.id, hidden) is not None) is still
+
+
+def test_a_run_that_is_refused_leaves_no_commit_kept(front: Front) -> None:
+    repository = front.repository()
+    front.commands.runs.start(SYSTEM, "acme", "widget", StartRun(id="mine"))
+    commit = front.push(repository, {"a": "b"}, message="x [skip ci]")
+    with pytest.raises(RunExists, match="mine"):
+        front.commands.runs.start(SYSTEM, "acme", "widget", StartRun(id="mine"))
+    assert front.git.refs.get(repository.id, KEEP + commit) is None
 
 
 def test_a_push_whose_listener_died_is_dispatched_later(front: Front) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import httpx
 import pytest
@@ -36,7 +36,7 @@ def server(front: Front) -> Iterator[str]:
 
 async def events(
     server: str, path: str, token: str, last: str | None = None
-) -> AsyncIterator[dict[str, Json]]:
+) -> AsyncGenerator[dict[str, Json], None]:
     headers = {"Authorization": f"Bearer {token}"}
     if last is not None:
         headers["Last-Event-ID"] = last

@@ -99,7 +99,7 @@ def test_a_reader_is_told_that_they_may_not_write() -> None:
 @pytest.mark.parametrize("action", [*RULES, *INSTANCE_RULES])
 def test_a_token_needs_the_scope_as_well_as_its_user_the_right(action: Action) -> None:
     admin = user(admin=True)
-    _, scope = (RULES | INSTANCE_RULES)[action]  # type: ignore[operator]
+    _, scope = (RULES | INSTANCE_RULES)[action]
     authorise(token(admin, scope), action, HERE)
     authorise(token(admin, Scope.ADMIN), action, HERE)
     with pytest.raises(Forbidden, match="scope"):
