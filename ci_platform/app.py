@@ -129,7 +129,9 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         ),
     )
     git.create_tables()
-    source = GitSource(git, bytes_max=config.source_bytes)
+    source = GitSource(
+        git, bytes_max=config.source_bytes, allow_private_remotes=config.private_remotes
+    )
     repositories = GitRepositories(git)
     sandbox = LazySandbox(lambda: _sandbox(config, sandboxes))
     parts = Parts(

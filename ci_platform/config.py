@@ -59,6 +59,7 @@ class Config(BaseSettings):
     blob_bytes: int = 1024 * MIB
     repository_bytes: int = 10 * 1024 * MIB  # the quota of one repository
     body_bytes: int = 25 * MIB  # of an API or webhook request
+    private_remotes: bool = False  # True: webhooks may fetch from this machine and its networks
 
     command_memory_bytes: int = 4096 * MIB
     command_disk_bytes: int = 4096 * MIB  # growth of the workspace in one command

@@ -213,7 +213,7 @@ class Queries:
         """`which.repository_ids` is ignored: it is this repository."""
         repository = self.repository(actor, owner, name)
         branches = self.repositories.branches(repository.id)
-        head = branches.get(repository.default_branch)
+        head = self.source.resolve(repository.id, f"refs/heads/{repository.default_branch}")
         described = self._described(repository.id, head)
         gates = self.store.approvals.open([repository.id])
         return RepositoryView(

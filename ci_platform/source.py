@@ -35,6 +35,7 @@ SOURCE_BYTES = 64 << 20  # of all files of one commit
 SOURCE_FILES = 2000
 CACHE_BYTES = 128 << 20  # of loaded sources held in this process
 BRANCHES_MAX = 1000
+FETCHED = "fetched/"  # hidden refs that say where a remote's ref was: no visible ref moves
 
 
 @contextmanager
@@ -125,7 +126,12 @@ class GitSource:
 
     def resolve(self, repository_id: RepositoryId, ref: str) -> str | None:
         with translated():
-            return self._store.refs.resolve(repository_id, ref)
+            found = self._store.refs.resolve(repository_id, ref)
+            if found is None:
+                # A repository that lives elsewhere: where the ref was when last fetched.
+                fetched = self._store.refs.get(repository_id, KEEP + FETCHED + ref)
+                found = None if fetched is None else fetched.target
+            return found
 
     def keep(self, repository_id: RepositoryId, commit: str) -> None:
         with translated():
@@ -153,6 +159,7 @@ class GitSource:
                 url,
                 ref=ref,
                 commit=commit,
+                keep=FETCHED + ref,
                 allow_private=self._allow_private_remotes,
             )
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 import git_store
 from ci_platform.api import create_api
-from ci_platform.commands import Commands, Limits, Parts
+from ci_platform.commands import Commands, Parts
 from ci_platform.engine.accept import accept
 from ci_platform.engine.decision import Decision, Pen, propose
 from ci_platform.engine.endings import returned
@@ -145,7 +145,8 @@ class SourceWithRemotes(GitSource):
 class Front:
     """Store, git, commands, queries and the API, with what tests ask of them."""
 
-    def __init__(self, directory: Path, limits: Limits | None = None) -> None:
+    def __init__(self, directory: Path, *, private_remotes: bool | None = None) -> None:
+        """`private_remotes` given: commits of webhooks are really fetched."""
         self.clock = FakeClock()
         self.store: SqlStore = open_store(
             f"sqlite:///{directory}/sluice.db", clock=self.clock, key=b"k" * 32
@@ -159,7 +160,11 @@ class Front:
         self.git.create_tables()
         self.sandbox = FakeSandbox()
         self.remotes = Remotes()
-        source = SourceWithRemotes(self.git, self.remotes)
+        source = (
+            SourceWithRemotes(self.git, self.remotes)
+            if private_remotes is None
+            else GitSource(self.git, allow_private_remotes=private_remotes)
+        )
         repositories = GitRepositories(self.git)
         self.parts = Parts(
             store=self.store,
@@ -169,7 +174,6 @@ class Front:
             describe=self.sandbox.describe,
             clock=self.clock,
             base_url=BASE_URL,
-            limits=limits or Limits(),
         )
         self.commands = Commands.over(self.parts)
         self.queries = Queries(self.store, source, repositories, self.clock)
