@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from ci_platform.errors import NotFound, StepNotFound
 from ci_platform.model import (
+    RUN_LOG,
     Actor,
     Entry,
     EntryKind,
@@ -78,6 +79,7 @@ class RunPage:
     steps: Sequence[StepRow]
     steps_hidden: int
     no_steps_why: str
+    run_log_href: str | None  # what the pipeline printed outside of steps
     log: LogView | None
     may_change: bool
     params: Json
@@ -141,6 +143,7 @@ def run_context(
         steps=step_rows(view, selected=selected, now_ms=now_ms),
         steps_hidden=max(0, len(_shown(view.steps)) - STEPS_SHOWN_MAX),
         no_steps_why=_no_steps(run),
+        run_log_href=_run_log_href(view),
         log=log,
         may_change=view.may_change,
         params=view.params,
@@ -190,6 +193,12 @@ def _sentence(view: RunView) -> tuple[str, int | None]:
     if run.state is RunState.QUEUED and run.started_ms is None:
         return "Waits for a free worker.", None
     return "", None
+
+
+def _run_log_href(view: RunView) -> str | None:
+    if not any(info.step == RUN_LOG for info in view.logs):
+        return None
+    return f"/runs/{view.run.id}?{urlencode({'step': RUN_LOG})}#log"
 
 
 def _no_steps(run: Run) -> str:

@@ -232,6 +232,7 @@ def test_a_run_shows_its_steps_and_the_log_worth_reading(pages: dict[str, Page])
     assert page.one(class_="log-end").text == "failed, exit code 1, 42s"
     assert page.one(class_="error").text.startswith("CommandFailed: pytest -q ended")
     assert page.one(id="run").get("data-live") == ""
+    assert "/runs/run_failed_15?step=%24run#log" in page.links
     assert page.one(id="log").get("data-tail") == ""
     assert "/runs/run_errored_14" in page.links and "/runs/run_passed_16" in page.links
 
