@@ -185,9 +185,7 @@ class Launch:
 def _receive(answers: socket.socket) -> tuple[dict[str, object], list[int]]:
     """One answer and its descriptors. Raises RunnerUnavailable for an error or no answer."""
     try:
-        data, fds, _, _ = socket.recv_fds(
-            answers, launcher.MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
-        )
+        data, fds = launcher.receive(answers)
     except TimeoutError as error:
         raise RunnerUnavailable("the launcher process does not answer") from error
     if not data:

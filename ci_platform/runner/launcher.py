@@ -10,6 +10,8 @@ When that socket closes, because the worker closed it or died, everything it sta
 
 from __future__ import annotations
 
+import array
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -39,6 +41,7 @@ class Launcher:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        control.set_inheritable(False)  # it was, to get here; a command must never hold it
         self._children: dict[int, socket.socket] = {}
         self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -61,9 +64,7 @@ class Launcher:
 
     def _request(self) -> bool:
         """Carry out one request; False when the worker is gone."""
-        data, fds, _, _ = socket.recv_fds(
-            self._control, MESSAGE_BYTES_MAX, FDS_MAX, socket.MSG_CMSG_CLOEXEC
-        )
+        data, fds = receive(self._control)
         if not data:
             return False
         request = json.loads(data)
@@ -123,6 +124,18 @@ class Launcher:
             answer.close()
 
 
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and its descriptors, closed on exec. `socket.recv_fds` drops its flags (3.11), so
+    that descriptors would leak into whatever is started meanwhile."""
+    fds = array.array("i")
+    space = socket.CMSG_LEN(FDS_MAX * fds.itemsize)
+    data, ancillary, _, _ = channel.recvmsg(MESSAGE_BYTES_MAX, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
+
+
 def _exit_report(status: int, usage: resource.struct_rusage) -> dict[str, object]:
     return {
         "exit": os.waitstatus_to_exitcode(status),
@@ -140,6 +153,7 @@ def _child(request: dict[str, object], answer: socket.socket, fds: list[int], pa
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FREE_FD) for fd in fds]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
+        _close_on_exec(len(fds))
         uid = request["uid"]
         if isinstance(uid, int):
             os.setgroups([])
@@ -162,6 +176,14 @@ def _child(request: dict[str, object], answer: socket.socket, fds: list[int], pa
         _say(answer, {"error": f"{error.strerror}: {error.filename or 'start'}"})
     finally:
         os._exit(127)
+
+
+def _close_on_exec(first: int) -> None:
+    """Let nothing from this descriptor on through to the program, whatever its flag was."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) >= first:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.set_inheritable(int(name), False)
 
 
 def _listener_in(pid: int, port: int) -> socket.socket:

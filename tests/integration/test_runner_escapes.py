@@ -1,0 +1,60 @@
+"""The attacks of attacks.py against the runner, as root and as an ordinary user.
+
+The same attacks without a sandbox are the control: an attack that never works proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.integration.ordinary_user import run_as_user
+from tests.integration.siege import besiege
+
+IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
+AS_USER = (
+    "import json, sys; from pathlib import Path; from tests.integration.siege import besiege; "
+    "print(json.dumps(besiege(Path(sys.argv[1]), sandboxed=sys.argv[2] == 'yes')))"
+)
+
+Found = Mapping[str, str | None]
+
+
+def attacked(identity: str, directory: Path, *, sandboxed: bool) -> Found:
+    if identity == "ordinary user" and os.geteuid() == 0:
+        said = run_as_user(AS_USER, "yes" if sandboxed else "no", scratch=directory)
+        found: Found = json.loads(said)
+        return found
+    return besiege(directory, sandboxed=sandboxed)
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_every_attack_is_stopped(identity: str, tmp_path: Path) -> None:
+    found = attacked(identity, tmp_path, sandboxed=True)
+    assert len(found) >= 100
+    assert {name: how for name, how in found.items() if how is not None} == {}
+
+
+def test_the_attacks_work_where_there_is_no_sandbox(tmp_path: Path) -> None:
+    found = attacked("ordinary user", tmp_path, sandboxed=False)
+    working = {name for name, how in found.items() if how is not None}
+    assert {
+        "read the server's key file",
+        "read another tenant's workspace",
+        "the server's secrets are in some /proc/PID/environ",
+        "see the server's processes",
+        "signal the server",
+        "reach the database on loopback",
+        "reach an abstract socket",
+        "reach a socket file",
+        "new user namespace",
+        "new user namespace by clone",
+        "add a key",
+        "shared memory of the host",
+        "run without a filter",
+        "io_uring",
+    } <= working, working
