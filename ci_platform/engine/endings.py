@@ -27,6 +27,7 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Append
 
+_encode = json.JSONEncoder(allow_nan=False).encode
 COMPARED_MAX = 1_000  # characters by which two messages are told apart
 _REASONS = {
     "Rejected": "rejected",
@@ -143,7 +144,7 @@ def mismatched(view: RunView, outcome: Mismatch, now_ms: int) -> Decision:
 def check_value(value: Json, what: str, limits: Limits) -> None:
     """Refuse what is not JSON or too large. Raises PipelineError, LimitExceeded."""
     try:
-        size = len(json.dumps(value, allow_nan=False))
+        size = len(_encode(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise PipelineError(f"{what} is not JSON: {error}") from error
     if size > limits.value_bytes:

@@ -109,8 +109,8 @@ def time_out(pen: Pen, step: StepView) -> None:
 def _match_events(pen: Pen) -> None:
     """Give buffered events to waits. Both are matched as soon as they come, so this finds
     something only in a journal that was cut short between the two."""
-    for type, waiting in list(pen.view.waiting.items()):
-        for key in list(waiting):
+    for type in sorted(pen.view.events.keys() & pen.view.waiting.keys()):
+        for key in list(pen.view.waiting[type]):
             if not match_event(pen, type, key):
                 break
 

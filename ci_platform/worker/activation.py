@@ -8,6 +8,7 @@ decides again. It ends when the lease is let go, by a suspension, a pause, or th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from ci_platform.engine import Decision, Pen, RunView, accept, fold, propose, refused, settle
@@ -26,6 +27,7 @@ from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.settings import Tools
 
 APPENDS_MAX = 100  # refused appends in a row: someone floods the run's journal
+NAMES_MAX = 20  # of steps that a run_suspended entry tells of
 PRINTED_MAX = 16 << 20  # bytes printed by one activation to one log
 
 _MOVES_CODE = frozenset({EntryKind.STEP_PASSED, EntryKind.STEP_FAILED, EntryKind.ATTEMPT_STARTED})
@@ -116,7 +118,7 @@ class Session:
             # append saves a round trip and a commit; it sees these entries when it replays.
             # Not after the commands that a guest sends when its code has come to an end.
             pen = Pen(view, now_ms)
-            names = [step.key.label for step in list(view.open.values())[:20]]
+            names = [key.label for key in islice(view.open, NAMES_MAX)]
             pen.write(EntryKind.RUN_SUSPENDED, {"waits": names})
             decision += pen.decision()
         return decision
