@@ -7,15 +7,18 @@ idle server polls nothing. Used by api and web.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ci_platform.errors import TooMany
 from ci_platform.ports import Bell
 
 LISTEN_S = 1.0  # how long the thread listens before it looks whether anyone is left
 SUBSCRIBERS_MAX = 2000  # streams of one process
+
+log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -83,16 +86,17 @@ class Live:
             thread.join(timeout=2 * LISTEN_S)
 
     def _run(self) -> None:
-        bell = self._open_bell()
         try:
-            while not self._leave():
-                if bell.wait(LISTEN_S):
-                    with self._lock:
-                        listeners = list(self._listeners)
-                    for listener in listeners:
-                        listener.ring()
-        finally:
-            bell.close()
+            with closing(self._open_bell()) as bell:
+                while not self._leave():
+                    if bell.wait(LISTEN_S):
+                        with self._lock:
+                            listeners = list(self._listeners)
+                        for listener in listeners:
+                            listener.ring()
+        except Exception:
+            # Streams go on with their slow poll, and the next one opens the bell again.
+            log.exception("the bell broke")
 
     def _leave(self) -> bool:
         """End the thread when it is not needed; decided under the lock that starts a new one."""
