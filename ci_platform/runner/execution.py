@@ -52,14 +52,21 @@ class Execution:
         self._limits = limits
 
     def run(
-        self, spec: CommandSpec, *, output: Output, stop: Callable[[], bool], start: Start
+        self,
+        spec: CommandSpec,
+        *,
+        output: Output,
+        stop: Callable[[], bool],
+        start: Start,
+        refused: Excess | None = None,
     ) -> CommandResult:
+        """`refused`: why this runner will not take the command."""
         began = time.monotonic()
 
         def took(result: CommandResult) -> CommandResult:
             return replace(result, duration_ms=int((time.monotonic() - began) * 1000))
 
-        problem = refusal(spec)
+        problem = refused or refusal(spec)
         if problem is not None:
             return took(_ended(problem, output))
         if stop():

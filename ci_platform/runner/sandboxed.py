@@ -19,7 +19,7 @@ from ci_platform.runner.command import Process
 from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Launch
 from ci_platform.runner.layers import LayerStore
-from ci_platform.runner.limits import RunnerLimits
+from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.manifest import Manifest, wait_for_tick
 from ci_platform.runner.sandbox_process import SandboxProcess
 from ci_platform.runner.trees import TreeCache
@@ -50,6 +50,8 @@ class SandboxRunner:
     ) -> None:
         self._limits = limits or RunnerLimits()
         self._toolchains = [*(server_python() if extra_ro is None else extra_ro)]
+        for path in self._toolchains:
+            _check_lendable(path)
         self._network = network
         work_dir = work_dir.absolute()
         jobs, scratch = work_dir / "jobs", work_dir / "scratch"
@@ -77,12 +79,26 @@ class SandboxRunner:
         output: Callable[[str, bytes], None],
         stop: Callable[[], bool],
     ) -> CommandResult:
-        return self._execution.run(spec, output=output, stop=stop, start=self._start)
+        return self._execution.run(
+            spec, output=output, stop=stop, start=self._start, refused=self._refusal(spec)
+        )
 
     def close(self) -> None:
         """End the helper process and remove the workspaces kept. Safe to call twice."""
         self._launch.close()
         self._workspaces.close()
+
+    def _refusal(self, spec: CommandSpec) -> Excess | None:
+        if spec.image is not None:
+            return Excess("image", f"The command asks for image {spec.image}: not on this server.")
+        if spec.network and not self._network:
+            hosts = ", ".join(spec.network)
+            return Excess(
+                "network",
+                f"The command asks to reach {hosts}, but this server gives commands no network "
+                "(SLUICE_COMMAND_NETWORK).",
+            )
+        return None
 
     @contextmanager
     def _start(
@@ -147,6 +163,15 @@ class SandboxRunner:
             "CI_WORKSPACE": bubblewrap.WORKSPACE,
         }
         return {**defaults, **spec.env, **fixed}
+
+
+def _check_lendable(path: Path) -> None:
+    """Only directories that do not hide a part of the sandbox itself."""
+    ours = ("/proc", "/dev", "/sys", "/run/ci", "/usr", "/etc", "/tmp", "/home/ci", "/workspace")
+    hides = any(Path(one).is_relative_to(path) for one in ours)
+    inside = any(path.is_relative_to(one) for one in ("/proc", "/sys", "/dev", "/workspace"))
+    if not path.is_absolute() or hides or inside or ".." in path.parts:
+        raise RunnerUnavailable(f"extra_ro: {path} cannot be lent to commands")
 
 
 def server_python() -> Sequence[Path]:

@@ -26,6 +26,7 @@ def run_as_user(code: str, *arguments: str, scratch: Path) -> str:
     env = {
         "PYTHONPATH": f"{launch.path('site')}:{launch.path('ours')}",
         "PATH": "/usr/bin:/bin",
+        "LD_LIBRARY_PATH": f"{launch.path('python')}/lib",  # a shared libpython beside it
         "HOME": str(launch.path("scratch")),
     }
     python = launch.path("python") / "bin" / f"python3.{sys.version_info.minor}"
