@@ -84,7 +84,7 @@ def describe(error: BaseException, *, data: Mapping[str, Json] | None = None) ->
     shown = _only_leaf(error)
     cls = type(shown)
     found: dict[str, Json] = dict(data or {})
-    if cls.__module__ != "builtins":
+    if cls.__module__ != "builtins" and not cls.__module__.startswith("pipelines."):
         found["class"] = f"{cls.__module__}:{cls.__qualname__}"
     return {
         "type": clean(cls.__name__)[:256],
@@ -151,7 +151,7 @@ def revive(error: Mapping[str, Json], step: str) -> Exception:
     """Make the exception that an author sees from a step_failed entry."""
     found = _instance(error)
     body = str(error.get("traceback") or "")
-    if body:
+    if "  File " in body:
         found.add_note(f"raised in step {step}:\n{body.rstrip()}")
     return found
 
@@ -174,6 +174,8 @@ def _instance(error: Mapping[str, Json]) -> Exception:
         return WaitTimeout(message)
     if name == "StepFailed":
         return StepFailed(message, type=str(data.get("type") or name))
+    if name in ("NonRetryable", "NotGranted"):
+        return (NonRetryable if name == "NonRetryable" else NotGranted)(message)
     if "class" in data:
         return _author_instance(str(data["class"]), name, message)
     known = getattr(builtins, name, None)

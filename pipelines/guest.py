@@ -138,14 +138,16 @@ class Guest:
         for output in outputs:
             output.quiet = any(each["kind"] == "step_started" for each in entries)
         try:
-            pipelines = loading.load(self._sources(message))
+            sources = self._sources(message)
+            pipelines = loading.load(sources)
             if message["op"] == "describe":
                 return {"described": loading.describe(pipelines)}
             pipeline = loading.named(pipelines, message["pipeline"])
             event = Event.from_json(message["event"])
         except BaseException as error:  # of the author's module: SystemExit and all
             return _raised(error, loading=True)
-        return self._run(message, pipeline, event, outputs)
+        answer = self._run(message, pipeline, event, outputs)
+        return {**answer, "reusable": message.get("reuse") is not None and sources.tidy}
 
     def _enter_first(self, entries: Sequence[Mapping[str, Json]]) -> None:
         """While the module loads, it is the time of the run's first claim."""

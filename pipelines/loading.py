@@ -18,6 +18,7 @@ from types import CodeType, ModuleType
 
 from pipelines import declare
 from pipelines.declare import Pipeline
+from pipelines.reuse import keeps_to_itself
 from pipelines.wire import Json
 
 FOLDER = ".ci/"
@@ -32,6 +33,7 @@ class Sources:
         self._files = dict(files)
         self._paths: dict[str, str | None] = {}  # module -> its file; None: a folder without one
         self._compiled: dict[str, CodeType] = {}
+        self._tidy: dict[str, bool] = {}
         for path in sorted(files):
             self._add(path)
 
@@ -85,6 +87,14 @@ class Sources:
             code = compile(text, path, "exec", dont_inherit=True)
             self._compiled[name] = code
         return code
+
+    @property
+    def tidy(self) -> bool:
+        """Whether the code that was loaded surely left nothing behind in the interpreter."""
+        for name, code in self._compiled.items():
+            if name not in self._tidy:
+                self._tidy[name] = keeps_to_itself(code, self._paths)
+        return all(self._tidy.values())
 
 
 class _Loader(importlib.abc.Loader):

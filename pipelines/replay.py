@@ -117,7 +117,7 @@ class Replay:
         self.loop = HostLoop(self)  # type: ignore[abstract]  # only for the type checker
         self.bodies = Bodies(self)
         self.value_bytes = value_bytes
-        self.unawaited: dict[int, str] = {}  # calls of steps whose await has not begun
+        self.unawaited: dict[int, tuple[str, object]] = {}  # calls whose await has not begun
         self._history = History(entries, strict=strict)
         self._host = host
         self._clock = clock
@@ -296,7 +296,7 @@ class Replay:
                     self._match(entry, "the end of run()")
         error = asyncio.CancelledError() if main.cancelled() else main.exception()
         if error is None and self.unawaited:
-            calls = ", ".join(self.unawaited.values())
+            calls = ", ".join(call for call, _ in self.unawaited.values())
             error = NeverAwaited(f"{calls} was called but never awaited: write `await step.…`")
         if error is None:
             try:

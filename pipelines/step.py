@@ -39,6 +39,7 @@ class Step:
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
         self._declared: dict[str, DeclaredStep[Json]] = {}
+        self._calls = 0
 
     # --- do ---
 
@@ -239,17 +240,17 @@ class Step:
                 "is not run again on replay: call it in run() instead"
             )
         replay = self._replay
-        place = _author_place()
-        call = f"step.{_METHOD[key[0]]}({key[1]!r}){place}"
+        said = f"step.{_METHOD[key[0]]}({key[1]!r}){_author_place()}"
+        self._calls += 1
+        call = self._calls
 
         async def perform() -> Json:
-            replay.unawaited.pop(note, None)
+            replay.unawaited.pop(call, None)
             value = await replay.request(key, config, work)
             return value if then is None else then(value)
 
         coroutine = perform()
-        note = id(coroutine)
-        replay.unawaited[note] = call
+        replay.unawaited[call] = (said, coroutine)
         return coroutine
 
 

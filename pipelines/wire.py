@@ -11,6 +11,7 @@
         {"returned": value}
         {"raised": error, "limit": name | null, "loading": bool}
         {"mismatch": {"seq": n, "expected": text, "got": text}}
+        ... each with "reusable": true if another activation of equal code may use the interpreter
     guest -> host   next(commands)      [command, ...], one of
         {"op": "start", "key": key, "config": {...}}
         {"op": "finish", "key": key, "attempt": n, "value": value}

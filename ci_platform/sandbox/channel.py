@@ -6,6 +6,7 @@ that a hostile guest can make neither of them run out of memory.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -45,11 +46,12 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._seconds = end.gettimeout()
         self._buffer = bytearray()
 
     def send(self, frame: Frame, payload: bytes, *, seconds: float | None = None) -> None:
         """Raises ChannelClosed, or Silence when the other side does not read in time."""
-        self._socket.settimeout(seconds)
+        self._time_out_after(seconds)
         try:
             self._socket.sendall(_HEADER.pack(frame.value, len(payload)))
             self._socket.sendall(payload)
@@ -76,7 +78,7 @@ class Channel:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 raise Silence
-            self._socket.settimeout(left)
+            self._time_out_after(left)
             try:
                 data = self._socket.recv(max(65_536, min(_CHUNK, size - len(buffer))))
             except TimeoutError as error:
@@ -89,6 +91,16 @@ class Channel:
         taken = bytes(memoryview(buffer)[:size])
         del buffer[:size]
         return taken
+
+    def _time_out_after(self, seconds: float | None) -> None:
+        if seconds != self._seconds:  # a confined process may not even ask for the same again
+            self._socket.settimeout(seconds)
+            self._seconds = seconds
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; only as long as the other side is silent, as it is unless it has gone."""
+        if not self._buffer:
+            select.select([self._socket], [], [], seconds)
 
     def close(self) -> None:
         self._socket.close()

@@ -12,12 +12,12 @@ import json
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
 from ci_platform.sandbox.channel import KEEP, RSS, USE_WARM, Channel, ChannelClosed, Frame
-from ci_platform.sandbox.confine import Confinement, confine
+from ci_platform.sandbox.confine import confine, leave_network, volunteer_for_oom
 from ci_platform.sandbox.host import Instance, Machine, Trap
+from pipelines.wire import VERSION
 
 LOG_CALL_BYTES = 64  # what a call costs of the log's limit, however little it says
 LOG_PIECE = 64 * 1024  # characters of one frame
@@ -66,9 +66,12 @@ class Serving:
 
     def sleep(self, ms: int) -> None:
         ms = min(ms, SLEEP_MS_MAX)
-        with contextlib.suppress(ChannelClosed):
+        try:
             self._channel.send(Frame.SLEEP, str(ms).encode())
-        time.sleep(ms / 1000)
+        except ChannelClosed as error:
+            self.failed = error
+            return
+        self._channel.wait(ms / 1000)
 
 
 class Child:
@@ -121,18 +124,57 @@ class Child:
             self._channel.send(frame, RSS.pack(resident) + payload)
 
 
+class _Nobody:
+    """The host of the warm-up."""
+
+    def next(self, commands: str) -> str:
+        return "[]"
+
+    def log(self, step: str, stream: str, text: str) -> None:
+        """Nobody reads it."""
+
+    def sleep(self, ms: int) -> None:
+        """Nobody sleeps."""
+
+
+_WARM_UP = """
+import os, select, sys
+from pipelines import Pipeline
+
+sys.__stderr__.write("")
+os.write(2, b"\\n")
+select.select([], [], [], 0.001)
+
+class Warm(Pipeline):
+    async def run(self, event, step): ...
+"""
+
+
+def warm_up(machine: Machine) -> None:
+    """Let wasmtime open and start what it ever will (its runtime for waiting), before the doors
+    shut. Raises RuntimeError if the guest does not work."""
+    instance = machine.instance()
+    files = {".ci/pipeline.py": _WARM_UP}
+    message = json.dumps({"v": VERSION, "op": "describe", "files": files})
+    answer = machine.activate(instance, message, _Nobody())
+    instance.close()
+    if "described" not in json.loads(answer):
+        raise RuntimeError(f"the guest cannot describe a pipeline: {answer[:2000]}")
+
+
 def main() -> None:
     setup = json.loads(sys.argv[1])
     channel = Channel(socket.socket(fileno=setup["fd"]))
+    volunteer_for_oom()
+    got = leave_network()
     machine = Machine(
         Path(setup["guest"]),
         memory_bytes=setup["memory_bytes"],
         cpu_seconds=setup["cpu_seconds"],
     )
     child = Child(channel, machine, setup)
-    machine.instance().close()  # what wasmtime opens or starts, before the doors shut
-    got: Confinement = confine()
-    channel.send(Frame.HELLO, json.dumps(got.words()).encode())
+    warm_up(machine)
+    channel.send(Frame.HELLO, json.dumps(got + confine()).encode())
     child.serve()
 
 

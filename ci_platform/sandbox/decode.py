@@ -70,7 +70,7 @@ def commands(text: str, *, value_bytes: int) -> list[Command]:
     """The commands of one `next`. Raises BadMessage."""
     found = loads(text, "a message")
     if not isinstance(found, list):
-        raise BadMessage("a message that is no list of commands")
+        raise BadMessage("a message is no list of commands")
     if len(found) > COMMANDS_MAX:
         raise BadMessage(f"a message has {len(found)} commands; the limit is {COMMANDS_MAX}")
     return [_command(each, value_bytes) for each in found]
@@ -120,7 +120,7 @@ def _key(found: Json) -> StepKey:
 def _finish(found: Mapping[str, Json], key: StepKey, value_bytes: int) -> FinishAttempt:
     attempt: Json = found.get("attempt")
     if key.kind is not StepKind.DO:
-        raise BadMessage(f"a {key.kind} step cannot be finished by the code itself")
+        raise BadMessage(f"only steps of kind do end in the code, not of kind {key.kind}")
     if not _whole(attempt, 1, RETRIES_MAX + 1):
         raise BadMessage("an attempt is no count")
     if "error" not in found:

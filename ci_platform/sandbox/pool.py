@@ -27,7 +27,7 @@ from ci_platform.sandbox.build import Progress, ensure_guest
 from ci_platform.sandbox.channel import KEEP, USE_WARM, Channel, ChannelClosed, Frame, Silence
 from ci_platform.sandbox.decode import BadMessage
 from ci_platform.sandbox.limits import SandboxLimits
-from ci_platform.sandbox.session import Session
+from ci_platform.sandbox.session import STRANGE, Session
 
 EXIT_SECONDS = 5.0  # for a killed process to be gone
 
@@ -83,9 +83,7 @@ class WasmSandbox:
                 return Description(error=wiring.raised(answer, self._limits).error)
             return decode.description(answer.get("described"))
         except BadMessage as error:
-            return Description(
-                error=ErrorInfo("SandboxProtocol", f"the code sent the platform {error}")
-            )
+            return Description(error=ErrorInfo("SandboxProtocol", f"{STRANGE}: {error}"))
 
     def activate(self, activation: Activation, host: ActivationHost) -> Outcome:
         source = activation.source
@@ -111,9 +109,7 @@ class WasmSandbox:
                 try:
                     found = wiring.outcome(answer, activation, limits)
                 except BadMessage as error:
-                    found = Raised(
-                        ErrorInfo("SandboxProtocol", f"the code sent the platform {error}")
-                    )
+                    found = Raised(ErrorInfo("SandboxProtocol", f"{STRANGE}: {error}"))
             if not isinstance(answer, (Raised, Broke, Suspended)) and answer.get("reusable"):
                 process.warm = key
             return found

@@ -22,6 +22,7 @@ from ci_platform.sandbox.wiring import entries_json
 
 GRACE_SECONDS = 10.0  # beyond a limit that the process should have kept by itself
 STOP_SECONDS = 5.0  # for a guest to end once it was told to suspend
+STRANGE = "the code sent the platform what no pipeline sends"
 LOG_STREAMS = ("stdout", "stderr", "note")
 
 Answer: TypeAlias = Mapping[str, Json]
@@ -58,7 +59,7 @@ class Session:
                     return ended
         except BadMessage as error:
             self.dead = True
-            return _raised("SandboxProtocol", f"the code sent the platform {error}", None)
+            return _raised("SandboxProtocol", f"{STRANGE}: {error}", None)
         except Silence:
             self.dead = True
             return Suspended() if self.stopped else self._too_long()
@@ -75,11 +76,12 @@ class Session:
         silence = 2 * limits.cpu_seconds + GRACE_SECONDS + self._sleep_seconds
         self._sleep_seconds = 0.0
         begun = time.monotonic()
-        found = self._channel.receive(
-            seconds=STOP_SECONDS if self.stopped else max(0.0, min(left, silence))
-        )
-        self._held_seconds += time.monotonic() - begun
-        return found
+        try:
+            return self._channel.receive(
+                seconds=STOP_SECONDS if self.stopped else max(0.0, min(left, silence))
+            )
+        finally:
+            self._held_seconds += time.monotonic() - begun
 
     def _serve(self, frame: Frame, payload: bytes) -> Answer | Raised | Suspended | None:
         """Act on one frame. Anything but None ends the conversation."""
