@@ -33,11 +33,16 @@ _LOCK_DUE = (
 _LOCK_EXPIRED = (
     select(RUNS)
     .where(RUNS.c.worker.is_not(None), RUNS.c.lease_until_ms <= bindparam("now"))
-    .order_by(RUNS.c.n)
+    .order_by(RUNS.c.worker, RUNS.c.n)  # as the index of leases has them
     .limit(bindparam("count"))
     .with_for_update(skip_locked=True)
 )
-_LOCK_LEASED = select(RUNS).where(RUNS.c.worker.is_not(None)).order_by(RUNS.c.n).with_for_update()
+_LOCK_LEASED = (
+    select(RUNS)
+    .where(RUNS.c.worker.is_not(None))
+    .order_by(RUNS.c.worker, RUNS.c.n)
+    .with_for_update()
+)
 _LOCK_LEASED_BY = _LOCK_LEASED.where(RUNS.c.worker == bindparam("by_worker"))
 _JOURNALS = (
     select(ENTRIES)

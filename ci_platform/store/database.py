@@ -7,12 +7,14 @@ store shares `Database.engine`.
 
 from __future__ import annotations
 
-import threading
+import select as select_module
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
@@ -20,6 +22,7 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    InvalidatePoolError,
     PendingRollbackError,
     SQLAlchemyError,
 )
@@ -27,6 +30,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ci_platform.errors import Conflict, InvalidRequest, StoreUnavailable
 from ci_platform.store.tables import METADATA, SCHEMA, SCHEMA_VERSION
+from ci_platform.store.turn import Turn
 
 CONNECTIONS_KEPT = 8  # of one process; each is a file handle or a server process
 CONNECTIONS_MAX = 48  # beyond the web server's threads, so that none of them waits
@@ -55,9 +59,7 @@ class Database:
         mode = {"sluice_mode": "read"} if self.sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reader = self.engine.execution_options(**mode)
         self._writer = self.engine.execution_options(sluice_mode="write")
-        # SQLite admits one writer; threads that queue here are woken at once, while those that
-        # wait for the file's lock sleep for milliseconds between looks.
-        self._turn = threading.Lock()
+        self._turn = Turn(_beside(self.url, ".turn")) if self.sqlite else None
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -81,9 +83,9 @@ class Database:
             return self._write_once(work)
 
     def _write_once(self, work: Callable[[Connection], T]) -> T:
-        if not self.sqlite:
+        if self._turn is None:
             return self._transaction(work)
-        with self._turn:
+        with self._turn.taken():
             return self._transaction(work)
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
@@ -98,12 +100,17 @@ class Database:
                 ) from error
             return result
 
+    def _first_turn(self) -> AbstractContextManager[None]:
+        """The first connection may find a new file and make it a WAL one, which must not be done
+        twice at once."""
+        return nullcontext() if self._turn is None else self._turn.taken()
+
     def create_schema(self) -> None:
         """Create the tables of a new database, or check that the schema is this program's.
 
         Raises StoreUnavailable when it is another.
         """
-        with self.reading() as connection:
+        with self._first_turn(), self.reading() as connection:
             found = _schema_of(connection)
         if found is None:
             found = self.write(_create_schema)
@@ -115,6 +122,13 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._turn is not None:
+            self._turn.close()
+
+
+def _beside(url: URL, suffix: str) -> Path:
+    assert url.database is not None
+    return Path(url.database).with_suffix(suffix)
 
 
 def _checked(url: str) -> URL:
@@ -168,7 +182,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
@@ -179,6 +193,17 @@ def _postgres_engine(url: URL) -> Engine:
         pool_size=CONNECTIONS_KEPT,
         max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
     )
+
+    @event.listens_for(engine, "checkout")
+    def check_alive(connection: psycopg.Connection, *_: object) -> None:
+        """An idle connection on which something is to be read has been cut by the server. Seeing
+        that costs no round trip, unlike asking."""
+        idle = select_module.poll()
+        idle.register(connection.fileno(), select_module.POLLIN)
+        if idle.poll(0):
+            raise InvalidatePoolError("the server has ended this connection")
+
+    return engine
 
 
 def _schema_of(connection: Connection) -> str | None:

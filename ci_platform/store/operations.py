@@ -58,14 +58,14 @@ _CLOSE = (
 _LOCK_EXPIRED = (
     select(OPERATIONS.c.n)
     .where(OPERATIONS.c.worker.is_not(None), OPERATIONS.c.lease_until_ms <= bindparam("now"))
-    .order_by(OPERATIONS.c.n)
+    .order_by(OPERATIONS.c.worker, OPERATIONS.c.n)  # as the index of leases has them
     .limit(bindparam("count"))
     .with_for_update(skip_locked=True)
 )
 _LOCK_LEASED = (
     select(OPERATIONS.c.n)
     .where(OPERATIONS.c.worker.is_not(None))
-    .order_by(OPERATIONS.c.n)
+    .order_by(OPERATIONS.c.worker, OPERATIONS.c.n)
     .with_for_update()
 )
 _LOCK_LEASED_BY = _LOCK_LEASED.where(OPERATIONS.c.worker == bindparam("by_worker"))

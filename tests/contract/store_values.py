@@ -37,7 +37,7 @@ GATE = StepKey(StepKind.APPROVAL, "deploy to production")
 class FakeClock:
     """Stands still until it is moved."""
 
-    def __init__(self, now_ms: int = 1_800_000_000_000) -> None:
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
         self._now_ms = now_ms
 
     def now_ms(self) -> int:
