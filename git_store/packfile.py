@@ -218,10 +218,9 @@ def _check_names(names: list[bytes], tree: Tree) -> None:
                 raise BadPack(f"a tree has an entry that some systems read as .git: {name!r}")
             if not name.isascii() and not validate_path_element_hfs(name) and _is_text(name):
                 raise BadPack(f"a tree has an entry that some systems read as .git: {name!r}")
-    if names != sorted(names):
-        keys = [name + b"/" if mode & _FORMAT == DIRECTORY else name for name, mode, _ in tree]
-        if keys != sorted(keys):
-            raise BadPack("a tree is not sorted")
+    keys = [name + b"/" if mode == DIRECTORY else name for name, mode, _ in tree]
+    if keys != sorted(keys):
+        raise BadPack("a tree is not sorted")
     if len(set(names)) != len(names):
         raise BadPack("a tree has two entries of one name")
 
