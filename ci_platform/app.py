@@ -20,11 +20,11 @@ import obstore.store
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
-from ci_platform import supervise
 from ci_platform.api import create_api
 from ci_platform.client import Client
 from ci_platform.commands import Commands, Limits, Parts
 from ci_platform.config import Config
+from ci_platform.data_lock import running_url
 from ci_platform.errors import InvalidRequest, SluiceError
 from ci_platform.git_door import GitAccess, PushListener
 from ci_platform.identity import Identity, Sessions, console
@@ -304,7 +304,7 @@ def beside_server(config: Config) -> Config:
     """The config, with the address of the server that uses the same directory now, if any."""
     if config.url is not None:
         return config
-    return config.model_copy(update={"url": supervise.running_url(config.data)})
+    return config.model_copy(update={"url": running_url(config.data)})
 
 
 @contextmanager

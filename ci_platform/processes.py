@@ -33,21 +33,29 @@ MS = 1000
 log = logging.getLogger(__name__)
 
 
-def run_web(config: Config, *, fd: int | None) -> None:
-    """Serve until told to stop, on the supervisor's socket if `fd` is given."""
+class Server(uvicorn.Server):
+    """uvicorn's, which says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def run_web(config: Config, *, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve on the listener until told to stop."""
     log_to_stderr("web", as_json=config.log_json)
     platform = open_platform(config)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_asgi(platform),
-            host=config.host,
-            port=config.port,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=STREAMS_SECONDS,
-        )
+    settings = uvicorn.Config(
+        create_asgi(platform),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STREAMS_SECONDS,
     )
     # uvicorn raises a caught signal again when it is done: it must find a handler that ends well.
     on_stop_signal(lambda: None)
@@ -58,11 +66,7 @@ def run_web(config: Config, *, fd: int | None) -> None:
     # The first push asks the file what it declares; until then nothing here waits for it.
     threading.Thread(target=warm, args=(platform,), name="warm", daemon=True).start()
     try:
-        if fd is None:
-            server.run()
-        else:
-            with socket.socket(fileno=fd) as listener:
-                server.run(sockets=[listener])
+        Server(settings, ready).run(sockets=[listener])
     finally:
         platform.close()
 

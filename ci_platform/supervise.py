@@ -1,50 +1,42 @@
-"""`sluice serve`: one web process and N workers, watched, replaced when they die, drained on exit.
+"""Keeps the processes of one server alive: starts them, replaces those that die, drains them all.
 
-Holds the data directory's lock and the listening socket, so the address stays open while a web
-process is replaced. Knows nothing of runs or databases and imports next to nothing, so that it
-serves again a moment after a crash. Called by cli.py; its children are cli.py's `web` and `worker`.
+It has imported what they need and forks them, so that a replacement is there in milliseconds and
+they share the memory of all that code. For that it stays a single thread that opens no database and
+starts no sandbox. Who the children are is serve.py's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
-import errno
-import fcntl
-import http.client
-import json
+import gc
 import logging
 import os
+import selectors
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
 
-from ci_platform.config import PREFIX, Config
-from ci_platform.errors import InternalError, InvalidRequest
+from ci_platform.errors import InternalError
 
-LOCK_FILE = "serve.lock"
 QUICK_SECONDS = 3.0  # a child that lived shorter than this has crashed at its start
 CRASHES_MAX = 10  # so many of those in a row end the server
 FIRST_CRASHES_MAX = 2  # the same, while it has never been ready: most likely it never will be
 BACKOFF_SECONDS = 0.25  # before the second restart in a row; doubles, up to the next line
 BACKOFF_SECONDS_MAX = 5.0
-BACKLOG = 1024  # connections that wait while a web process is replaced
 READY_SECONDS_MAX = 120.0
-READY_POLL_SECONDS = 0.01
-LISTEN_SECONDS = 3.0  # for the processes of a killed server to let go of its port
-PR_SET_PDEATHSIG = 1
+KILL_SECONDS = 1.0  # between looks for killed children
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+READY = b"\xff"  # no signal has this number
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
 log = logging.getLogger(__name__)
-
-
-class ServerBusy(InvalidRequest):
-    """Another `sluice serve` uses this data directory."""
 
 
 class ServerFailed(InternalError):
@@ -54,17 +46,21 @@ class ServerFailed(InternalError):
 def die_with(supervisor: int) -> None:
     """Make this process end when its supervisor does, however that one ends.
 
-    The kernel does it on Linux. A supervisor that died before this call is noticed by its pid;
-    elsewhere a thread watches for the same change of parent.
+    The kernel does it on Linux; elsewhere a thread watches for a change of parent. A supervisor
+    that died before this call is noticed by its pid.
     """
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise ServerFailed(f"prctl failed: {os.strerror(ctypes.get_errno())}")
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
         threading.Thread(target=_watch_parent, args=(supervisor,), daemon=True).start()
     if os.getppid() != supervisor:
         os._exit(1)
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise ServerFailed(f"prctl failed: {os.strerror(ctypes.get_errno())}")
 
 
 def _watch_parent(supervisor: int) -> None:
@@ -73,237 +69,182 @@ def _watch_parent(supervisor: int) -> None:
     os._exit(1)
 
 
-@contextlib.contextmanager
-def locked(data: Path) -> Iterator[Callable[[str], None]]:
-    """Hold the data directory alone; yields a function that notes the server's URL for others.
-
-    The kernel drops the lock with the process, so a stale file never blocks a start.
-    """
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = data / LOCK_FILE
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = _holder(file.read())
-            raise ServerBusy(f"{data} is in use by another `sluice serve`{holder}") from error
-
-        def note(url: str) -> None:
-            file.seek(0)
-            file.truncate()
-            file.write(json.dumps({"pid": os.getpid(), "url": url}))
-            file.flush()
-
-        note("")
-        yield note
-
-
-def _holder(text: str) -> str:
-    try:
-        noted = json.loads(text)
-    except ValueError:
-        return ""
-    return f": pid {noted['pid']} {noted['url']}".rstrip()
-
-
-def running_url(data: Path) -> str | None:
-    """The URL of the server that uses this data directory now; None if there is none."""
-    try:
-        with (data / LOCK_FILE).open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return str(json.loads(file.read() or "{}").get("url") or "") or None
-    except (FileNotFoundError, ValueError):
-        return None
-    return None
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind the address people use. Raises InvalidRequest if it cannot be had."""
-    deadline = time.monotonic() + LISTEN_SECONDS
-    while True:
-        try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-                time.sleep(READY_POLL_SECONDS)
-                continue
-            raise InvalidRequest(f"cannot listen on {host}:{port}: {error.strerror}") from error
-        return listener
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
-    """One process to keep alive."""
+    """One process to keep alive. `work` is called in it, with a function to say that it is ready;
+    it ends when `work` returns, which a SIGTERM must bring about."""
 
     name: str
-    argv: Sequence[str]
-    pass_fds: Sequence[int] = ()
-    process: asyncio.subprocess.Process | None = None
+    work: Callable[[Callable[[], None]], None]
+    pid: int | None = None
+    started_s: float = 0.0  # of the monotonic clock
+    due_s: float = 0.0  # when to start it, if it is not running
     crashes: int = 0  # quick ones, in a row
 
-    def signal(self, number: int) -> None:
-        if self.process is not None and self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
 
-
-@dataclass(slots=True)
 class Supervisor:
-    """Starts children, replaces those that die, and ends them all."""
+    """The first child has the machine to itself until it is ready: people wait for it. The others
+    start then. `private` are descriptors that children must not keep open."""
 
-    children: Sequence[Child]
-    environment: Mapping[str, str]
-    drain_seconds: float
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    failure: str | None = None
-    was_ready: bool = False
+    def __init__(
+        self,
+        children: Sequence[Child],
+        *,
+        drain_seconds: float,
+        on_ready: Callable[[], None],
+        private: Sequence[int] = (),
+    ) -> None:
+        self._children = children
+        self._drain_seconds = drain_seconds
+        self._on_ready = on_ready
+        self._private = list(private)
+        self._wake, self._waker = socket.socketpair()  # signals write to it, and who is ready
+        self._stops = 0  # how often it was asked to stop
+        self._ready = False
+        self._failure: str | None = None
 
-    async def run(self, ready: Callable[[], Awaitable[None]]) -> None:
-        """Run until told to stop. Raises ServerFailed if the children cannot be kept alive.
+    def run(self) -> None:
+        """Run until told to stop. Raises ServerFailed if the children cannot be kept alive."""
+        gc.freeze()  # what the children share stays shared: their collections do not touch it
+        deadline_s = time.monotonic() + READY_SECONDS_MAX
+        with self._signals():
+            while not self._stops and self._failure is None:
+                self._start_due()
+                self._sleep(self._pause(deadline_s))
+                self._reap()
+                if not self._ready and time.monotonic() > deadline_s:
+                    self._failure = f"not ready after {READY_SECONDS_MAX:g} s"
+            self._drain()
+        if self._failure is not None:
+            raise ServerFailed(self._failure)
 
-        The first child has the machine to itself until it is ready: people wait for it. The others
-        start then.
-        """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        keepers = [asyncio.create_task(self.keep(self.children[0]))]
-        announce = asyncio.create_task(self.announce(ready))
-        stopped = asyncio.create_task(self.stopping.wait())
-        await asyncio.wait([announce, stopped], return_when=asyncio.FIRST_COMPLETED)
-        announce.cancel()
-        if not self.stopping.is_set():
-            keepers += [asyncio.create_task(self.keep(child)) for child in self.children[1:]]
-        await stopped
-        await self.drain(keepers)
-        if self.failure is not None:
-            raise ServerFailed(self.failure)
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop signals are counted; these and the end of a child wake the loop."""
 
-    def stop(self) -> None:
-        """Drain; asked a second time, do not wait any longer."""
-        if self.stopping.is_set():
-            for child in self.children:
-                child.signal(signal.SIGKILL)
-        self.stopping.set()
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stops += 1
 
-    def fail(self, why: str) -> None:
-        self.failure = self.failure or why
-        self.stopping.set()
-
-    async def announce(self, ready: Callable[[], Awaitable[None]]) -> None:
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        numbers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGCHLD: lambda *_: None}
+        before = {number: signal.signal(number, done) for number, done in numbers.items()}
+        waker = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         try:
-            await ready()
-            self.was_ready = True
-        except ServerFailed as error:
-            self.fail(error.detail)
+            yield
+        finally:
+            signal.set_wakeup_fd(waker)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    async def keep(self, child: Child) -> None:
-        """Start one child again and again, until stopping or a crash loop."""
-        while not self.stopping.is_set():
-            started = time.monotonic()
-            child.process = await asyncio.create_subprocess_exec(
-                *child.argv,
-                env=self.environment,
-                pass_fds=child.pass_fds,
-                process_group=0,  # a Ctrl-C in the terminal is for the supervisor alone
+    def _pause(self, deadline_s: float) -> float | None:
+        """Until the next restart is due, or the deadline of the first start."""
+        moments = [child.due_s for child in self._startable() if child.pid is None]
+        if not self._ready:
+            moments.append(deadline_s)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _sleep(self, timeout_s: float | None) -> None:
+        """Until a signal or a word of a child, or for so long."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake, selectors.EVENT_READ)
+            if not selector.select(timeout_s):
+                return
+        if READY in self._wake.recv(4096) and not self._ready and not self._stops:
+            self._ready = True
+            self._on_ready()
+
+    def _startable(self) -> Sequence[Child]:
+        return self._children if self._ready else self._children[:1]
+
+    def _start_due(self) -> None:
+        for child in self._startable():
+            if child.pid is None and child.due_s <= time.monotonic():
+                self._start(child)
+
+    def _start(self, child: Child) -> None:
+        supervisor = os.getpid()
+        child.started_s = time.monotonic()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # A signal for the child must find its own handlers, not the ones it is forked with.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        child.pid = os.fork()
+        if child.pid == 0:
+            os._exit(self._be(child, supervisor))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _be(self, child: Child, supervisor: int) -> int:
+        """The life of a child, from fork to exit code."""
+        try:
+            die_with(supervisor)
+            os.setpgid(0, 0)  # a Ctrl-C in the terminal is for the supervisor alone
+            signal.set_wakeup_fd(-1)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            for descriptor in (self._wake.fileno(), *self._private):
+                os.close(descriptor)
+            if sys.platform == "linux":
+                _prctl(PR_SET_NAME, f"sluice-{child.name}".encode())
+            child.work(self._say_ready)
+        except BaseException:  # whatever it is, this process must not go on as its supervisor
+            traceback.print_exc()
+            return 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        return 0
+
+    def _say_ready(self) -> None:
+        self._waker.send(READY)
+
+    def _reap(self) -> None:
+        for child in self._children:
+            if child.pid is None:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                child.pid = None
+                self._ended(child, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, child: Child, code: int) -> None:
+        if self._stops or self._failure is not None:
+            return
+        now_s = time.monotonic()
+        quick = now_s - child.started_s < QUICK_SECONDS and code != 0
+        child.crashes = child.crashes + 1 if quick else 0
+        log.warning("%s ended with %s and is replaced", child.name, _describe(code))
+        if child.crashes >= (CRASHES_MAX if self._ready else FIRST_CRASHES_MAX):
+            self._failure = (
+                f"{child.name} crashed {child.crashes} times in a row: {_describe(code)}"
             )
-            if self.stopping.is_set():  # the stop came while it was being started
-                child.signal(signal.SIGTERM)
-            code = await child.process.wait()
-            if self.stopping.is_set():
-                return
-            quick = time.monotonic() - started < QUICK_SECONDS and code != 0
-            child.crashes = child.crashes + 1 if quick else 0
-            log.warning("%s ended with %s and is replaced", child.name, _describe(code))
-            if child.crashes >= (CRASHES_MAX if self.was_ready else FIRST_CRASHES_MAX):
-                self.fail(f"{child.name} crashed {child.crashes} times in a row: {_describe(code)}")
-                return
-            if child.crashes > 1:
-                pause = min(BACKOFF_SECONDS * 2 ** (child.crashes - 2), BACKOFF_SECONDS_MAX)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopping.wait(), pause)
+        pause_s = BACKOFF_SECONDS * 2 ** (child.crashes - 2) if child.crashes > 1 else 0.0
+        child.due_s = now_s + min(pause_s, BACKOFF_SECONDS_MAX)
 
-    async def drain(self, keepers: Sequence[asyncio.Task[None]]) -> None:
-        for child in self.children:
-            child.signal(signal.SIGTERM)
-        _, late = await asyncio.wait(keepers, timeout=self.drain_seconds)
-        if late:
-            log.warning("not drained after %g s: ending what is left", self.drain_seconds)
-            for child in self.children:
-                child.signal(signal.SIGKILL)
-            await asyncio.wait(late)
+    def _drain(self) -> None:
+        """Ask all to end, wait, and kill what is left; a second stop signal ends the waiting."""
+        self._signal_all(signal.SIGTERM)
+        deadline_s = time.monotonic() + self._drain_seconds
+        stops = self._stops
+        while self._running() and time.monotonic() < deadline_s and self._stops == stops:
+            self._sleep(max(0.0, deadline_s - time.monotonic()))
+            self._reap()
+        if self._running():
+            log.warning("not drained: ending what is left")
+            self._signal_all(signal.SIGKILL)
+        while self._running():
+            self._sleep(KILL_SECONDS)
+            self._reap()
+
+    def _running(self) -> bool:
+        return any(child.pid is not None for child in self._children)
+
+    def _signal_all(self, number: int) -> None:
+        for child in self._children:
+            if child.pid is not None:
+                os.kill(child.pid, number)
 
 
 def _describe(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def serve(config: Config, environment: Mapping[str, str]) -> None:
-    """Run a server until SIGTERM or SIGINT. Prints its URL, alone, on standard output when ready.
-
-    Raises ServerBusy, InvalidRequest (the address) or ServerFailed.
-    """
-    with locked(config.data) as note, listen(config.host, config.port) as listener:
-        port = listener.getsockname()[1]
-        url = config.url or f"http://{_in_url(config.host)}:{port}"
-        settings = {
-            "DATA": str(config.data.resolve()),
-            "HOST": config.host,
-            "PORT": str(port),
-            "URL": url,
-            "WORKERS": str(config.workers),
-        }
-        supervisor = Supervisor(
-            children=_children(config.workers, listener.fileno()),
-            environment={**environment, **{PREFIX + name: text for name, text in settings.items()}},
-            drain_seconds=config.drain_seconds,
-        )
-
-        async def ready() -> None:
-            await until_ready(config.host, port)
-            note(url)
-            print(url, flush=True)
-
-        asyncio.run(supervisor.run(ready))
-
-
-def _children(workers: int, fd: int) -> list[Child]:
-    command = [sys.executable, "-m", "ci_platform.cli"]
-    die = ["--die-with", str(os.getpid())]
-    web = Child("web", [*command, "web", "--fd", str(fd), *die], pass_fds=(fd,))
-    names = [f"worker-{number}" for number in range(1, workers + 1)]
-    return [web, *(Child(name, [*command, "worker", "--name", name, *die]) for name in names)]
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-async def until_ready(host: str, port: int) -> None:
-    """Return when /readyz answers 200. Raises ServerFailed after a while."""
-    deadline = time.monotonic() + READY_SECONDS_MAX
-    while time.monotonic() < deadline:
-        if await asyncio.to_thread(_answers, host, port):
-            return
-        await asyncio.sleep(READY_POLL_SECONDS)
-    raise ServerFailed(f"the web process was not ready after {READY_SECONDS_MAX:g} s")
-
-
-def _answers(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(_reachable(host), port, timeout=1)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _reachable(host: str) -> str:
-    """An address to connect to, for one to listen on."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

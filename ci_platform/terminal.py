@@ -204,7 +204,7 @@ class Ticker:
 
     def _line(self, label: str, text: Text) -> None:
         shown = label if len(label) <= LABEL_WIDTH_MAX else label[: LABEL_WIDTH_MAX - 1] + "…"
-        line = Text(f"{shown:>{LABEL_WIDTH_MAX}} ", style="bold")
+        line = Text().append(f"{shown:>{LABEL_WIDTH_MAX}} ", style="bold")
         self.out.print(line.append("│ ", style="dim").append_text(text))
 
     def _error(self, error: Json) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer.core
+import typer.main
 
 from ci_platform import cli
 from ci_platform.config import Config
@@ -163,11 +165,10 @@ def test_a_user_gets_a_role(sluice: Sluice) -> None:
 def test_every_command_stands_in_the_guide() -> None:
     guide = Path(__file__).parent.parent.parent / "docs" / "guide" / "cli.md"
     documented = guide.read_text(encoding="utf-8")
-    groups = {group.name: group.typer_instance for group in cli.cli.registered_groups}
-    for name, group in groups.items():
-        assert f"`{name} " in documented
-        for command in group.registered_commands if group else ():
-            assert f"{command.name}`" in documented, f"{name} {command.name}"
-    for command in cli.cli.registered_commands:
-        name = command.name or (command.callback.__name__ if command.callback else "")
-        assert f"`{name}`" in documented, name
+    root = typer.main.get_command(cli.cli)
+    assert isinstance(root, typer.core.TyperGroup)
+    for name, command in root.commands.items():
+        inner = command.commands if isinstance(command, typer.core.TyperGroup) else {}
+        assert f"`{name}{' ' if inner else '`'}" in documented, name
+        for verb in inner:
+            assert f"{verb}`" in documented, f"{name} {verb}"

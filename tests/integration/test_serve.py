@@ -44,7 +44,7 @@ class Serving:
         return list(psutil.Process(self.process.pid).children())
 
     def child(self, word: str) -> psutil.Process:
-        (found,) = [one for one in self.children() if word in one.cmdline()]
+        (found,) = [one for one in self.children() if one.name() == f"sluice-{word}"]
         return found
 
     def sluice(self, *arguments: str) -> str:
@@ -133,9 +133,9 @@ def push(tree: Path, server: Serving, token: str) -> str:
 
 def test_a_killed_worker_and_a_killed_web_process_are_replaced(tmp_path: Path) -> None:
     with serve(tmp_path / "data") as server:
-        worker = server.has("worker", other_than=0)
+        worker = server.has("worker-1", other_than=0)
         worker.kill()
-        server.has("worker", other_than=worker.pid)
+        server.has("worker-1", other_than=worker.pid)
         web = server.child("web")
         web.kill()
         # The socket is the supervisor's: this waits for the new process instead of being refused.
@@ -147,7 +147,7 @@ def test_a_killed_worker_and_a_killed_web_process_are_replaced(tmp_path: Path) -
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_drains_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     with serve(tmp_path / "data") as server:
-        server.has("worker", other_than=0)
+        server.has("worker-1", other_than=0)
         everyone = family(psutil.Process(server.process.pid))
         server.process.send_signal(number)
         out, _ = server.process.communicate(timeout=SECONDS)
@@ -159,7 +159,7 @@ def test_a_stop_signal_drains_and_leaves_nothing(tmp_path: Path, number: signal.
 
 def test_a_killed_supervisor_leaves_no_process_behind_and_its_address_free(tmp_path: Path) -> None:
     with serve(tmp_path / "data") as server:
-        worker = server.has("worker", other_than=0)
+        worker = server.has("worker-1", other_than=0)
         for _ in range(SECONDS * 20):  # until the worker has its sandbox process
             if worker.children():
                 break
