@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,6 +38,13 @@ def iso(at_ms: int) -> str:
 
 def iso_or_none(at_ms: int | None) -> str | None:
     return None if at_ms is None else iso(at_ms)
+
+
+def without_password(url: str) -> str:
+    """An address that may be shown: what is before the @ may be a secret."""
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"***@{host}" if at and credentials else host))
 
 
 class Answer(BaseModel):
@@ -448,7 +456,7 @@ class HookAnswer(Answer):
         return cls(
             id=hook.id,
             provider=hook.provider,
-            remote_url=hook.remote_url,
+            remote_url=None if hook.remote_url is None else without_password(hook.remote_url),
             created_at=iso(hook.created_ms),
             url=f"{base_url}/hooks/{hook.id}",
         )

@@ -22,7 +22,7 @@ from ci_platform.api import create_api
 from ci_platform.commands import Commands, Parts
 from ci_platform.engine.accept import accept
 from ci_platform.engine.decision import Decision, Pen, propose
-from ci_platform.engine.endings import returned
+from ci_platform.engine.endings import raised, returned
 from ci_platform.engine.fold import fold
 from ci_platform.engine.limits import Limits as EngineLimits
 from ci_platform.errors import InvalidRequest
@@ -36,6 +36,7 @@ from ci_platform.model import (
     Json,
     LogLine,
     PipelineDescription,
+    Raised,
     Repository,
     Resume,
     Returned,
@@ -50,7 +51,7 @@ from ci_platform.model import (
     User,
     WorkerId,
 )
-from ci_platform.ports import FileChange, Hook, RunFilter
+from ci_platform.ports import Claim, FileChange, Hook, RunFilter
 from ci_platform.queries import Queries
 from ci_platform.source import GitPushes, GitRepositories, GitSource, push_of
 from ci_platform.store import SqlStore, open_store
@@ -280,11 +281,19 @@ class Front:
 
     def play(self, run_id: str, *commands: StartStep) -> Run:
         """Claim the run, let its code ask for this, and suspend it."""
-        return self._activate(run_id, commands, output=None, end=False)
+        return self._activate(run_id, commands, None)
 
     def finish(self, run_id: str, output: Json = None) -> Run:
         """Claim the run and let its code return."""
-        return self._activate(run_id, (), output=output, end=True)
+        return self._activate(run_id, (), Returned(output))
+
+    def fail(self, run_id: str) -> Run:
+        """Claim the run and let its code raise."""
+        return self._activate(run_id, (), Raised(ErrorInfo("ValueError", "no")))
+
+    def claim(self) -> Sequence[Claim]:
+        """Take everything that is due, and hold it."""
+        return self.store.runs.claim(WorkerId("w"), limit=100, lease_ms=30_000)
 
     def wait_for(self, run_id: str, type: str) -> Run:
         config = {"type": type, "timeout_ms": 3_600_000}
@@ -303,22 +312,23 @@ class Front:
         self.store.logs.append(RunId(run_id), step, lines)
 
     def _activate(
-        self, run_id: str, commands: Sequence[StartStep], *, output: Json, end: bool
+        self, run_id: str, commands: Sequence[StartStep], outcome: Returned | Raised | None
     ) -> Run:
-        now_ms = self.clock.now_ms()
-        claims = self.store.runs.claim(WorkerId("w"), limit=100, lease_ms=30_000)
-        for claim in claims:
+        now_ms, limits = self.clock.now_ms(), EngineLimits()
+        for claim in self.claim():
             view = fold(claim.run, claim.entries)
             decision = Decision(view.seq)
             ours = claim.run.id == run_id
             if ours:
-                decision += accept(view, commands, now_ms, limits=EngineLimits())
-            if ours and end:
-                decision += returned(view, Returned(output), now_ms, EngineLimits())
+                decision += accept(view, commands, now_ms, limits=limits)
+            if ours and isinstance(outcome, Returned):
+                decision += returned(view, outcome, now_ms, limits)
+            elif ours and isinstance(outcome, Raised):
+                decision += raised(view, outcome, now_ms, limits)
             else:
                 pen = Pen(view, now_ms)
                 pen.write(EntryKind.RUN_SUSPENDED, {"waits": []})
                 decision += pen.decision()
-            done = self.store.runs.append(propose(view, decision, now_ms, fence=claim.run.fence))
-            assert done.applied
+            append = propose(view, decision, now_ms, fence=claim.run.fence)
+            assert self.store.runs.append(append).applied
         return self.store.runs.get(RunId(run_id))

@@ -188,6 +188,16 @@ async def test_a_bad_commit_is_refused(front: Front, broken: Json, field: str | 
         assert answer.json()["field"] == field
 
 
+async def test_a_password_in_a_remote_s_address_is_not_shown(front: Front) -> None:
+    front.repository(pipeline=None)
+    async with front.client(front.token()) as client:
+        body = {"remote_url": "https://ci:hunter2@forge.test:8443/acme/widget.git"}
+        made = await client.post(HERE + "/hooks", json=body)
+        listed = await client.get(HERE + "/hooks")
+    assert made.json()["remote_url"] == "https://***@forge.test:8443/acme/widget.git"
+    assert "hunter2" not in made.text + listed.text
+
+
 async def test_webhooks_are_made_listed_and_removed(front: Front) -> None:
     front.repository(pipeline=None)
     other = front.repository("other", pipeline=None)
