@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,6 +43,9 @@ class Process(Protocol):
 
     def excess(self) -> Excess | None:
         """The limit it is over now, if any. Called ten times a second."""
+
+    def notes(self) -> Iterable[str]:
+        """What the platform has to say about it since the last call, in lines."""
 
     def terminate(self) -> None:
         """Ask it to end. Called ten times a second from the first time on, until it does."""
@@ -90,6 +93,7 @@ class _Watcher:
     def tick(self) -> None:
         """Look at everything that is not output."""
         now = time.monotonic()
+        self.tell()
         if self.ending_since is None:
             if self.stop():
                 self.end(was_cancelled(), politely=True)
@@ -105,6 +109,10 @@ class _Watcher:
             self.process.terminate()
             if now - self.ending_since > self.limits.grace_seconds:
                 self._kill()
+
+    def tell(self) -> None:
+        for line in self.process.notes():
+            self.output("note", f"{line}\n".encode())
 
     def end(self, excess: Excess, *, politely: bool) -> None:
         """Begin to end the command; the first reason is the one that is told."""
@@ -137,6 +145,7 @@ def see_through(
     watcher = _Watcher(process, output, stop, limits, timeout_ms)
     try:
         _loop(watcher)
+        watcher.tell()
     finally:
         process.kill()
     return Ending(process.wait(), watcher.excess, watcher.tail.decode(errors="replace"))

@@ -11,10 +11,11 @@ import os
 import resource
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 
 from ci_platform.errors import RunnerUnavailable
+from ci_platform.runner.egress import PORT, Egress, Rules
 from ci_platform.runner.launch import Exit, Launch
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.watch import Disk, Namespace, catches_term
@@ -43,6 +44,8 @@ class SandboxProcess:
     ) -> None:
         """`files`: the contents of descriptors 3, 4, and from 7 on; see bubblewrap.py."""
         self._ours = ExitStack()
+        self._launch = launch
+        self._egress: Egress | None = None
         self._own_uid = uid is not None
         self._limits = limits
         self._status_text = b""
@@ -84,6 +87,11 @@ class SandboxProcess:
         """The first process of the sandbox, as the host numbers it."""
         return self._namespace.init
 
+    def open_network(self, rules: Rules) -> None:
+        """Give the sandbox a way out, as far as the rules allow."""
+        listener = self._launch.listen(self.init, PORT)
+        self._egress = Egress(listener, rules, self._limits)
+
     def go(self, disk: Disk) -> None:
         """Let the command run."""
         self._disk = disk
@@ -105,6 +113,9 @@ class SandboxProcess:
         except FileNotFoundError:  # ended meanwhile
             return None
         return found or self._disk.excess(self._namespace)
+
+    def notes(self) -> Iterable[str]:
+        return () if self._egress is None else self._egress.verdicts()
 
     def terminate(self) -> None:
         """TERM everything, but a shell that would just die, taking the rest along, comes last."""
@@ -147,6 +158,8 @@ class SandboxProcess:
         if self._release != -1:
             os.close(self._release)
             self._release = -1
+        if self._egress is not None:
+            self._egress.close()
         self._launched.kill()
         self._ours.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import sys
@@ -16,6 +17,7 @@ from ci_platform.ports import CommandResult, CommandSpec, Trees
 from ci_platform.runner import bubblewrap, seccomp
 from ci_platform.runner.advice import explain
 from ci_platform.runner.command import Process
+from ci_platform.runner.egress import Rules, parse_host, proxy_variables
 from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Launch
 from ci_platform.runner.layers import LayerStore
@@ -45,14 +47,19 @@ class SandboxRunner:
         work_dir: Path,
         limits: RunnerLimits | None = None,
         extra_ro: Sequence[Path] | None = None,
-        network: bool = False,
+        network: bool | Sequence[str] = False,
+        private_networks: Sequence[str] = (),
         first_uid: int = 200_000,
     ) -> None:
+        """`network`: whether commands may name hosts to reach, or the only ones they may name.
+        `private_networks`: inner networks (10.1.0.0/16) that such a host may be in."""
         self._limits = limits or RunnerLimits()
         self._toolchains = [*(server_python() if extra_ro is None else extra_ro)]
         for path in self._toolchains:
             _check_lendable(path)
-        self._network = network
+        self._network = network is not False
+        self._hosts = None if isinstance(network, bool) else [parse_host(one) for one in network]
+        self._private = [ipaddress.ip_network(one) for one in private_networks]
         work_dir = work_dir.absolute()
         jobs, scratch = work_dir / "jobs", work_dir / "scratch"
         for directory in (jobs, scratch):
@@ -98,7 +105,14 @@ class SandboxRunner:
                 f"The command asks to reach {hosts}, but this server gives commands no network "
                 "(SLUICE_COMMAND_NETWORK).",
             )
+        try:
+            self._rules(spec)
+        except ValueError as error:
+            return Excess("invalid", f"The command cannot be run: network: {error}.")
         return None
+
+    def _rules(self, spec: CommandSpec) -> Rules:
+        return Rules([parse_host(one) for one in spec.network], self._hosts, self._private)
 
     @contextmanager
     def _start(
@@ -106,6 +120,8 @@ class SandboxRunner:
     ) -> Iterator[Process]:
         process = self._held(spec, workspace)
         try:
+            if spec.network:
+                process.open_network(self._rules(spec))
             wait_for_tick(before)
             disk = Disk(workspace.root, before_bytes=before.total_bytes, limits=self._limits)
             process.go(disk)
@@ -162,7 +178,8 @@ class SandboxRunner:
             "CI_OUTPUT": bubblewrap.OUTPUTS,
             "CI_WORKSPACE": bubblewrap.WORKSPACE,
         }
-        return {**defaults, **spec.env, **fixed}
+        way_out = proxy_variables() if spec.network else {}
+        return {**defaults, **way_out, **spec.env, **fixed}
 
 
 def _check_lendable(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -109,6 +109,9 @@ class _PlainProcess:
 
     def excess(self) -> Excess | None:
         return self._disk.excess(None)
+
+    def notes(self) -> Iterable[str]:
+        return ()
 
     def terminate(self) -> None:
         if not self._asked:
