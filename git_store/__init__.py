@@ -24,6 +24,7 @@ from git_store.push import Push, Pusher, PushEvent, PushListener, RefChange
 from git_store.refs import Ref, Refs
 from git_store.repos import Repositories, Repository
 from git_store.store import GitStore
+from git_store.upkeep import Proof
 
 __all__ = [
     "Access",
@@ -40,6 +41,7 @@ __all__ = [
     "Limits",
     "ObjectNotFound",
     "OverLimit",
+    "Proof",
     "ProtocolError",
     "Push",
     "PushEvent",

@@ -26,6 +26,7 @@ class Limits:
     push_option_bytes: int = 1024
     ref_bytes: int = 512  # the name of one ref
     repository_refs: int = 200_000
+    repository_packs: int = 50  # of one repository; more are joined by the next `maintain`
     inline_pack_bytes: int = 64 * KIB  # smaller packs are rows, larger ones objects
     request_bytes: int = 64 * MIB  # a fetch request after gunzip: wants and haves
     fetch_wants: int = 100_000

@@ -21,7 +21,7 @@ from pathlib import Path
 import obstore
 from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, ObjectStore
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from git_store.database import Clock, Database, new_id
 from git_store.errors import BadPack, ObjectNotFound
@@ -143,6 +143,7 @@ class Packs:
                 roots=b"".join(new.roots) if len(new.roots) <= _ROOTS_KEPT else None,
                 data=new.data,
                 created_ms=self._clock(),
+                released_ms=None,
             )
         )
         connection.execute(
@@ -153,6 +154,25 @@ class Packs:
             .where(repositories.c.id == repository_id)
             .values(pack_bytes=repositories.c.pack_bytes + new.size)
         )
+
+    def release(self, connection: Connection, repository_id: str, pack_ids: Sequence[str]) -> int:
+        """Take packs off the repository's list and account. Returns how many were on it."""
+        listed = repository_packs.c.repository_id == repository_id
+        taken = 0
+        for at in range(0, len(pack_ids), _IDS_PER_QUERY):
+            some = pack_ids[at : at + _IDS_PER_QUERY]
+            size = select(func.sum(packs.c.size)).where(packs.c.id.in_(some)).scalar_subquery()
+            connection.execute(
+                update(repositories)
+                .where(repositories.c.id == repository_id)
+                .values(pack_bytes=repositories.c.pack_bytes - size)
+            )
+            connection.execute(
+                update(packs).where(packs.c.id.in_(some)).values(released_ms=self._clock())
+            )
+            gone = delete(repository_packs).where(listed, repository_packs.c.pack_id.in_(some))
+            taken += connection.execute(gone).rowcount
+        return taken
 
     def discard(self, pack_ids: Iterable[str]) -> None:
         """Remove objects whose rows are gone. Twice is as good as once."""

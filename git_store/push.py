@@ -31,6 +31,8 @@ from git_store.tables import push_events, repositories
 
 log = logging.getLogger(__name__)
 
+_TRIES = 3  # while objects are being removed beside the push
+
 Say = Callable[[str], None]
 
 
@@ -171,10 +173,26 @@ class Pushes:
         self._ask_listener(request, accepted, objects)
         if arrived is not None:
             self._packs.upload(arrived.new)
-        with self._database.writing() as connection:
-            if lock(connection, repository_id) != generation:
-                raise PushRejected("the repository is being cleaned up; push again")
-            report.event = self._move(connection, request, arrived, values, report)
+        for _ in range(_TRIES):
+            with self._database.writing() as connection:
+                if lock(connection, repository_id) == generation:
+                    report.event = self._move(connection, request, arrived, values, report)
+                    return
+            generation = self._look_again(request, arrived)
+        raise PushRejected("the repository is being cleaned up; push again")
+
+    def _look_again(self, request: Request, arrived: Arrived | None) -> int:
+        """Objects have gone since the check: are those that the push needs still here?"""
+        generation, _ = self.standing(request.repository.id)
+        objects = Objects(self._packs.of_repository(request.repository.id))
+        if arrived is not None:
+            objects.packs.append(arrived.pack)
+        needed = {bytes.fromhex(change.new) for change in request.changes if change.new}
+        if arrived is not None:
+            needed |= arrived.needs
+        if not all(objects.has(name) for name in needed):
+            raise PushRejected("the push builds on objects that have just been removed; push again")
+        return generation
 
     def standing(self, repository_id: str) -> tuple[int, int]:
         """The repository's generation, and what its quota leaves."""

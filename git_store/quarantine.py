@@ -33,6 +33,7 @@ class Arrived:
 
     new: NewPack
     pack: Pack
+    needs: frozenset[bytes]  # what its objects refer to and only the repository has
 
 
 class Quarantine:
@@ -71,10 +72,17 @@ class Quarantine:
         for name in indexed.wanted:
             if not objects.has(name):
                 raise BadPack(f"missing necessary objects: {name.hex()} is referred to, not sent")
-        pack = self._finish(data, indexed)
-        if objects.packs and not _brings_news(pack.pack, indexed, objects):
+        arrived = self._finish(data, indexed)
+        if objects.packs and not _brings_news(arrived.pack, indexed, objects):
             return None
-        return pack if indexed.entries else None
+        return arrived if indexed.entries else None
+
+    def rebuild(self, chunks: Iterable[bytes]) -> Arrived:
+        """Take in a pack made of objects that are here; nothing about them needs checking."""
+        data = self._spool(chunks, room=self._limits.repository_bytes)
+        with self._heavy:
+            indexed = index_pack(data, limits=self._limits, lookup=lambda name: None)
+        return self._finish(data, indexed)
 
     def _spool(self, chunks: Iterable[bytes], room: int) -> Buffer:
         """Receive the whole pack, hashing it on the way, and check its trailer."""
@@ -146,7 +154,11 @@ class Quarantine:
             pack_file=None if inline else self._pack_file,
             index_file=None if inline else self._index_file,
         )
-        return Arrived(new, Pack(self._id, data, index, new.roots))
+        return Arrived(
+            new=new,
+            pack=Pack(self._id, data, index, new.roots),
+            needs=frozenset(indexed.wanted),
+        )
 
     def _complete(self, data: Buffer, indexed: Indexed) -> tuple[Buffer, list[Entry]]:
         """Append the missing bases, so that the pack can be read on its own."""

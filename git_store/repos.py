@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from git_store.database import Clock, Database, new_id
 from git_store.errors import BadName, RepoExists, RepoNotFound
 from git_store.names import HIDDEN, check_branch, check_part, is_part
-from git_store.tables import push_events, refs, repositories, repository_packs
+from git_store.tables import packs, push_events, refs, repositories, repository_packs
 
 _DESCRIPTION_CHARACTERS = 1000
 _PAGE = 1000
@@ -134,6 +134,12 @@ class Repositories:
             gone = delete(repositories).where(repositories.c.id == repository_id)
             if not connection.execute(gone).rowcount:
                 raise RepoNotFound()
+            listed = select(repository_packs.c.pack_id).where(
+                repository_packs.c.repository_id == repository_id
+            )
+            connection.execute(
+                update(packs).where(packs.c.id.in_(listed)).values(released_ms=self._clock())
+            )
             for table in (refs, repository_packs, push_events):
                 connection.execute(delete(table).where(table.c.repository_id == repository_id))
 

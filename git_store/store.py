@@ -25,7 +25,7 @@ from git_store.refs import Refs
 from git_store.remote import Fetch, Remotes
 from git_store.remote_http import parse_url
 from git_store.repos import Repositories
-from git_store.upkeep import Upkeep
+from git_store.upkeep import Proof, Upkeep
 
 DAY_MS = 86_400_000
 
@@ -66,7 +66,14 @@ class GitStore:
         )
         self.pushes.listener = listener
         self._remotes = Remotes(self._database, self._packs, self.pushes, self.limits)
-        self._upkeep = Upkeep(self._database, objects, cache_dir / "quarantine", self._packs)
+        self._upkeep = Upkeep(
+            self._database,
+            objects,
+            self._packs,
+            self.pushes,
+            quarantined=cache_dir / "quarantine",
+            limits=self.limits,
+        )
 
     def create_tables(self) -> None:
         """Create the tables (prefix git_) that do not exist yet."""
@@ -167,6 +174,26 @@ class GitStore:
         """Remove what no repository uses: packs, left-overs of pushes that died, old handled
         events. Returns how many things were removed."""
         return self._upkeep.sweep(before_ms=self._clock() - grace_ms)
+
+    def maintain(self, *, grace_ms: int = DAY_MS, repositories: int = 20) -> int:
+        """Join the small packs of up to `repositories` crowded repositories, then sweep. Meant to
+        be called now and then, by any process. Returns how many things were removed."""
+        for repository_id in self._upkeep.crowded(repositories):
+            self._upkeep.join(repository_id)
+        return self.sweep(grace_ms=grace_ms)
+
+    def gc(self, repository_id: str, *, grace_ms: int = 14 * DAY_MS) -> int:
+        """Drop what no ref reaches any more and is older than the grace period, and join packs.
+        Returns the number of objects dropped. Raises RepoNotFound."""
+        self.repositories.by_id(repository_id)
+        dropped = self._upkeep.collect(repository_id, before_ms=self._clock() - grace_ms)
+        self._upkeep.join(repository_id)
+        return dropped
+
+    def fsck(self, repository_id: str) -> Proof:
+        """Read every object and follow every reference. Raises RepoNotFound."""
+        self.repositories.by_id(repository_id)
+        return self._upkeep.prove(repository_id)
 
     def close(self) -> None:
         """Let go of opened packs. The engine stays its owner's."""

@@ -55,6 +55,8 @@ class PackRow(GitTable, table=True):
     roots: bytes | None = Field(default=None, sa_type=LargeBinary)
     data: bytes | None = Field(default=None, sa_type=LargeBinary)  # null: in the object store
     created_ms: int = Field(sa_type=BigInteger)
+    # When a repository last took it off its list: requests that began before may still read it.
+    released_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class RepositoryPackRow(GitTable, table=True):

@@ -28,6 +28,8 @@ from git_store import (
     RepoExists,
     RepoNotFound,
 )
+from git_store.edits import CommitBuilder
+from git_store.push import Request
 from git_store.tables import metadata
 from tests.integration.git_world import Clock, Recorder, sqlite_engine
 
@@ -375,3 +377,132 @@ def test_the_quota_counts_packs_and_is_told(
     with pytest.raises(PushRejected, match="quota of 250000 bytes"):
         commit(store, repository, FileEdit("b", LARGE[1:]))
     store.close()
+
+
+# --- upkeep ---------------------------------------------------------------------------------------
+
+
+def pack_count(engine: Engine, repository_id: str) -> int:
+    query = text("SELECT count(*) FROM git_repository_packs WHERE repository_id = :id")
+    with engine.connect() as connection:
+        return int(connection.execute(query, {"id": repository_id}).scalar_one())
+
+
+def test_crowded_repositories_have_their_packs_joined(
+    engine: Engine, objects: ObjectStore, tmp_path: Path
+) -> None:
+    limits = Limits(repository_packs=5)
+    store = GitStore(engine, objects, tmp_path / "cache", clock=Clock(), limits=limits)
+    store.create_tables()
+    crowded, quiet = (store.repositories.create("acme", name).id for name in ("a", "b"))
+    heads = [commit(store, crowded, FileEdit(f"f{n}", b"x" * n)) for n in range(9)]
+    commit(store, crowded, FileEdit("large", LARGE))
+    commit(store, quiet, FileEdit("f", b"x"))
+    before = store.files(crowded)
+    store.maintain()
+    assert pack_count(engine, crowded) == 2, "the large one is left alone"
+    assert pack_count(engine, quiet) == 1
+    assert before.read(heads[3], "f3") == b"xxx", "a request from before still reads"
+    assert store.files(crowded).read(heads[8], "f8") == b"x" * 8
+    proof = store.fsck(crowded)
+    assert (proof.problems, proof.packs, proof.refs) == ((), 2, 1)
+    with engine.connect() as connection:
+        sizes = text(
+            "SELECT sum(size) FROM git_packs JOIN git_repository_packs ON id = pack_id"
+            " WHERE repository_id = :id"
+        )
+        total = connection.execute(sizes, {"id": crowded}).scalar_one()
+    assert store.repositories.by_id(crowded).pack_bytes == total
+    store.close()
+
+
+def test_what_nothing_reaches_is_dropped_after_a_while(
+    store: GitStore, repository: str, engine: Engine
+) -> None:
+    base = commit(store, repository, FileEdit("a", b"1"))
+    kept = commit(store, repository, FileEdit("b", b"kept"), branch="one")
+    lost = commit(store, repository, FileEdit("c", LARGE), branch="two")
+    store.refs.keep(repository, "run_1", kept)
+    for branch in ("one", "two"):
+        delete_branch(store, repository, branch)
+    assert store.gc(repository) == 0, "it is young"
+    assert store.gc(repository, grace_ms=-1000) == 3
+    files = store.files(repository)
+    assert files.has_commit(base) and files.has_commit(kept) and not files.has_commit(lost)
+    assert store.fsck(repository).problems == ()
+    assert store.repositories.by_id(repository).pack_bytes < len(LARGE)
+    assert store.gc(repository, grace_ms=-1000) == 0
+    store.refs.release(repository, "run_1")
+    assert store.gc(repository, grace_ms=-1000) == 3
+    assert not store.files(repository).has_commit(kept)
+    with pytest.raises(ObjectNotFound):
+        store.refs.keep(repository, "run_2", kept)
+
+
+def delete_branch(store: GitStore, repository_id: str, branch: str) -> None:
+    ref = f"refs/heads/{branch}"
+    found = store.refs.get(repository_id, ref)
+    assert found is not None
+    repository = store.repositories.by_id(repository_id)
+    request = Request(repository, ALICE, [RefChange(ref, found.sha, None)])
+    report = store.pushes.receive(request, say=lambda text: None, progress=lambda text: None)
+    assert report.refs == {ref: None}
+
+
+def test_a_push_that_needs_what_is_just_dropped_is_told(
+    store: GitStore, repository: str, listener: Recorder
+) -> None:
+    commit(store, repository, FileEdit("a", b"1"))
+    base = commit(store, repository, FileEdit("c", b"2"), branch="two")
+    built = CommitBuilder(store.objects(repository), Limits()).build(
+        [FileEdit("d", b"3")], parent=base, message="m", author="A <a@b>", at_seconds=1
+    )
+    delete_branch(store, repository, "two")
+    dropped: list[int] = []
+    listener.look = lambda push: dropped.append(store.gc(repository, grace_ms=-1000))
+    change = RefChange("refs/heads/three", None, built.sha)
+    request = Request(store.repositories.by_id(repository), ALICE, [change], chunks=built.pack)
+    report = store.pushes.receive(request, say=lambda text: None, progress=lambda text: None)
+    assert "builds on objects that have just been removed" in (report.message or "")
+    assert store.refs.get(repository, "refs/heads/three") is None
+    assert store.fsck(repository).problems == ()
+
+
+def test_a_push_beside_a_clean_up_that_drops_nothing_of_it_goes_through(
+    store: GitStore, repository: str, listener: Recorder
+) -> None:
+    commit(store, repository, FileEdit("a", b"1"))
+    commit(store, repository, FileEdit("c", b"2"), branch="two")
+    delete_branch(store, repository, "two")
+    dropped: list[int] = []
+    listener.look = lambda push: dropped.append(store.gc(repository, grace_ms=-1000))
+    head = commit(store, repository, FileEdit("b", b"3"))
+    assert dropped == [3]
+    assert store.refs.resolve(repository, "main") == head
+    assert store.fsck(repository).problems == ()
+
+
+def test_damage_is_found(
+    store: GitStore, repository: str, engine: Engine, objects: ObjectStore
+) -> None:
+    head = commit(store, repository, FileEdit("a", b"1"))
+    commit(store, repository, FileEdit("b", b"2"))
+    with engine.begin() as connection:
+        wrong = text("UPDATE git_refs SET sha = :sha WHERE name = 'refs/heads/main'")
+        connection.execute(wrong, {"sha": "1" * 40})
+    [problem] = store.fsck(repository).problems
+    assert "refs/heads/main" in problem and "1" * 40 in problem
+    with engine.begin() as connection:
+        first = "DELETE FROM git_repository_packs WHERE pack_id = (SELECT min(id) FROM git_packs)"
+        connection.execute(text(first))
+    problems = store.fsck(repository).problems
+    assert any(head in problem and "is missing" in problem for problem in problems)
+    with engine.begin() as connection:
+        data = connection.execute(text("SELECT max(id), data FROM git_packs GROUP BY id")).all()
+        pack_id, content = max(data)
+        flipped = bytearray(content)
+        flipped[20] ^= 1
+        update = text("UPDATE git_packs SET data = :data WHERE id = :id")
+        connection.execute(update, {"data": bytes(flipped), "id": pack_id})
+    store.close()
+    assert any(f"{pack_id} cannot be read" in line for line in store.fsck(repository).problems)
