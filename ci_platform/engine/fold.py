@@ -92,6 +92,7 @@ class RunView:
     claim_seq: int = 0
     first_claim_ms: int | None = None
     lost_leases: int = 0  # in a row, with nothing done in between
+    lost_why: str = ""  # what is known of the last one
     pause_requested: bool = False
     cancel_requested: bool = False
     paused_ms: int | None = None
@@ -235,6 +236,7 @@ def _claimed(view: RunView, entry: Entry) -> None:
 
 def _lease_expired(view: RunView, entry: Entry) -> None:
     view.lost_leases += 1
+    view.lost_why = str(entry.data.get("reason") or "its worker went silent")
 
 
 def _suspended(view: RunView, entry: Entry) -> None:

@@ -36,7 +36,8 @@ def _give_up(pen: Pen) -> bool:
     if view.lost_leases >= LOST_LEASES_MAX:
         error = {
             "type": LOST_WORKER,
-            "message": f"{view.lost_leases} workers in a row were lost while they had this run",
+            "message": f"{view.lost_leases} activations in a row were lost; the last: "
+            f"{view.lost_why}",
         }
         end_run(pen, EntryKind.RUN_ERRORED, {"error": error, "reason": "lost_worker"})
         return True

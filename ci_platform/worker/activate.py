@@ -27,10 +27,8 @@ from ci_platform.errors import (
     InternalError,
     LeaseLost,
     NotFound,
-    SandboxUnavailable,
     SluiceError,
     SourceError,
-    StoreUnavailable,
 )
 from ci_platform.model import (
     Broke,
@@ -52,6 +50,7 @@ from ci_platform.worker.lines import Spool
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 
+WHY_MAX = 1_000  # characters of an error that the journal keeps
 SANDBOX_TRIES_MAX = 3  # sandboxes that may break under one activation
 
 _log = logging.getLogger(__name__)
@@ -83,23 +82,23 @@ class Activations:
             self._execute(claim)
         except LeaseLost as lost:
             _log.info("%s: let go: %s", run_id, lost)
-        except StoreUnavailable as error:
+        except InternalError as error:
             _log.warning("%s: the activation was cut short: %s", run_id, error)
-            self._stray(claim)
-        except Exception:
+            self._stray(claim, error.detail)
+        except Exception as error:
             # A bug of ours must cost its run an activation, and not the worker all its runs. The
             # engine's LOST_LEASES_MAX bounds how often that is tried.
             _log.exception("%s: the activation failed", run_id)
-            self._stray(claim)
+            self._stray(claim, f"{type(error).__name__}: {error}")
 
-    def _stray(self, claim: Claim) -> None:
+    def _stray(self, claim: Claim, why: str) -> None:
         run = claim.run
 
         def give_back() -> None:
             now = self._tools.store.runs.get(run.id)
             if now.worker == run.worker and now.fence == run.fence:
                 fresh = Claim(now, self._tools.store.runs.journal(run.id))
-                Session(self._tools, self._spool, fresh).hand_back("the activation failed")
+                Session(self._tools, self._spool, fresh).hand_back(why[:WHY_MAX])
 
         failures = sum(entry.kind is EntryKind.LEASE_EXPIRED for entry in claim.entries)
         self._strays.add(run.id, give_back, failures=failures)
@@ -184,8 +183,6 @@ class Activations:
             return self._tools.sandbox.activate(activation, session)
         except Over:
             return Suspended()
-        except SandboxUnavailable as error:
-            return Broke(error.detail)
 
     def _fall_back(self, session: Session, candidate: Candidate, outcome: Raised) -> None:
         """Newer code does not work: say so, once, and stay on the commit that does."""

@@ -34,6 +34,10 @@ _MOVES_CODE = frozenset({EntryKind.STEP_PASSED, EntryKind.STEP_FAILED, EntryKind
 Decider: TypeAlias = Callable[[RunView, int], Decision]
 
 
+class Crowded(InternalError):
+    """Others write to the run's journal faster than this worker can."""
+
+
 class Over(InternalError):
     """The code went on after its lease was let go; its sandbox is dropped."""
 
@@ -148,7 +152,7 @@ class Session:
             self.view = fold(self.run, self.entries)
             if self.over:
                 raise LeaseLost(f"{self.run.id} was ended or taken over")
-        raise LeaseLost(f"{self.run.id}: {APPENDS_MAX} appends in a row came too late")
+        raise Crowded(f"{APPENDS_MAX} appends in a row came too late")
 
     # --- what the author prints ---
 

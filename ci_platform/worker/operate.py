@@ -94,7 +94,7 @@ class Operations:
             _log.info("%s: let go: %s", operation.id, lost)
         except RunNotFound:
             _log.info("%s: its run is gone", operation.id)
-        except StoreUnavailable as error:
+        except InternalError as error:
             _log.warning("%s: the operation was cut short: %s", operation.id, error)
             self._stray(operation)
         except Exception:  # a bug of ours must not cost the worker all its commands
@@ -118,15 +118,20 @@ class Operations:
                 operation, lambda view, now_ms: command_lost(view, operation, message, now_ms)
             )
             return
-        if not self._write(
-            operation, lambda view, now_ms: command_started(view, operation, now_ms)
-        ):
+        if not self._begin(operation):
             return
         log = self._spool.open(operation.run_id, str(operation.key))
         try:
             self._run(operation, log)
         finally:
             self._spool.close(log)
+
+    def _begin(self, operation: Operation) -> bool:
+        """Journal that an attempt begins. The first one's entry was there before its operation, and
+        a step that ended since would have taken the operation along."""
+        if operation.attempt == 1 and not operation.stop:
+            return True
+        return self._write(operation, lambda view, now_ms: command_started(view, operation, now_ms))
 
     def _run(self, operation: Operation, log: StepLog) -> None:
         tools = self._tools
@@ -175,7 +180,7 @@ class Operations:
                 return False
             if not decision or runs.append(propose(view, decision, now_ms)).applied:
                 return True
-        raise LeaseLost(f"{operation.id}: {APPENDS_MAX} appends in a row came too late")
+        raise InternalError(f"{APPENDS_MAX} appends in a row came too late")
 
 
 def ending(result: CommandResult) -> str:

@@ -231,19 +231,28 @@ def test_a_sandbox_that_breaks_is_replaced_and_its_bodies_are_tried_again() -> N
     assert (world.state(run_id), world.run(run_id).output) == ("passed", "done")
 
 
-@pytest.mark.parametrize("how", ["breaks", "is unavailable"])
-def test_a_run_whose_sandboxes_all_break_is_errored(how: str) -> None:
-    def play(activation: Activation, host: ActivationHost) -> Outcome:
-        if how == "breaks":
-            return Broke("out of memory")
-        raise SandboxUnavailable("out of memory")
-
-    world = scripted(play)
+def test_a_run_whose_sandboxes_all_break_is_errored() -> None:
+    world = scripted(lambda activation, host: Broke("out of memory"))
     run_id = world.start()
     world.work()
     run = world.run(run_id)
     assert (run.state, run.reason) == ("errored", "sandbox")
     assert run.error is not None and "out of memory" in run.error.message
+
+
+def test_a_machine_without_sandboxes_passes_runs_on_and_they_end_in_the_end() -> None:
+    def play(activation: Activation, host: ActivationHost) -> Outcome:
+        raise SandboxUnavailable("no memory for another process")
+
+    world = scripted(play)
+    run_id = world.start()
+    world.work()
+    assert not world.state(run_id).terminal
+    for _ in range(LOST_LEASES_MAX + 1):
+        world.later(33)
+    run = world.run(run_id)
+    assert (run.state, run.reason) == ("errored", "lost_worker")
+    assert run.error is not None and "no memory for another process" in run.error.message
 
 
 def test_an_envelope_that_names_another_repository_is_errored_and_audited() -> None:
