@@ -23,7 +23,15 @@ from ci_platform.source import PIPELINE
 from ci_platform.terminal import console, duration
 
 OTHERS = frozenset({"TOKEN", "PASSWORD"})  # variables that are no settings
-PROBE = "import pipelines\n\nclass Probe(pipelines.Pipeline):\n    triggers = []\n"
+PROBE = """
+from pipelines import Pipeline, on_manual
+
+class Probe(Pipeline):
+    triggers = [on_manual()]
+
+    async def run(self, event, step): ...
+"""
+NO_TREE = "0" * 40
 
 Finding = tuple[str, bool, str]
 
@@ -111,4 +119,4 @@ class NoFiles:
     """ports.Trees of one tree, which is empty."""
 
     def export(self, repository_id: str, commit: str, into: Path) -> str:
-        return "empty"
+        return NO_TREE

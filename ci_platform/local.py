@@ -35,6 +35,7 @@ from git_store import FileEdit, Pusher
 OWNER = "local"
 SKIP = "ci.skip"  # as a push option: the commit alone starts nothing
 CANCEL_SECONDS = 20  # for commands to end after Ctrl-C
+TREE_BYTES_MAX = 512 << 20  # it is held in memory
 INTERRUPTED = 130
 USAGE = 2
 
@@ -178,10 +179,16 @@ def working_tree(directory: Path) -> WorkingTree:
     if not (top / PIPELINE).is_file():
         raise InvalidRequest(f"there is no {PIPELINE} in {top}")
     listing = _git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    files, left_out = [], []
+    files, left_out, size = [], [], 0
     for name in sorted(set(filter(None, listing.split("\0")))):
         path = top / name
         if path.is_file():
+            size += path.stat().st_size
+            if size > TREE_BYTES_MAX:
+                raise InvalidRequest(
+                    f"the files in {top} are too large: the limit of `sluice run` is "
+                    f"{TREE_BYTES_MAX:,} bytes that are not ignored"
+                )
             executable = bool(path.stat().st_mode & 0o100)
             files.append(FileEdit(name, path.read_bytes(), executable))
         elif path.exists() or path.is_symlink():

@@ -40,6 +40,7 @@ MARKS = {
     "cancelled": "−",
 }
 LABEL_WIDTH_MAX = 24
+PIPE_WIDTH = 10_000  # columns
 # Everything an escape may begin except SGR (colours); and control characters but tab and escape.
 _ESCAPES = re.compile(
     r"\x1b(?:\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]?|[\]PX^_].*?(?:\x07|\x1b\\|$)|[^\[\]PX^_]|$)"
@@ -48,7 +49,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
 def console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    """Standard output or error. In a pipe nothing is cut: lines are as long as they are."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
 def plain(text: str) -> str:
@@ -96,7 +100,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], em
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column is not columns[-1])
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     out.print(table)
