@@ -8,6 +8,7 @@ cannot point elsewhere a moment later. CONNECT and plain `http://` requests only
 from __future__ import annotations
 
 import ipaddress
+import os
 import queue
 import re
 import select
@@ -30,6 +31,11 @@ _IDLE_SECONDS = 600.0
 _WAIT_SECONDS = 0.5  # between looks at whether the step has ended
 _CHUNK_BYTES = 1 << 16
 _DEFAULT_PORTS = (80, 443)
+_CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+_CERTIFICATE_VARIABLES = (
+    *("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
+    *("PIP_CERT", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"),
+)
 _PATTERN = re.compile(r"(?P<host>(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)(:(?P<port>\d{1,5}))?")
 _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "upgrade", "host")
 # Addresses that hide an IPv4 address, which a gateway would reach for us: NAT64, 6to4, Teredo.
@@ -309,9 +315,12 @@ def _is_ours(address: str) -> bool:
 
 
 def proxy_variables() -> dict[str, str]:
-    """What makes pip, curl, git and their like use the proxy."""
+    """What makes pip, curl, npm and their like use the proxy, and trust whom this machine trusts:
+    some bring certificates of their own, which do not know a company's."""
     address = f"http://127.0.0.1:{PORT}"
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     found = {name: address for name in names}
     found |= {name.lower(): address for name in names}
-    return {**found, "NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
+    found |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
+    bundle = next((path for path in _CERTIFICATES if os.path.exists(path)), None)
+    return found if bundle is None else found | {name: bundle for name in _CERTIFICATE_VARIABLES}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.command import Ending, Output, Process, see_through
@@ -71,7 +72,7 @@ class Execution:
             return took(_ended(problem, output))
         if stop():
             return took(_ended(was_cancelled(), output))
-        workspace = self._workspaces.take(spec)
+        workspace = self._take(spec)
         kept = False
         try:
             result, kept = self._run_in(workspace, spec, output=output, stop=stop, start=start)
@@ -79,6 +80,12 @@ class Execution:
             if not kept:
                 self._workspaces.drop(workspace)
         return took(result)
+
+    def _take(self, spec: CommandSpec) -> Workspace:
+        try:
+            return self._workspaces.take(spec)
+        except OSError as error:
+            raise RunnerUnavailable(f"the workspace cannot be prepared: {error}") from error
 
     def _run_in(
         self,
@@ -113,6 +120,8 @@ class Execution:
                 return self._finish(workspace, spec, before, ending)
             except _Refused as refused:
                 excess = refused.excess
+            except OSError as error:
+                raise RunnerUnavailable(f"the workspace cannot be read: {error}") from error
         if ending.excess is None:
             output("note", f"{excess.detail}\n".encode())
         return _result(ending, excess), False

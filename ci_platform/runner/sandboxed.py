@@ -15,14 +15,14 @@ from obstore.store import ObjectStore
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec, Trees
 from ci_platform.runner import bubblewrap, seccomp
-from ci_platform.runner.advice import explain
-from ci_platform.runner.command import Process
+from ci_platform.runner.command import Process, see_through
 from ci_platform.runner.egress import Rules, parse_host, proxy_variables
 from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Launch
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
-from ci_platform.runner.manifest import Manifest, wait_for_tick
+from ci_platform.runner.manifest import Manifest, scan, wait_for_tick
+from ci_platform.runner.probe import PROBE_SCRIPT, PROBE_TIMEOUT_MS, Probe, explain, judge
 from ci_platform.runner.sandbox_process import SandboxProcess
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
@@ -89,6 +89,37 @@ class SandboxRunner:
         return self._execution.run(
             spec, output=output, stop=stop, start=self._start, refused=self._refusal(spec)
         )
+
+    def probe(self) -> Probe:
+        """Start one sandbox and look around in it. Never raises for what does not work."""
+        said: list[str] = []
+        spec = CommandSpec("", "", "", "", (), PROBE_SCRIPT)
+        try:
+            workspace = self._workspaces.empty()
+            try:
+                with self._start(spec, workspace, scan(workspace.root, self._limits)) as process:
+                    see_through(
+                        process,
+                        output=lambda stream, data: said.append(data.decode(errors="replace")),
+                        stop=lambda: False,
+                        limits=self._limits,
+                        timeout_ms=PROBE_TIMEOUT_MS,
+                    )
+            finally:
+                self._workspaces.drop(workspace)
+        except (RunnerUnavailable, OSError) as error:
+            return Probe(works=False, detail=str(error), facts=self._facts())
+        return judge("".join(said), self._facts())
+
+    def _facts(self) -> Mapping[str, str]:
+        binary = self._binary
+        return {
+            "bubblewrap": f"{binary.path} ({binary.origin})" if binary else "none",
+            "identity": "a uid for each command" if os.getuid() == 0 else "the server's own uid",
+            "limits": "resource limits and a watch",
+            "network": "through the proxy" if self._network else "none",
+            "toolchains": ", ".join(str(path) for path in self._toolchains) or "the system's",
+        }
 
     def close(self) -> None:
         """End the helper process and remove the workspaces kept. Safe to call twice."""

@@ -90,6 +90,12 @@ class Workspaces:
             raise
         return workspace
 
+    def empty(self) -> Workspace:
+        """A workspace with nothing in it, for trying out the sandbox itself."""
+        workspace = self._new()
+        _empty_file(workspace)
+        return workspace
+
     def keep(self, workspace: Workspace, spec: CommandSpec, base: Sequence[str]) -> None:
         """Keep a workspace that now holds `base` for the next step of its run."""
         with self._lock:

@@ -163,3 +163,10 @@ def test_an_ordinary_user_gets_the_same_runner(tmp_path: Path) -> None:
         f"sys.exit(pytest.main({arguments}))"
     )
     assert " passed" in run_as_user(program, scratch=tmp_path)
+
+
+def test_a_probe_says_that_sandboxes_work_here_and_what_they_are_made_of(bench: Bench) -> None:
+    assert isinstance(bench.runner, SandboxRunner)
+    found = bench.runner.probe()
+    assert (found.works, found.detail) == (True, "Commands run in a sandbox.")
+    assert "bwrap" in found.facts["bubblewrap"]
