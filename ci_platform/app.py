@@ -203,7 +203,11 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
     work_dir = config.data.resolve() / "work" / "commands"
     if config.command_runner == "unsandboxed":
         return UnsandboxedRunner(
-            trees=trees, objects=platform.objects, work_dir=work_dir, limits=limits
+            trees=trees,
+            objects=platform.objects,
+            work_dir=work_dir,
+            limits=limits,
+            env=os.environ,
         )
     tools = [Path(one) for one in config.command_tools.split(os.pathsep) if one]
     return SandboxRunner(
