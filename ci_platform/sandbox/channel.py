@@ -21,7 +21,7 @@ class Frame(Enum):
     """What a frame says. Its payload is UTF-8 text unless noted."""
 
     HELLO = b"H"  # child: ready; JSON of how it is confined
-    ACTIVATE = b"A"  # worker: one byte of flags (USE_WARM, KEEP), then the guest's message
+    ACTIVATE = b"A"  # worker: one byte of flags, then the guest's message
     NEXT = b"N"  # child: commands of the guest; worker: the answer
     LOG = b"L"  # child: JSON [step, stream, text]
     SLEEP = b"S"  # child: the guest sleeps for so many milliseconds, silently
@@ -29,7 +29,7 @@ class Frame(Enum):
     TRAP = b"T"  # child: eight bytes of resident size, then JSON [kind, detail]
 
 
-USE_WARM, KEEP = 1, 2
+USE_WARM, KEEP, PREPARE = 1, 2, 4  # PREPARE: nobody waits, so make a fresh interpreter ready
 RSS = struct.Struct(">Q")
 
 
@@ -101,6 +101,10 @@ class Channel:
         """Sleep; only as long as the other side is silent, as it is unless it has gone."""
         if not self._buffer:
             select.select([self._socket], [], [], seconds)
+
+    def readable(self) -> bool:
+        """Whether a message, or the end, is there already."""
+        return bool(self._buffer) or bool(select.select([self._socket], [], [], 0)[0])
 
     def close(self) -> None:
         self._socket.close()

@@ -14,7 +14,15 @@ import socket
 import sys
 from pathlib import Path
 
-from ci_platform.sandbox.channel import KEEP, RSS, USE_WARM, Channel, ChannelClosed, Frame
+from ci_platform.sandbox.channel import (
+    KEEP,
+    PREPARE,
+    RSS,
+    USE_WARM,
+    Channel,
+    ChannelClosed,
+    Frame,
+)
 from ci_platform.sandbox.confine import confine, leave_network, volunteer_for_oom
 from ci_platform.sandbox.host import Instance, Machine, Trap
 from pipelines.wire import VERSION
@@ -79,13 +87,17 @@ class Child:
         self._channel = channel
         self._machine = machine
         self._limits = limits
-        self._warm: Instance | None = None
+        self._warm: Instance | None = None  # has run activations of one code, may run more
+        self._may_prepare = True
+        self._spare: Instance | None = None  # fresh: only the platform's own code has run in it
         self._statm = os.open("/proc/self/statm", os.O_RDONLY)
         self._page = os.sysconf("SC_PAGE_SIZE")
 
     def serve(self) -> None:
         """Until the worker hangs up."""
         while True:
+            if self._may_prepare and self._spare is None and not self._channel.readable():
+                self._spare = fresh_instance(self._machine)
             try:
                 frame, payload = self._channel.receive()
             except ChannelClosed:
@@ -94,10 +106,13 @@ class Child:
                 self._activate(payload[0], payload[1:].decode())
 
     def _activate(self, flags: int, message: str) -> None:
+        self._may_prepare = bool(flags & PREPARE)
         instance, self._warm = self._warm, None
         if instance is not None and not flags & USE_WARM:
             instance.close()
             instance = None
+        if instance is None:
+            instance, self._spare = self._spare, None
         calls = Serving(
             self._channel,
             log_bytes=self._limits["log_bytes"],
@@ -138,28 +153,47 @@ class _Nobody:
 
 
 _WARM_UP = """
-import os, select, sys
 from pipelines import Pipeline
 
-sys.__stderr__.write("")
-os.write(2, b"\\n")
-select.select([], [], [], 0.001)
-
 class Warm(Pipeline):
-    async def run(self, event, step): ...
+    async def run(self, event, step):
+        await step.do("a", lambda: 1)
 """
+_WAITING = (
+    """
+import os, select
+os.write(2, b"")
+select.select([], [], [], 0.001)
+"""
+    + _WARM_UP
+)
+
+
+def _order(code: str, op: str) -> str:
+    files = {".ci/pipeline.py": code}
+    run = {"pipeline": "Warm", "event": {}, "seed": "", "strict": True, "entries": []}
+    return json.dumps({"v": VERSION, "op": op, "files": files, **run})
 
 
 def warm_up(machine: Machine) -> None:
     """Let wasmtime open and start what it ever will (its runtime for waiting), before the doors
     shut. Raises RuntimeError if the guest does not work."""
     instance = machine.instance()
-    files = {".ci/pipeline.py": _WARM_UP}
-    message = json.dumps({"v": VERSION, "op": "describe", "files": files})
-    answer = machine.activate(instance, message, _Nobody())
+    answer = machine.activate(instance, _order(_WAITING, "describe"), _Nobody())
     instance.close()
     if "described" not in json.loads(answer):
         raise RuntimeError(f"the guest cannot describe a pipeline: {answer[:2000]}")
+
+
+_WARM_ORDER = _order(_WARM_UP, "run")
+
+
+def fresh_instance(machine: Machine) -> Instance:
+    """An interpreter that no author's code has run in. A small pipeline of ours has: it makes the
+    interpreter touch its memory, which is most of what a first activation costs."""
+    instance = machine.instance()
+    machine.activate(instance, _WARM_ORDER, _Nobody())
+    return instance
 
 
 def main() -> None:

@@ -24,7 +24,15 @@ from ci_platform.model import Broke, Description, ErrorInfo, Outcome, Raised, So
 from ci_platform.ports import Activation, ActivationHost
 from ci_platform.sandbox import decode, wiring
 from ci_platform.sandbox.build import Progress, ensure_guest
-from ci_platform.sandbox.channel import KEEP, USE_WARM, Channel, ChannelClosed, Frame, Silence
+from ci_platform.sandbox.channel import (
+    KEEP,
+    PREPARE,
+    USE_WARM,
+    Channel,
+    ChannelClosed,
+    Frame,
+    Silence,
+)
 from ci_platform.sandbox.decode import BadMessage
 from ci_platform.sandbox.limits import SandboxLimits
 from ci_platform.sandbox.session import STRANGE, Session
@@ -64,13 +72,14 @@ class WasmSandbox:
         self._changed = threading.Condition()
         self._idle: list[Process] = []  # the last used last
         self._count = 0  # of processes, idle, busy or starting
+        self._waiting = 0  # callers for whom there is no process
         self._closed = False
         self._give_back(self._start())
 
     def describe(self, source: SourceFiles) -> Description:
         with self._process(None) as process:
             session = Session(process.channel, self._limits)
-            answer = session.converse(0, wiring.describe_message(source), None)
+            answer = session.converse(PREPARE, wiring.describe_message(source), None)
             self._note(process, session)
         try:
             if isinstance(answer, Broke):
@@ -93,7 +102,7 @@ class WasmSandbox:
             warm = process.warm == key and process.warm_uses < limits.warm_uses_max
             keep = limits.warm_uses_max > 0
             message = wiring.run_message(activation, limits, loaded=warm, keep=keep)
-            flags = USE_WARM * warm + KEEP * keep
+            flags = USE_WARM * warm + KEEP * keep + PREPARE * (self._waiting == 0)
             process.warm_uses = process.warm_uses + 1 if warm else 1
             process.warm = None
             session = Session(process.channel, limits)
@@ -159,7 +168,11 @@ class WasmSandbox:
                 if self._count < self._limits.processes:
                     self._count += 1
                     break
-                self._changed.wait()
+                self._waiting += 1
+                try:
+                    self._changed.wait()
+                finally:
+                    self._waiting -= 1
         try:
             return self._spawn()
         except BaseException:
