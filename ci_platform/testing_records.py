@@ -13,11 +13,12 @@ from ci_platform.errors import Conflict, HookNotFound
 from ci_platform.model import Description, Json, RepositoryId, Role, User, UserId
 from ci_platform.ports import Clock, Delivery, Hook, Token
 from ci_platform.store.audit import check_limit as check_audit_limit
-from ci_platform.store.codec import dump, load, plain, plain_or_none
+from ci_platform.store.codec import plain, plain_or_none
 from ci_platform.store.descriptions import description_of
 from ci_platform.store.hooks import check_delivery
 from ci_platform.store.identity import TOUCH_MS
 from ci_platform.store.ids import new_id
+from ci_platform.store.packing import pack, unpack
 
 
 class InMemoryIdentity:
@@ -193,14 +194,14 @@ class InMemoryHooks:
 
 class InMemoryDescriptions:
     def __init__(self) -> None:
-        self._found: dict[str, str] = {}
+        self._found: dict[str, bytes] = {}
 
     def get(self, digest: str) -> Description | None:
         found = self._found.get(digest)
-        return None if found is None else description_of(load(found))
+        return None if found is None else description_of(unpack(found))
 
     def put(self, digest: str, description: Description) -> None:
-        self._found[digest] = dump(asdict(description), "description")
+        self._found[digest] = pack(asdict(description), "description")
 
 
 class InMemoryAudit:
@@ -213,7 +214,7 @@ class InMemoryAudit:
         for name, value in (("actor", actor), ("action", action), ("subject", subject)):
             plain(value, name)
         record = {"at_ms": at_ms, "actor": actor, "action": action, "subject": subject}
-        self._records.append({**record, "detail": load(dump(dict(detail), "detail"))})
+        self._records.append({**record, "detail": unpack(pack(dict(detail), "detail"))})
 
     def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]:
         check_audit_limit(limit)

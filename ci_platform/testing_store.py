@@ -42,8 +42,9 @@ from ci_platform.ports import (
 from ci_platform.store import births, journal, listing, logs, moves
 from ci_platform.store.bell import Belfry, Listener
 from ci_platform.store.claims import check_claim
-from ci_platform.store.codec import dump, load, moving_columns, plain
+from ci_platform.store.codec import moving_columns, plain
 from ci_platform.store.fair import Candidate, in_turns
+from ci_platform.store.packing import pack, unpack
 from ci_platform.store.runs import LIVE_STATES, check_created
 from ci_platform.testing_records import (
     InMemoryAudit,
@@ -132,7 +133,7 @@ class InMemoryStore:
 
 def _copied(value: Json, name: str) -> Json:
     """As it would come back from a database."""
-    return load(dump(value, name))
+    return unpack(pack(value, name))
 
 
 class _Runs:

@@ -36,7 +36,7 @@ from ci_platform.ports import (
     Clock,
 )
 from ci_platform.store import effects
-from ci_platform.store.codec import load
+from ci_platform.store.packing import unpack
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class Effects:
     def apply(self, effect: Effect, encoded: effects.Prepared) -> None:
         match effect:
             case OpenOperation():
-                self._open(effect, load(encoded.text))
+                self._open(effect, unpack(encoded.data))
             case CloseOperation(id=operation_id):
                 self._tables.operations[operation_id] = replace(
                     self._tables.operations[operation_id],
@@ -108,7 +108,7 @@ class Effects:
                     run_id=self._run.id,
                     repository_id=self._run.repository_id,
                     key=key,
-                    spec=load(encoded.text),
+                    spec=unpack(encoded.data),
                     opened_ms=self._now_ms,
                     expires_ms=effect.expires_ms,
                     outcome=None,
@@ -116,7 +116,7 @@ class Effects:
                     decisions=(),
                 )
             case RecordDecision():
-                self._record(effect, load(encoded.text))
+                self._record(effect, unpack(encoded.data))
             case CloseApproval(key=key, outcome=outcome):
                 self._close(key, outcome)
 

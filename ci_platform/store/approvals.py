@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Select, bindparam, select
 
 from ci_platform.errors import StepNotFound
 from ci_platform.model import Approval, Decision, RepositoryId, RunId, StepKey
-from ci_platform.store.codec import Columns, key_of, load
+from ci_platform.store.codec import Columns, key_of
 from ci_platform.store.database import Database
+from ci_platform.store.packing import unpack
 from ci_platform.store.tables import APPROVALS, DECISIONS, RUNS
 
 OPEN_MAX = 200  # gates of one list
@@ -83,7 +84,7 @@ def _approval_of(row: Columns, decisions: Sequence[Decision]) -> Approval:
         run_id=RunId(row.run_id),
         repository_id=RepositoryId(row.repository_id),
         key=key_of(row),
-        spec=load(row.spec),
+        spec=unpack(row.spec),
         opened_ms=row.opened_ms,
         expires_ms=row.expires_ms,
         outcome=row.outcome,
@@ -99,6 +100,6 @@ def _decision_of(row: Columns) -> Decision:
         decision=row.decision,
         comment=row.comment,
         way=row.way,
-        form=load(row.form),
+        form=unpack(row.form),
         at_ms=row.at_ms,
     )

@@ -8,8 +8,9 @@ from sqlalchemy import bindparam, select
 
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import Json
-from ci_platform.store.codec import dump, load, plain
+from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
+from ci_platform.store.packing import pack, unpack
 from ci_platform.store.tables import AUDIT
 
 LIST_MAX = 1000
@@ -35,7 +36,7 @@ class SqlAuditStore:
             "actor": plain(actor, "actor"),
             "action": plain(action, "action"),
             "subject": plain(subject, "subject"),
-            "detail": dump(detail, "detail"),
+            "detail": pack(detail, "detail"),
         }
         self._database.write(lambda connection: connection.execute(AUDIT.insert(), columns))
 
@@ -49,7 +50,7 @@ class SqlAuditStore:
                     "actor": row.actor,
                     "action": row.action,
                     "subject": row.subject,
-                    "detail": load(row.detail),
+                    "detail": unpack(row.detail),
                 }
                 for row in connection.execute(_LIST, {"count": limit})
             ]

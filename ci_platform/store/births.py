@@ -17,15 +17,9 @@ from ci_platform.errors import RunExists, SluiceError
 from ci_platform.model import Entry, NewRun, RepositoryId, Run
 from ci_platform.ports import Clock
 from ci_platform.store import moves
-from ci_platform.store.codec import (
-    dump,
-    dump_data,
-    entry_columns,
-    fixed_columns,
-    moving_columns,
-    plain,
-)
+from ci_platform.store.codec import entry_columns, fixed_columns, moving_columns, pack_data, plain
 from ci_platform.store.journal import write_entries
+from ci_platform.store.packing import pack
 from ci_platform.store.tables import RUN_COUNTERS, RUN_INPUTS, RUNS
 
 _EXISTING = select(RUNS.c.id).where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
@@ -48,12 +42,12 @@ _IDS_PER_QUERY = 500  # names in one IN (...)
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """One caller's runs; `payloads` and `events` are their JSON."""
+    """One caller's runs; `payloads` and `events` are packed."""
 
     new: Sequence[NewRun]
     skip_existing: bool
-    payloads: Sequence[str]
-    events: Sequence[str]
+    payloads: Sequence[bytes]
+    events: Sequence[bytes]
 
     @property
     def size(self) -> int:
@@ -68,8 +62,8 @@ def prepare(new: Sequence[NewRun], *, skip_existing: bool) -> Creation:
     return Creation(
         new=new,
         skip_existing=skip_existing,
-        payloads=[dump(one.payload, "payload") for one in new],
-        events=[dump(one.event, "event") for one in new],
+        payloads=[pack(one.payload, "payload") for one in new],
+        events=[pack(one.event, "event") for one in new],
     )
 
 
@@ -146,7 +140,7 @@ class _Births:
     def __init__(self, now_ms: int, numbers: dict[RepositoryId, int]) -> None:
         self._now_ms = now_ms
         self._numbers = numbers
-        self._born: list[tuple[Run, list[Entry], str, str]] = []
+        self._born: list[tuple[Run, list[Entry], bytes, bytes]] = []
 
     def add(self, creation: Creation, index: int) -> Run:
         new = creation.new[index]
@@ -170,7 +164,7 @@ class _Births:
         write_entries(
             connection,
             [
-                entry_columns(numbered[run.id], entry, dump_data(entry.data, entry.kind))
+                entry_columns(numbered[run.id], entry, pack_data(entry.data, entry.kind))
                 for run, entries, _, _ in self._born
                 for entry in entries
             ],

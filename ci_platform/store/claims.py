@@ -15,7 +15,7 @@ from ci_platform.errors import InvalidRequest
 from ci_platform.model import Entry, Run, WorkerId
 from ci_platform.ports import Claim, Clock
 from ci_platform.store import moves
-from ci_platform.store.codec import dump_data, entry_columns, entry_of, plain
+from ci_platform.store.codec import entry_columns, entry_of, pack_data, plain
 from ci_platform.store.database import Database
 from ci_platform.store.fair import CLAIM_MAX, Candidate, FairQueue
 from ci_platform.store.journal import head_of, write_entries, write_moves
@@ -140,7 +140,7 @@ def _claim(
     for n in chosen:
         run, entry = moves.claimed(free[n], worker, lease_ms=lease_ms, now_ms=now_ms)
         claimed.append((n, run))
-        entries.append(entry_columns(n, entry, dump_data(entry.data, entry.kind)))
+        entries.append(entry_columns(n, entry, pack_data(entry.data, entry.kind)))
     write_entries(connection, entries)
     write_moves(connection, claimed)
     return claimed
@@ -170,7 +170,7 @@ def _take_back(
     for row in connection.execute(leased, asked):
         run, entry = moves.expired(head_of(row), now_ms)
         runs.append((row.n, run))
-        entries.append(entry_columns(row.n, entry, dump_data(entry.data, entry.kind)))
+        entries.append(entry_columns(row.n, entry, pack_data(entry.data, entry.kind)))
     write_entries(connection, entries)
     write_moves(connection, runs)
     return len(runs)

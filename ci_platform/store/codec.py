@@ -1,12 +1,11 @@
 """Values of model.py to columns and back. Pure; used by every module of the store.
 
-Structured values become ASCII JSON, so that NUL characters and lone surrogates, which PostgreSQL
-cannot hold in text, pass through unharmed. Plain text columns refuse them.
+Structured values are packed JSON (packing.py) and may hold any text. Plain text columns refuse NUL
+characters and lone surrogates, which PostgreSQL cannot hold.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Protocol, TypedDict
@@ -27,12 +26,11 @@ from ci_platform.model import (
     Wait,
     WorkerId,
 )
+from ci_platform.store.packing import pack, unpack
 
 _KINDS = {str(kind): kind for kind in EntryKind}
 _STATES = {str(state): state for state in RunState}
 _STEP_KINDS = {str(kind): kind for kind in StepKind}
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-load = json.loads
 
 
 class Columns(Protocol):
@@ -41,17 +39,9 @@ class Columns(Protocol):
     def __getattr__(self, name: str) -> Json: ...
 
 
-def dump(value: Json, field: str) -> str:
-    """JSON text. Raises InvalidRequest naming the field for what JSON cannot say."""
-    try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{field} is not JSON: {error}", field=field) from error
-
-
-def dump_or_none(value: Json, field: str) -> str | None:
-    """The same, with None (and so SQL's NULL) for None."""
-    return None if value is None else dump(value, field)
+def pack_or_none(value: Json, field: str) -> bytes | None:
+    """None (and so SQL's NULL) for None."""
+    return None if value is None else pack(value, field)
 
 
 def plain(value: str, field: str) -> str:
@@ -90,23 +80,23 @@ def key_of(row: Columns) -> StepKey:
     return StepKey(_STEP_KINDS[row.step_kind], row.step_name, row.occurrence)
 
 
-def dump_error(error: ErrorInfo | None) -> str | None:
-    return None if error is None else dump(asdict(error), "error")
+def pack_error(error: ErrorInfo | None) -> bytes | None:
+    return None if error is None else pack(asdict(error), "error")
 
 
-def error_of(text: str | None) -> ErrorInfo | None:
-    return None if text is None else ErrorInfo(**load(text))
+def error_of(data: bytes | None) -> ErrorInfo | None:
+    return None if data is None else ErrorInfo(**unpack(data))
 
 
-def dump_waits(waits: Sequence[Wait]) -> str | None:
+def pack_waits(waits: Sequence[Wait]) -> bytes | None:
     """Arrays, not objects: this text is most of what a sleeping run's row costs."""
     if not waits:
         return None
-    return dump([[w.kind, w.name, w.type, w.since_ms, w.until_ms] for w in waits], "waits")
+    return pack([[w.kind, w.name, w.type, w.since_ms, w.until_ms] for w in waits], "waits")
 
 
-def waits_of(text: str | None) -> tuple[Wait, ...]:
-    return () if text is None else tuple(Wait(*wait) for wait in load(text))
+def waits_of(data: bytes | None) -> tuple[Wait, ...]:
+    return () if data is None else tuple(Wait(*wait) for wait in unpack(data))
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -138,7 +128,7 @@ def run_of(row: Columns, payload: Mapping[str, Json], event: Mapping[str, Json])
         waits=waits_of(row.waits),
         started_ms=row.started_ms,
         ended_ms=row.ended_ms,
-        output=None if row.output is None else load(row.output),
+        output=None if row.output is None else unpack(row.output),
         error=error_of(row.error),
         pause_requested=row.pause_requested,
         cancel_requested=row.cancel_requested,
@@ -175,11 +165,11 @@ def moving_columns(run: Run) -> dict[str, object]:
         "worker": plain_or_none(run.worker, "worker"),
         "lease_until_ms": run.lease_until_ms,
         "ready_ms": run.ready_ms,
-        "waits": dump_waits(run.waits),
+        "waits": pack_waits(run.waits),
         "started_ms": run.started_ms,
         "ended_ms": run.ended_ms,
-        "output": dump_or_none(run.output, "output"),
-        "error": dump_error(run.error),
+        "output": pack_or_none(run.output, "output"),
+        "error": pack_error(run.error),
         "pause_requested": run.pause_requested,
         "cancel_requested": run.cancel_requested,
     }
@@ -188,8 +178,8 @@ def moving_columns(run: Run) -> dict[str, object]:
 # --- entries --------------------------------------------------------------------------------------
 
 
-def entry_columns(run_n: int, entry: Entry, data: str | None) -> dict[str, object]:
-    """The row of an entry; `data` is its JSON, made before the transaction."""
+def entry_columns(run_n: int, entry: Entry, data: bytes | None) -> dict[str, object]:
+    """The row of an entry; `data` is packed before the transaction."""
     key = entry.key
     return {
         "run_n": run_n,
@@ -204,8 +194,8 @@ def entry_columns(run_n: int, entry: Entry, data: str | None) -> dict[str, objec
     }
 
 
-def dump_data(data: Mapping[str, Json], kind: EntryKind) -> str | None:
-    return dump(data, f"the data of {kind}") if data else None
+def pack_data(data: Mapping[str, Json], kind: EntryKind) -> bytes | None:
+    return pack(data, f"the data of {kind}") if data else None
 
 
 def entry_of(row: Columns) -> Entry:
@@ -213,7 +203,7 @@ def entry_of(row: Columns) -> Entry:
         seq=row.seq,
         kind=_KINDS[row.kind],
         at_ms=row.at_ms,
-        data={} if row.data is None else load(row.data),
+        data={} if row.data is None else unpack(row.data),
         key=None if row.step_kind is None else key_of(row),
         attempt=row.attempt,
     )

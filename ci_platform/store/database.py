@@ -38,7 +38,7 @@ BUSY_SECONDS = 15  # how long a writer of SQLite waits for the writers before it
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60  # a statement of PostgreSQL that takes longer is ended
 WRITE_TRIES_MAX = 4  # after a deadlock, or a connection that broke before the commit
-WAL_BYTES_KEPT = 64 << 20  # what the write-ahead file shrinks to after a burst
+WAL_BYTES_KEPT = 4 << 20  # what the write-ahead file shrinks to after a burst
 _SCHEMA_LOCK = 0x511CE  # of PostgreSQL's advisory locks
 _RETRIED_STATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.model import Description, ErrorInfo, Json, PipelineDescription, Resume, Trigger
-from ci_platform.store.codec import dump, load, plain
+from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
+from ci_platform.store.packing import pack, unpack
 from ci_platform.store.tables import DESCRIPTIONS
 
 DESCRIPTIONS_KEPT = 20_000  # the newest ones; an older one is asked of the sandbox again
@@ -26,12 +27,12 @@ class SqlDescriptionStore:
     def get(self, digest: str) -> Description | None:
         with self._database.reading() as connection:
             found = connection.execute(_GET, {"digest": digest}).scalar_one_or_none()
-        return None if found is None else description_of(load(found))
+        return None if found is None else description_of(unpack(found))
 
     def put(self, digest: str, description: Description) -> None:
         columns = {
             "digest": plain(digest, "digest"),
-            "description": dump(asdict(description), "description"),
+            "description": pack(asdict(description), "description"),
         }
 
         def work(connection: Connection) -> None:

@@ -23,7 +23,8 @@ from ci_platform.model import (
     Run,
     StopOperations,
 )
-from ci_platform.store.codec import KeyColumns, dump, key_columns, plain
+from ci_platform.store.codec import KeyColumns, key_columns, plain
+from ci_platform.store.packing import pack
 from ci_platform.store.tables import APPROVALS, DECISIONS, OPERATIONS
 
 _QUEUED, _RUNNING, _DONE = (
@@ -91,27 +92,27 @@ _DECISION = select(DECISIONS.c.decision).where(
 @dataclass(frozen=True, slots=True)
 class Prepared:
     effect: Effect
-    text: str  # JSON of its structured part
+    data: bytes  # its structured part, packed
     key: KeyColumns | None
 
 
 def prepare(effect: Effect) -> Prepared:
     """Encode and check. Raises InvalidRequest naming the field."""
-    text, key = "", None
+    data, key = b"", None
     match effect:
         case OpenOperation() | OpenApproval():
             if isinstance(effect, OpenOperation):
                 plain(effect.id, "operation id")
-            text, key = dump(effect.spec, "spec"), key_columns(effect.key)
+            data, key = pack(effect.spec, "spec"), key_columns(effect.key)
         case RecordDecision():
-            text, key = dump(effect.form, "form"), key_columns(effect.key)
+            data, key = pack(effect.form, "form"), key_columns(effect.key)
             for field in ("user_id", "user", "decision", "comment", "way"):
                 plain(getattr(effect, field), field)
         case StopOperations() | CloseApproval():
             key = None if effect.key is None else key_columns(effect.key)
         case CloseOperation():
             plain(effect.id, "operation id")
-    return Prepared(effect, text, key)
+    return Prepared(effect, data, key)
 
 
 def check_held(operation_id: OperationId, *, fence: int, held: int | None) -> None:
@@ -209,7 +210,7 @@ def _operation_columns(
         "run_id": run.id,
         "repository_id": run.repository_id,
         "attempt": opened.attempt,
-        "spec": prepared.text,
+        "spec": prepared.data,
         "state": _QUEUED,
         "fence": 0,
         "worker": None,
@@ -226,7 +227,7 @@ def _approval_columns(
     return {
         **_keyed(run_n, prepared),
         "repository_id": run.repository_id,
-        "spec": prepared.text,
+        "spec": prepared.data,
         "opened_ms": now_ms,
         "expires_ms": gate.expires_ms,
         "outcome": None,
@@ -244,6 +245,6 @@ def _decision_columns(
         "decision": decision.decision,
         "comment": decision.comment,
         "way": decision.way,
-        "form": prepared.text,
+        "form": prepared.data,
         "at_ms": now_ms,
     }

@@ -10,9 +10,10 @@ from sqlalchemy.engine import Connection
 from ci_platform.errors import Conflict
 from ci_platform.model import RepositoryId, Role, User, UserId
 from ci_platform.ports import Clock, Token
-from ci_platform.store.codec import Columns, dump, load, plain, plain_or_none
+from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
 from ci_platform.store.ids import new_id
+from ci_platform.store.packing import pack, unpack
 from ci_platform.store.tables import LINKS, ROLES, TOKENS, USERS
 
 TOUCH_MS = 60_000  # a token's last use is kept to the minute, not written at every request
@@ -85,7 +86,7 @@ class SqlIdentityStore:
             "digest": plain(digest, "digest"),
             "name": plain(token.name, "name"),
             "user_id": token.user_id,
-            "scopes": dump(sorted(token.scopes), "scopes"),
+            "scopes": pack(sorted(token.scopes), "scopes"),
             "repository_id": token.repository_id,
             "created_ms": token.created_ms,
             "expires_ms": token.expires_ms,
@@ -151,7 +152,7 @@ def _token_of(row: Columns) -> Token:
         id=row.id,
         name=row.name,
         user_id=None if row.user_id is None else UserId(row.user_id),
-        scopes=frozenset(load(row.scopes)),
+        scopes=frozenset(unpack(row.scopes)),
         repository_id=None if row.repository_id is None else RepositoryId(row.repository_id),
         created_ms=row.created_ms,
         expires_ms=row.expires_ms,

@@ -12,12 +12,12 @@ from sqlalchemy import Connection, bindparam, select
 
 from ci_platform.errors import RunNotFound
 from ci_platform.model import Json, Run
-from ci_platform.store.codec import load
 from ci_platform.store.database import Database
+from ci_platform.store.packing import unpack
 from ci_platform.store.tables import RUN_INPUTS
 
 INPUTS_KEPT = 256  # runs
-INPUT_BYTES_KEPT = 32 << 10  # of JSON each; larger ones are read again
+INPUT_BYTES_KEPT = 16 << 10  # packed, each; larger ones are read again
 
 Inputs: TypeAlias = tuple[Mapping[str, Json], Mapping[str, Json]]
 _Key: TypeAlias = tuple[str, int]  # repository and number, which are never given out again
@@ -45,7 +45,7 @@ class InputCache:
         missing = {n: run for n, run in runs if n not in found}
         if missing:
             for row in connection.execute(_READ, {"ns": list(missing)}):
-                found[row.run_n] = inputs = (load(row.payload), load(row.event))
+                found[row.run_n] = inputs = (unpack(row.payload), unpack(row.event))
                 if len(row.payload) + len(row.event) <= INPUT_BYTES_KEPT:
                     self._keep(missing[row.run_n], inputs)
         gone = [run.id for n, run in runs if n not in found]

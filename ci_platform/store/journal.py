@@ -19,10 +19,10 @@ from ci_platform.ports import Append, Clock
 from ci_platform.store import effects, moves
 from ci_platform.store.codec import (
     Columns,
-    dump_data,
     entry_columns,
     key_columns,
     moving_columns,
+    pack_data,
     run_of,
 )
 from ci_platform.store.tables import ENTRIES, RUNS
@@ -50,7 +50,7 @@ class Prepared:
     """An append whose parts are checked and encoded."""
 
     append: Append
-    data: Sequence[str | None]  # JSON of each draft's data
+    data: Sequence[bytes | None]  # packed, of each draft's data
     effects: Sequence[effects.Prepared]
 
     @property
@@ -83,7 +83,7 @@ def prepare(append: Append) -> Prepared:
             key_columns(draft.key)  # checks the name
     return Prepared(
         append=append,
-        data=[dump_data(draft.data, draft.kind) for draft in append.drafts],
+        data=[pack_data(draft.data, draft.kind) for draft in append.drafts],
         effects=[effects.prepare(effect) for effect in append.effects],
     )
 

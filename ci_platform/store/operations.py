@@ -15,9 +15,10 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Clock
 from ci_platform.store.claims import CLAIM_TRIES_MAX, SPARES, check_claim
-from ci_platform.store.codec import Columns, key_of, load
+from ci_platform.store.codec import Columns, key_of
 from ci_platform.store.database import Database
 from ci_platform.store.fair import FairQueue
+from ci_platform.store.packing import unpack
 from ci_platform.store.tables import OPERATIONS, RUNS
 
 _QUEUED, _RUNNING, _DONE = (
@@ -188,7 +189,7 @@ def _operation_of(row: Columns, **changed: object) -> Operation:
         repository_id=RepositoryId(row.repository_id),
         key=key_of(row),
         attempt=row.attempt,
-        spec=load(row.spec),
+        spec=unpack(row.spec),
         ready_ms=row.ready_ms,
         stop=row.stop,
         **{**fields, **changed},

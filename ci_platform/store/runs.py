@@ -24,10 +24,11 @@ from ci_platform.model import (
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.store import births, journal, listing
 from ci_platform.store.claims import Leases
-from ci_platform.store.codec import Columns, entry_of, load, run_of
+from ci_platform.store.codec import Columns, entry_of, run_of
 from ci_platform.store.database import Database
 from ci_platform.store.inputs import InputCache
 from ci_platform.store.operations import SqlOperationStore
+from ci_platform.store.packing import unpack
 from ci_platform.store.tables import ENTRIES, OPERATIONS, RUN_INPUTS, RUNS
 from ci_platform.store.writer import GroupCommit
 
@@ -186,7 +187,7 @@ def check_created(new: Sequence[NewRun]) -> None:
 
 def whole(row: Columns) -> Run:
     """A run from its row joined with its inputs."""
-    return run_of(row, load(row.payload), load(row.event))
+    return run_of(row, unpack(row.payload), unpack(row.event))
 
 
 def _get(connection: Connection, run_id: RunId) -> Run:

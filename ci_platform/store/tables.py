@@ -1,10 +1,10 @@
 """The tables, as SQLModel classes; statements use their SQLAlchemy tables below (`RUNS`, ...).
 
 Rows never leave the package: `codec.py` turns them into the values of model.py. Structured values
-are JSON text, which both databases store alike and neither needs to look into. Instants are
-milliseconds. What a run's row set costs while it waits is kept small on purpose: the parts that
-never change (`run_inputs`) are apart from the row that every append rewrites, and children refer
-to runs by number, not by id.
+are packed JSON (packing.py), which neither database needs to look into. Instants are milliseconds.
+What a run's row set costs while it waits is kept small on purpose: the parts that never change
+(`run_inputs`) are apart from the row that every append rewrites, and children refer to runs by
+number, not by id.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ class RunRow(StoreTable, table=True):
     lease_until_ms: int | None = Field(sa_type=BigInteger)
     # Only while the run may be claimed: None while leased, paused or ended.
     ready_ms: int | None = Field(sa_type=BigInteger)
-    waits: str | None = Field(sa_type=Text)  # JSON; None when there are none
+    waits: bytes | None = Field(sa_type=LargeBinary)  # packed; None when there are none
     started_ms: int | None = Field(sa_type=BigInteger)
     ended_ms: int | None = Field(sa_type=BigInteger)
-    output: str | None = Field(sa_type=Text)  # JSON
-    error: str | None = Field(sa_type=Text)  # JSON
+    output: bytes | None = Field(sa_type=LargeBinary)  # packed
+    error: bytes | None = Field(sa_type=LargeBinary)  # packed
     pause_requested: bool
     cancel_requested: bool
 
@@ -122,8 +122,8 @@ class RunInputRow(StoreTable, table=True):
     __tablename__ = "run_inputs"
 
     run_n: int = Field(sa_column=_run_number(primary_key=True))
-    payload: str = Field(sa_type=Text)  # JSON
-    event: str = Field(sa_type=Text)  # JSON
+    payload: bytes = Field(sa_type=LargeBinary)  # packed
+    event: bytes = Field(sa_type=LargeBinary)  # packed
 
 
 class EntryRow(StoreTable, table=True):
@@ -136,7 +136,7 @@ class EntryRow(StoreTable, table=True):
     seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     kind: str
     at_ms: int = Field(sa_type=BigInteger)
-    data: str | None = Field(sa_type=Text)  # JSON; None for {}
+    data: bytes | None = Field(sa_type=LargeBinary)  # packed; None for {}
     step_kind: str | None
     step_name: str | None
     occurrence: int | None
@@ -162,7 +162,7 @@ class OperationRow(StoreTable, table=True):
     step_name: str
     occurrence: int
     attempt: int
-    spec: str = Field(sa_type=Text)  # JSON
+    spec: bytes = Field(sa_type=LargeBinary)  # packed
     state: str
     fence: int
     worker: str | None
@@ -185,7 +185,7 @@ class ApprovalRow(StoreTable, table=True):
     step_name: str = Field(primary_key=True)
     occurrence: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     repository_id: str = Field(sa_column=Column(Id, nullable=False))
-    spec: str = Field(sa_type=Text)  # JSON
+    spec: bytes = Field(sa_type=LargeBinary)  # packed
     opened_ms: int = Field(sa_type=BigInteger)
     expires_ms: int | None = Field(sa_type=BigInteger)
     outcome: str | None
@@ -207,7 +207,7 @@ class DecisionRow(StoreTable, table=True):
     decision: str
     comment: str = Field(sa_type=Text)
     way: str
-    form: str = Field(sa_type=Text)  # JSON
+    form: bytes = Field(sa_type=LargeBinary)  # packed
     at_ms: int = Field(sa_type=BigInteger)
 
 
@@ -266,7 +266,7 @@ class TokenRow(StoreTable, table=True):
     user_id: str | None = Field(
         sa_column=Column(Id, ForeignKey("users.id", ondelete="CASCADE"), index=True)
     )
-    scopes: str = Field(sa_type=Text)  # JSON
+    scopes: bytes = Field(sa_type=LargeBinary)  # packed
     repository_id: str | None
     created_ms: int = Field(sa_type=BigInteger)
     expires_ms: int | None = Field(sa_type=BigInteger)
@@ -318,7 +318,7 @@ class DescriptionRow(StoreTable, table=True):
 
     n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
     digest: str = Field(unique=True)
-    description: str = Field(sa_type=Text)  # JSON
+    description: bytes = Field(sa_type=LargeBinary)  # packed
 
 
 class AuditRow(StoreTable, table=True):
@@ -329,7 +329,7 @@ class AuditRow(StoreTable, table=True):
     actor: str
     action: str
     subject: str
-    detail: str = Field(sa_type=Text)  # JSON
+    detail: bytes = Field(sa_type=LargeBinary)  # packed
 
 
 METADATA = StoreTable.metadata
