@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import subprocess
 import threading
@@ -58,8 +59,6 @@ class Recorder:
 
 def authenticate(authorization: str | None, owner: str, name: str, *, write: bool) -> Access:
     """Basic authorization as the platform does it: the token is the password."""
-    import base64
-
     if authorization is None:
         return Access.ask()
     password = base64.b64decode(authorization.split(" ", 1)[1]).decode().partition(":")[2]
@@ -100,7 +99,7 @@ class GitWorld:
     ) -> None:
         self.directory = directory
         self.engine = engine or sqlite_engine(directory / "git.db")
-        (directory / "objects").mkdir()
+        (directory / "objects").mkdir(exist_ok=True)
         self.objects = objects or LocalStore(directory / "objects")
         self.clock = Clock()
         self.listener = Recorder()

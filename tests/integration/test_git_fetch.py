@@ -10,7 +10,8 @@ import pytest
 
 from tests.integration.git_world import GitWorld, Recorder
 
-VERSIONS = ("0", "1", "2")
+VERSIONS = ("0", "2")
+ALL_VERSIONS = ("0", "1", "2")  # 1 is 0 with one line more
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def count(world: GitWorld, cwd: Path) -> int:
     return int(world.git("rev-list", "--count", "HEAD", cwd=cwd))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ALL_VERSIONS)
 def test_a_clone_is_whole(world: GitWorld, url: str, work: Path, version: str) -> None:
     clone = work.with_name(f"{work.name}-clone")
     world.git(*protocol(version), "clone", "-q", url, clone.name)
@@ -64,7 +65,7 @@ def test_a_clone_is_whole(world: GitWorld, url: str, work: Path, version: str) -
     assert world.git("symbolic-ref", "HEAD", cwd=clone) == "refs/heads/main\n"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ALL_VERSIONS)
 def test_a_fetch_brings_what_is_new(world: GitWorld, url: str, work: Path, version: str) -> None:
     clone = world.clone(url, f"{work.name}-clone")
     for number in range(3):
@@ -149,8 +150,16 @@ def test_history_can_be_cut_by_time_and_by_ref(
     assert "no commits selected for shallow requests" in output
 
 
-@pytest.mark.parametrize("filtered", ["blob:none", "blob:limit=3", "tree:0", "tree:2"])
-@pytest.mark.parametrize("version", ["0", "2"])
+@pytest.mark.parametrize(
+    ("version", "filtered"),
+    [
+        ("0", "blob:none"),
+        ("2", "blob:none"),
+        ("2", "blob:limit=3"),
+        ("0", "tree:0"),
+        ("2", "tree:2"),
+    ],
+)
 def test_partial_clones_fetch_the_rest_when_it_is_needed(
     world: GitWorld, url: str, work: Path, version: str, filtered: str
 ) -> None:
@@ -209,7 +218,7 @@ def test_a_blob_of_many_megabytes_comes_back(
     world: GitWorld, url: str, version: str, tmp_path: Path
 ) -> None:
     work = world.work(f"blob-{version}", url)
-    content = bytes(range(256)) * (48 << 12)  # 48 MiB
+    content = bytes(range(256)) * (12 << 12)  # 12 MiB
     world.commit(work, {"large.bin": content, "small.txt": "s"})
     world.git("push", "-q", "origin", "main", cwd=work)
     clone = work.with_name(f"{work.name}-clone")

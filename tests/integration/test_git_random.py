@@ -84,7 +84,8 @@ def reachable(world: GitWorld, cwd: str) -> set[str]:
     return {line.split()[0] for line in lines}
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
 def test_whatever_is_pushed_comes_back_whole(world: GitWorld, seed: int) -> None:
     chance = random.Random(seed)
     url = world.create(f"acme/whole-{seed}")
@@ -116,7 +117,8 @@ def test_whatever_is_pushed_comes_back_whole(world: GitWorld, seed: int) -> None
     assert reachable(world, again) == reachable(world, f"source-{seed}")
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
 def test_shallow_and_partial_clones_stay_sound(world: GitWorld, seed: int) -> None:
     chance = random.Random(1000 + seed)
     url = world.create(f"acme/shallow-{seed}")

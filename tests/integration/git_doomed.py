@@ -1,0 +1,80 @@
+"""A git server that kills itself at a chosen stage of the first push. Run as a module:
+DIRECTORY STAGE; prints its port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from git_store import Push, PushEvent, packs, quarantine, refs
+from tests.integration.git_world import GitWorld
+
+STAGES = (
+    "receiving",
+    "indexed",
+    "checked",
+    "pack uploaded",
+    "all uploaded",
+    "refs written",
+    "committed",
+)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(owner: Any, name: str, times: int = 1) -> None:
+    """Die after the function has been called so often."""
+    function = getattr(owner, name)
+    calls = iter(range(times))
+
+    def doomed(*arguments: Any, **named: Any) -> Any:
+        result = function(*arguments, **named)
+        next(calls)
+        if next(calls, None) is None:
+            die()
+        return result
+
+    setattr(owner, name, doomed)
+
+
+class Doomed:
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+
+    def before(self, push: Push) -> None:
+        if self._stage == "checked":
+            die()
+
+    def after(self, event: PushEvent, say: Callable[[str], None]) -> None:
+        if self._stage == "committed":
+            die()
+
+
+def main() -> None:
+    directory, stage = sys.argv[1:]
+    world = GitWorld(Path(directory))
+    world.store.listen(Doomed(stage))
+    if stage == "receiving":
+        after(quarantine.Quarantine, "_check_size")
+    elif stage == "indexed":
+        after(quarantine, "index_pack")
+    elif stage == "pack uploaded":
+        after(packs, "_move_in")
+    elif stage == "all uploaded":
+        after(packs.Packs, "upload")
+    elif stage == "refs written":
+        after(refs, "write")
+    print(world.port, flush=True)
+    while True:
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    main()

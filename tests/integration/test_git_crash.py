@@ -1,0 +1,58 @@
+"""kill -9 of the server at every stage of a push: nothing half there, nothing acknowledged lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import obstore
+import pytest
+
+from tests.integration.git_doomed import STAGES
+from tests.integration.git_world import GitWorld
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_push_cut_short_by_a_crash_leaves_the_store_whole(tmp_path: Path, stage: str) -> None:
+    world = GitWorld(tmp_path)
+    try:
+        url = world.create()
+        work = world.work("work", url)
+        first = world.commit(work, {"a.txt": "1"})
+        world.git("push", "-q", "origin", "main", cwd=work)
+        second = world.commit(work, {"large.bin": os.urandom(300_000)})
+        push_to_doomed_server(world, url, stage)
+
+        repository = world.store.repositories.get("acme", "app")
+        committed = stage == "committed"
+        assert world.store.refs.resolve(repository.id, "main") == (second if committed else first)
+        assert [e.changes[0].new for e in world.store.pending_events()] == [second] * committed
+        assert world.store.fsck(repository.id).problems == ()
+
+        world.git("push", "-q", "origin", "main", cwd=work)
+        world.fsck(world.clone(url, "clone"))
+        world.clock.ms = 4_000_000_000_000
+        world.store.sweep()
+        left = [item["path"] for page in obstore.list(world.objects) for item in page]
+        assert len(left) == 2, "one large pack and its index"
+        quarantine = tmp_path / "cache/quarantine"
+        assert not quarantine.exists() or not list(quarantine.iterdir())
+        assert world.store.fsck(repository.id).problems == ()
+    finally:
+        world.close()
+
+
+def push_to_doomed_server(world: GitWorld, url: str, stage: str) -> None:
+    command = [sys.executable, "-m", "tests.integration.git_doomed", str(world.directory), stage]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        doomed = url.replace(f":{world.port}/", f":{port}/")
+        world.git("push", "-q", doomed, "main", cwd="work", ok=False)
+        assert server.wait(10) == -signal.SIGKILL
