@@ -83,8 +83,6 @@ def _start(pen: Pen, command: StartStep, limits: Limits) -> None:
     check_key(key)
     if key in view.steps:
         raise PipelineError(f"step {key.label!r} was started twice")
-    if key.occurrence > 1 and StepKey(key.kind, key.name, key.occurrence - 1) not in view.steps:
-        raise PipelineError(f"step {key.label!r} was started before its earlier occurrence")
     if len(view.steps) >= limits.steps_max:
         raise LimitExceeded(
             f"step {key.label!r} is one too many; the limit is {limits.steps_max:,} (steps_max)",
