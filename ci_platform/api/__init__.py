@@ -12,6 +12,7 @@ from ci_platform.api import people, problems, repositories, runs, streams
 from ci_platform.api.bodies import LimitBody
 from ci_platform.api.desk import Desk
 from ci_platform.api.document import describe_errors
+from ci_platform.api.headers import AnswerHeaders
 from ci_platform.commands import Commands
 from ci_platform.identity import Identity
 from ci_platform.live import Live
@@ -57,4 +58,5 @@ def create_api(
         app.include_router(part.router, prefix=PREFIX)
     describe_errors(app)
     app.add_middleware(LimitBody, bytes_max=body_bytes)
+    app.add_middleware(AnswerHeaders)
     return app

@@ -52,7 +52,9 @@ def problem(
     }
     if field is not None:
         body["field"] = field[:256].encode(errors="replace").decode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    # Said here too: a bug is answered outside of all middleware.
+    named = {"Cache-Control": "no-store"}
+    named |= {name.replace("_", "-"): value for name, value in headers.items()}
     return JSONResponse(body, status, named, MEDIA_TYPE)
 
 

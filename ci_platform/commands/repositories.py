@@ -48,6 +48,8 @@ class Repositories:
         """Remove a repository, its runs first; refused while one of them is not finished."""
         repository = self.parts.repository(actor, Action.DELETE_REPOSITORY, owner, name)
         self._delete_runs(repository)
+        for hook in self.parts.store.hooks.of_repository(repository.id):
+            self.parts.store.hooks.remove(hook.id)
         self.parts.repositories.delete(repository.id)
         self.parts.audit(actor, "repository deleted", repository.full_name)
 

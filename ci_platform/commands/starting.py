@@ -26,13 +26,17 @@ from ci_platform.model import (
 from ci_platform.ports import RunFilter
 
 PIPELINE_FILE = ".ci/pipeline.py"  # also the name of the pipeline of a run whose file does not load
+_PLACE = re.compile(r" \([^()]*, line \d+\)$")  # as SyntaxError says it once more
 _LINE = re.compile(r'File "[^"\n]*", line (\d+)')
 
 
 def described(parts: Parts, source: SourceFiles) -> Description:
-    """What the files say of themselves: asked of the sandbox once per code."""
+    """What the files say of themselves: asked of the sandbox once per code that loads.
+
+    Code that did not load is asked again: it may have hit a limit on a busy machine.
+    """
     known = parts.store.descriptions.get(source.digest)
-    if known is None:
+    if known is None or known.error is not None:
         known = parts.describe(source)
         parts.store.descriptions.put(source.digest, known)
     return known
@@ -57,7 +61,7 @@ def load_failure(error: ErrorInfo) -> str:
     """One line for the pusher: `… does not load: line 3: SyntaxError: invalid syntax`."""
     lines = _LINE.findall(error.traceback)
     where = f"line {lines[-1]}: " if lines else ""
-    message = error.message.splitlines()[0] if error.message else ""
+    message = _PLACE.sub("", error.message.splitlines()[0]) if error.message else ""
     return f"{PIPELINE_FILE} does not load: {where}{error.type}: {message}"[:1000]
 
 

@@ -43,15 +43,14 @@ class Identity:
     def sign_in(self, name: str, password: str, *, address: str = "") -> tuple[Session, str]:
         """Check a password: a new session and its cookie. Raises NotSignedIn, TooMany.
 
-        Tries are limited per name and per address; a right password clears the name's.
+        Failed tries are limited per name and per address.
         """
         keys = [f"name:{name.casefold()[:100]}"] + ([f"address:{address}"] if address else [])
-        self.throttle.check(*keys)
+        self.throttle.begin(*keys)
         found = self.store.user_by_name(name) if len(name) <= 100 else None
         if not verify_password(password, found[1] if found else None) or found is None:
-            self.throttle.failed(*keys)
             raise NotSignedIn("wrong name or password")
-        self.throttle.passed(keys[0])
+        self.throttle.passed(*keys)
         return self.sessions.issue(found[0].id)
 
     def of_session(self, session: Session | None) -> Actor:

@@ -64,34 +64,38 @@ class Throttle:
     _failed: OrderedDict[str, deque[int]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, *keys: str) -> None:
-        """Raise TooMany if one of the keys has used up its tries."""
+    def begin(self, *keys: str) -> None:
+        """Count a try, before it is known how it ends: many at once get no more than one by one.
+
+        Raises TooMany if one of the keys has used up its tries.
+        """
         with self._lock:
-            for key in keys:
-                tries = self._recent(key)
+            now_ms = self.clock.now_ms()
+            recent = [self._recent(key) for key in keys]
+            for tries in recent:
                 if len(tries) >= self.tries_max:
-                    wait_s = -(-(tries[0] + TRIES_WINDOW_MS - self.clock.now_ms()) // 1000)
+                    wait_s = -(-(tries[0] + TRIES_WINDOW_MS - now_ms) // 1000)
                     raise TooMany(
                         f"{self.tries_max} failed tries in {TRIES_WINDOW_MS // 60_000} minutes; "
                         f"try again in {wait_s} s"
                     )
-
-    def failed(self, *keys: str) -> None:
-        with self._lock:
-            for key in keys:
-                tries = self._recent(key)
-                tries.append(self.clock.now_ms())
+            for key, tries in zip(keys, recent, strict=True):
+                tries.append(now_ms)
                 self._failed[key] = tries
                 self._failed.move_to_end(key)
             while len(self._failed) > TRACKED_MAX:
                 self._failed.popitem(last=False)
 
-    def passed(self, key: str) -> None:
+    def passed(self, *keys: str) -> None:
+        """The try was right: it does not count."""
         with self._lock:
-            self._failed.pop(key, None)
+            for key in keys:
+                tries = self._failed.get(key)
+                if tries:
+                    tries.pop()
 
     def _recent(self, key: str) -> deque[int]:
-        tries = self._failed.get(key) or deque(maxlen=self.tries_max)
+        tries = self._failed.get(key, deque())
         oldest = self.clock.now_ms() - TRIES_WINDOW_MS
         while tries and tries[0] <= oldest:
             tries.popleft()

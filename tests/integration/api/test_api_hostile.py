@@ -19,6 +19,7 @@ def is_problem(answer: httpx.Response, status: int) -> bool:
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
     assert set(body) <= {"type", "title", "status", "detail", "field"}
+    assert answer.headers["cache-control"] == "no-store"
     assert body["type"].startswith("urn:sluice:problem:") and body["title"] and body["detail"]
     return bool(body["status"] == status)
 

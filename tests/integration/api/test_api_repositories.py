@@ -74,6 +74,13 @@ async def test_a_repository_with_a_live_run_is_not_deleted(front: Front) -> None
         assert (await client.get(f"/api/v1/runs/{run.id}")).status_code == 404
 
 
+async def test_the_webhooks_of_a_deleted_repository_are_gone(front: Front) -> None:
+    hook = front.hook(front.repository(pipeline=None))
+    async with front.client(front.token()) as client:
+        assert (await client.delete(HERE)).status_code == 204
+        assert (await client.post(f"/hooks/{hook.id}", json={})).status_code == 404
+
+
 async def test_a_fork_shares_the_files(front: Front) -> None:
     front.repository()
     async with front.client(front.token()) as client:

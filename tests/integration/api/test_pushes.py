@@ -120,6 +120,12 @@ def test_a_described_file_is_described_once(front: Front) -> None:
     assert front.sandbox.asked == 1
 
 
+def test_a_file_that_did_not_load_is_asked_again(front: Front) -> None:
+    repository = front.repository(pipeline=BROKEN)
+    front.push(repository, {"a": "1"})
+    assert front.sandbox.asked == 2
+
+
 def test_a_commit_is_kept_until_the_last_run_of_it_is_deleted(front: Front) -> None:
     repository = front.repository()
     first = front.finish(front.runs(repository)[0].id)

@@ -106,31 +106,41 @@ def test_a_password_has_8_to_256_characters(password: str) -> None:
 
 def test_tries_are_forgotten_after_their_window(clock: FakeClock) -> None:
     throttle = Throttle(clock, tries_max=2)
-    throttle.failed("name:a")
+    throttle.begin("name:a")
     clock.at_ms += TRIES_WINDOW_MS // 2
-    throttle.failed("name:a")
+    throttle.begin("name:a")
     with pytest.raises(TooMany):
-        throttle.check("name:b", "name:a")
+        throttle.begin("name:b", "name:a")
     clock.at_ms += TRIES_WINDOW_MS // 2
-    throttle.check("name:a")
+    throttle.begin("name:a")
 
 
-def test_a_right_password_clears_its_tries(clock: FakeClock) -> None:
-    throttle = Throttle(clock, tries_max=1)
-    throttle.failed("name:a", "address:1")
-    throttle.passed("name:a")
-    throttle.check("name:a")
+def test_a_right_password_does_not_count(clock: FakeClock) -> None:
+    throttle = Throttle(clock, tries_max=2)
+    for _ in range(10):
+        throttle.begin("name:a", "address:1")
+        throttle.passed("name:a", "address:1")
+    throttle.begin("name:b", "address:1")
+    throttle.begin("name:c", "address:1")
     with pytest.raises(TooMany):
-        throttle.check("address:1")
+        throttle.begin("name:a", "address:1")
+
+
+def test_tries_at_the_same_time_are_counted_before_they_end(clock: FakeClock) -> None:
+    throttle = Throttle(clock, tries_max=2)
+    throttle.begin("name:a")
+    throttle.begin("name:a")
+    with pytest.raises(TooMany):
+        throttle.begin("name:a")
 
 
 def test_the_throttle_remembers_a_bounded_number_of_names(clock: FakeClock) -> None:
     throttle = Throttle(clock, tries_max=1)
     for number in range(TRACKED_MAX + 1):
-        throttle.failed(f"name:{number}")
-    throttle.check("name:0")  # the oldest is forgotten
+        throttle.begin(f"name:{number}")
     with pytest.raises(TooMany):
-        throttle.check("name:1")
+        throttle.begin("name:1")
+    throttle.begin("name:0")  # the oldest is forgotten
 
 
 def test_secrets_differ_and_are_kept_as_sha_256() -> None:
