@@ -1,0 +1,121 @@
+"""A person with a browser: signs in by the one-time link, watches a run live, approves it.
+
+Real chromium, real server, real git client. The page is never reloaded. SLUICE_SCREENSHOTS names
+a directory to keep pictures in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.integration.test_serve import Serving, serve
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+WAIT_MS = 60_000
+PIPELINE = """
+from pipelines import Pipeline, on_push
+
+class Deploy(Pipeline):
+    triggers = [on_push()]
+
+    async def run(self, event, step):
+        await step.sh("test", "for n in 1 2 3 4 5 6; do echo line $n; sleep 0.5; done")
+        await step.approval("deploy to production", allow_self=True, timeout="7 days")
+        await step.sh("deploy", "echo deployed")
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    assert path is not None, "no chromium here: `make test` installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def picture(page: Page, name: str) -> None:
+    directory = os.environ.get("SLUICE_SCREENSHOTS")
+    if directory:
+        page.screenshot(path=str(Path(directory) / f"{name}.png"), full_page=True)
+
+
+def push(server: Serving, tree: Path) -> str:
+    """Push a new repository with git. Returns the address that git is told of."""
+    server.sluice("repo", "create", "acme/shop")
+    token = server.sluice("token", "create", "--name", "git", "--scope", "admin")
+    (tree / ".ci").mkdir(parents=True)
+    (tree / ".ci" / "pipeline.py").write_text(PIPELINE)
+    git = ["git", "-C", str(tree), "-c", "user.name=Ana", "-c", "user.email=ana@localhost"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *arguments], check=True)
+    remote = server.url.replace("://", f"://ana:{token}@") + "/acme/shop.git"
+    said = subprocess.run(
+        [*git, "push", remote, "main"], check=True, capture_output=True, text=True
+    ).stderr
+    found = re.search(r"run #1 started, (http\S+)", said)
+    assert found is not None, said
+    return found.group(1)
+
+
+def test_a_person_watches_a_run_and_approves_it_without_reloading(
+    tmp_path: Path, chromium: Browser, guest_cache: Path
+) -> None:
+    with serve(tmp_path / "data") as server:
+        link = re.search(r"http\S+/setup/\S+", server.errors())
+        assert link is not None
+        page = chromium.new_page(color_scheme="light", viewport={"width": 1200, "height": 800})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else 0)
+        page.set_default_timeout(WAIT_MS)
+        page.goto(link.group())
+        page.get_by_label("Name").fill("ana")
+        page.get_by_label("Password", exact=True).first.fill("correct horse battery")
+        page.get_by_role("button", name="Create admin").click()
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+        page.goto(push(server, tmp_path / "tree"))
+        page.evaluate("window.neverReloaded = true")
+        head = page.locator("#run-head")
+        expect(head).to_have_attribute("data-state", re.compile("queued|running"))
+        expect(page.get_by_text("line 2", exact=True)).to_be_visible(timeout=WAIT_MS)
+        assert page.get_by_text("line 6", exact=True).count() == 0, "the log came all at once"
+        picture(page, "run-running")
+        expect(page.get_by_text("line 6", exact=True)).to_be_visible(timeout=WAIT_MS)
+        expect(head).to_have_attribute("data-state", "waiting", timeout=WAIT_MS)
+        gate = page.get_by_role("region", name="Approval wanted: deploy to production")
+        expect(gate).to_be_visible()
+        assert page.evaluate("window.neverReloaded"), "the page was loaded again"
+        picture(page, "run-waiting")
+
+        gate.get_by_label("Comment").fill("looks good")
+        gate.get_by_role("button", name="Approve deploy to production").click()
+        page.wait_for_load_state("domcontentloaded")
+        page.evaluate("window.neverReloaded = true")
+        expect(head).to_have_attribute("data-state", "passed", timeout=WAIT_MS)
+        assert page.evaluate("window.neverReloaded"), "the page was loaded again"
+        expect(page.get_by_role("region", name="Approved: deploy to production")).to_contain_text(
+            "looks good"
+        )
+        picture(page, "run-passed")
+        page.goto(server.url)
+        expect(page.get_by_role("link", name=re.compile("#1")).first).to_be_visible()
+        picture(page, "home")
+        assert problems == []
+        page.close()
