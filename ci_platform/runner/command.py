@@ -146,6 +146,9 @@ def see_through(
     try:
         _loop(watcher)
         watcher.tell()
+        late = process.excess() if watcher.excess is None else None
+        if late is not None:  # the kernel was faster than the watch
+            watcher.end(late, politely=False)
     finally:
         process.kill()
     return Ending(process.wait(), watcher.excess, watcher.tail.decode(errors="replace"))

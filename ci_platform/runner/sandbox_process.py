@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 
 from ci_platform.errors import RunnerUnavailable
+from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.egress import PORT, Egress, Rules
 from ci_platform.runner.launch import Exit, Launch
 from ci_platform.runner.limits import Excess, RunnerLimits
@@ -45,6 +46,7 @@ class SandboxProcess:
         """`files`: the contents of descriptors 3, 4, and from 7 on; see bubblewrap.py."""
         self._ours = ExitStack()
         self._launch = launch
+        self._cgroup: Cgroup | None = None
         self._egress: Egress | None = None
         self._own_uid = uid is not None
         self._limits = limits
@@ -92,6 +94,11 @@ class SandboxProcess:
         listener = self._launch.listen(self.init, PORT)
         self._egress = Egress(listener, rules, self._limits)
 
+    def enter(self, cgroup: Cgroup) -> None:
+        """Put the sandbox under a control group, which ends with it."""
+        self._cgroup = cgroup
+        cgroup.add(self.init)
+
     def go(self, disk: Disk) -> None:
         """Let the command run."""
         self._disk = disk
@@ -108,6 +115,10 @@ class SandboxProcess:
 
     def excess(self) -> Excess | None:
         assert self._disk is not None, "the command was let go"
+        enforced = self._cgroup.excess() if self._cgroup else None
+        if enforced is not None:
+            self._killed = True  # by the kernel, maybe
+            return enforced
         try:
             found = self._namespace.excess(self._limits)
         except FileNotFoundError:  # ended meanwhile
@@ -161,6 +172,8 @@ class SandboxProcess:
         if self._egress is not None:
             self._egress.close()
         self._launched.kill()
+        if self._cgroup is not None:
+            self._cgroup.close()
         self._ours.close()
 
     def _pipe(self, theirs: ExitStack) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec, Trees
-from ci_platform.runner import bubblewrap, seccomp
+from ci_platform.runner import bubblewrap, cgroups, seccomp
+from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.command import Process, see_through
 from ci_platform.runner.egress import Rules, parse_host, proxy_variables
 from ci_platform.runner.execution import SHELLS, Execution
@@ -76,6 +77,7 @@ class SandboxRunner:
         named = {"jobs": jobs}
         if self._binary is not None:
             named |= bubblewrap.shared(self._binary, self._toolchains)
+        self._cgroup = cgroups.find()
         self._launch = Launch(named)
         self._filter = seccomp.program(platform.machine())
 
@@ -116,7 +118,8 @@ class SandboxRunner:
         return {
             "bubblewrap": f"{binary.path} ({binary.origin})" if binary else "none",
             "identity": "a uid for each command" if os.getuid() == 0 else "the server's own uid",
-            "limits": "resource limits and a watch",
+            "limits": "resource limits and a watch"
+            + (f", and control groups in {self._cgroup}" if self._cgroup else ""),
             "network": "through the proxy" if self._network else "none",
             "toolchains": ", ".join(str(path) for path in self._toolchains) or "the system's",
         }
@@ -151,6 +154,8 @@ class SandboxRunner:
     ) -> Iterator[Process]:
         process = self._held(spec, workspace)
         try:
+            if self._cgroup is not None:
+                process.enter(Cgroup(self._cgroup, workspace.name, self._limits))
             if spec.network:
                 process.open_network(self._rules(spec))
             wait_for_tick(before)
