@@ -6,28 +6,23 @@ pays for neither. Nothing else makes these parts. The processes around them are 
 
 from __future__ import annotations
 
-import getpass
 import hmac
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import obstore.store
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 from ci_platform.api import create_api
-from ci_platform.client import Client
 from ci_platform.commands import Commands, Limits, Parts
 from ci_platform.config import Config
-from ci_platform.data_lock import running_url
 from ci_platform.errors import InvalidRequest, SluiceError
 from ci_platform.git_door import GitAccess, PushListener
-from ci_platform.identity import Identity, Sessions, console
+from ci_platform.identity import Identity, Sessions
 from ci_platform.keys import derive, master_secret
 from ci_platform.live import Live
 from ci_platform.metrics import CONTENT_TYPE, AsgiApp, Metrics, Receive, Scope, Send
@@ -223,7 +218,7 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
 # --- the application ------------------------------------------------------------------------------
 
 
-def create_asgi(platform: Platform, *, acting_as: Actor | None = None) -> AsgiApp:
+def create_asgi(platform: Platform, *, acting_as: Actor | None = None) -> Front:
     """Everything under one address: git, API, webhooks, pages, health and metrics.
 
     `acting_as` is for this process alone: whoever can call the application without a network. A
@@ -253,9 +248,10 @@ def create_asgi(platform: Platform, *, acting_as: Actor | None = None) -> AsgiAp
 class Front:
     """Sends each request to the part it is for, by its path."""
 
-    def __init__(self, platform: Platform, *, git: AsgiApp, api: AsgiApp, pages: AsgiApp) -> None:
+    def __init__(self, platform: Platform, *, git: GitHttp, api: AsgiApp, pages: AsgiApp) -> None:
         self._platform = platform
-        self._areas = {"api": api, "hooks": api, "pages": pages, "git": git}
+        self._git = git
+        self._areas: dict[str, AsgiApp] = {"api": api, "hooks": api, "pages": pages, "git": git}
         self._metrics = Metrics(platform.store.runs, platform.clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -268,6 +264,10 @@ class Front:
             return
         area = self._area(scope["path"])
         await self._metrics.measure(area, self._areas[area], scope, receive, send)
+
+    def close(self) -> None:
+        """Let the git requests in work end. The platform stays its owner's."""
+        self._git.close()
 
     def _area(self, path: str) -> str:
         if path.startswith("/api/v1/") or path == "/api/v1":
@@ -299,50 +299,6 @@ class Front:
                     "a bearer token is needed\n", 401, {"WWW-Authenticate": "Bearer"}
                 )
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
-
-
-# --- for the command line -------------------------------------------------------------------------
-
-
-def beside_server(config: Config) -> Config:
-    """The config, with the address of the server that uses the same directory now, if any."""
-    if config.url is not None:
-        return config
-    return config.model_copy(update={"url": running_url(config.data)})
-
-
-@contextmanager
-def local_client(config: Config) -> Iterator[Client]:
-    """The API of a deployment whose files are ours, acting as their owner."""
-    platform = open_platform(beside_server(config))
-    try:
-        with client_of(platform) as client:
-            yield client
-    finally:
-        platform.close()
-
-
-def client_of(platform: Platform, *, acting_as: Actor | None = None) -> Client:
-    """The API of an open platform, without a network in between; acts as the machine's owner."""
-    application = create_asgi(platform, acting_as=acting_as or console(owner_name()))
-    return Client.local(httpx.ASGITransport(app=application), platform.config.base_url)
-
-
-def owner_name() -> str:
-    """How whoever uses this machine's console is called in journals."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return f"uid {os.getuid()}"
-
-
-def setup_link(config: Config) -> str | None:
-    """A new one-time link for the first admin; None once there is one."""
-    platform = open_platform(beside_server(config))
-    try:
-        return setup_url(platform)
-    finally:
-        platform.close()
 
 
 def setup_url(platform: Platform) -> str | None:

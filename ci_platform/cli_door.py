@@ -40,10 +40,10 @@ def lazy(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from ci_platform import app, client, terminal
+    from ci_platform import client, console, terminal
 else:
-    app, client, terminal = map(
-        lazy, ("ci_platform.app", "ci_platform.client", "ci_platform.terminal")
+    client, console, terminal = map(
+        lazy, ("ci_platform.client", "ci_platform.console", "ci_platform.terminal")
     )
 
 DONE, RUN_FAILED, USAGE, REFUSED, PLATFORM_FAILED = range(5)  # exit codes
@@ -77,7 +77,7 @@ class Door:
             with client.Client.remote(self.url, self.token) as remote:
                 yield remote
             return
-        with app.local_client(self.config()) as inside:
+        with console.local_client(self.config()) as inside:
             yield inside
 
 

@@ -13,10 +13,10 @@ from ci_platform.cli_door import AsJson, Name, lazy, show, wants_json
 from ci_platform.errors import Forbidden
 
 if TYPE_CHECKING:
-    from ci_platform import app, client, terminal
+    from ci_platform import client, console, terminal
 else:
-    app, client, terminal = map(
-        lazy, ("ci_platform.app", "ci_platform.client", "ci_platform.terminal")
+    client, console, terminal = map(
+        lazy, ("ci_platform.client", "ci_platform.console", "ci_platform.terminal")
     )
 
 token = typer.Typer(help="Tokens for git and the API.", no_args_is_help=True)
@@ -113,7 +113,7 @@ def set_role(
 @user.command("link")
 def setup_link(context: typer.Context, as_json: AsJson = False) -> None:
     """Make a new one-time link with which the first admin signs in."""
-    link = app.setup_link(context.obj.config())
+    link = console.setup_link(context.obj.config())
     if link is None:
         raise Forbidden("there are users already: sign in, or use `sluice user create`")
     show(context, {"url": link}, as_json, link)

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.text import Text
 
 from ci_platform import terminal
-from ci_platform.app import local_client, setup_link
 from ci_platform.client import Client, repo_path, run_path, segment
 from ci_platform.config import read_config
+from ci_platform.console import local_client, setup_link
 from ci_platform.errors import InternalError, InvalidRequest
 from ci_platform.guest import build_guest
 from ci_platform.model import Json

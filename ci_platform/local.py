@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.prompt import Confirm
 
 from ci_platform import terminal
-from ci_platform.app import Platform, client_of, open_platform, owner_name, runner_of
+from ci_platform.app import Platform, open_platform, runner_of
 from ci_platform.client import Client, repo_path, run_path, segment
 from ci_platform.config import read_config
+from ci_platform.console import client_of, owner_name
 from ci_platform.errors import InvalidRequest
 from ci_platform.guest import build_guest
 from ci_platform.identity import console

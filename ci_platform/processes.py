@@ -49,8 +49,9 @@ def run_web(config: Config, *, listener: socket.socket, ready: Callable[[], None
     """Serve on the listener until told to stop."""
     log_to_stderr("web", as_json=config.log_json)
     platform = open_platform(config)
+    front = create_asgi(platform)
     settings = uvicorn.Config(
-        create_asgi(platform),
+        front,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -68,6 +69,7 @@ def run_web(config: Config, *, listener: socket.socket, ready: Callable[[], None
     try:
         Server(settings, ready).run(sockets=[listener])
     finally:
+        front.close()
         platform.close()
 
 
