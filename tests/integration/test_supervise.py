@@ -137,7 +137,9 @@ print("goes on", flush=True)
 """
 
 
-@pytest.mark.parametrize(("supervisor_pid", "said"), [(os.getpid(), b"goes on\n"), (1, b"")])
+@pytest.mark.parametrize(
+    ("supervisor_pid", "said"), [(os.getpid(), b"goes on\n"), (1, b"")], ids=["there", "gone"]
+)
 def test_a_child_whose_supervisor_is_gone_already_ends_at_once(
     supervisor_pid: int, said: bytes
 ) -> None:
