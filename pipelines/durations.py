@@ -25,6 +25,8 @@ _UNITS_MS = {
     604_800_000: ("w", "week", "weeks"),
 }
 _UNIT_MS = {word: size for size, words in _UNITS_MS.items() for word in words}
+_READ: dict[str, float] = {}  # texts read before: a step in a loop says the same each time
+READ_MAX = 256
 _PERIOD = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)\s*", re.ASCII)
 _EXAMPLE = 'such as "10 s", "5 minutes", "24 hours" or "7 days", or seconds as a number'
 
@@ -53,13 +55,19 @@ def _raw_ms(value: Duration, argument: str) -> float:
         return value * 1000
     if not isinstance(value, str):
         raise TypeError(f"{argument} must be a duration {_EXAMPLE}, got {_kind(value)}")
+    known = _READ.get(value)
+    if known is not None:
+        return known
     match = _PERIOD.fullmatch(value)
     if match is None:
         raise ValueError(f"{argument} must be a duration {_EXAMPLE}, got {value[:80]!r}")
     unit = _UNIT_MS.get(match[2].lower())
     if unit is None:
         raise ValueError(f"{argument} has the unknown unit {match[2][:40]!r}: write {_EXAMPLE}")
-    return float(match[1]) * unit
+    found = float(match[1]) * unit
+    if len(_READ) < READ_MAX:
+        _READ[value] = found
+    return found
 
 
 def instant_ms(value: Instant, argument: str) -> int:

@@ -61,10 +61,16 @@ class GuestClock:
         self._host.sleep(int(seconds * 1000) + 1)
 
 
+class Log(Protocol):
+    """Where prints go."""
+
+    def log(self, step: str, stream: str, text: str) -> None: ...
+
+
 class Output(io.TextIOBase):
     """sys.stdout or sys.stderr: text goes to the log of the step that printed it."""
 
-    def __init__(self, host: GuestHost, stream: str) -> None:
+    def __init__(self, host: Log, stream: str) -> None:
         self._host = host
         self._stream = stream
         self._step = RUN_LOG

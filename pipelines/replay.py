@@ -29,6 +29,8 @@ from pipelines.wire import TIMER_NAME, VALUE_BYTES_MAX, Json
 Answer: TypeAlias = dict[str, Json]
 Main: TypeAlias = Callable[[], Coroutine[Json, Json, Json]]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 SUSPENDED: Answer = {"suspended": True}
 
 
@@ -131,7 +133,7 @@ class Replay:
         self._requests: dict[Key, tuple[Request, StepFuture]] = {}
         self._waiting = 0  # requests without an end that somebody waits for
         self._asked: deque[Request] = deque()  # strict: not matched yet, in the order asked
-        self._out: dict[tuple[str, Key], str] = {}  # commands for the host, in order
+        self._out: dict[tuple[str, Key], Mapping[str, Json] | str] = {}  # for the host, in order
         self._fatal: Mapping[str, Json] | None = None
         self._main: asyncio.Task[Json] | None = None
 
@@ -205,7 +207,7 @@ class Replay:
         return self._asked_host or frontier == 0 or self._seq > frontier
 
     def _send(self, op: str, key: Key, **fields: Json) -> None:
-        self._out[op, key] = json.dumps({"op": op, "key": key, **fields}, separators=(",", ":"))
+        self._out[op, key] = fields
 
     # --- the activation ---
 
@@ -276,13 +278,16 @@ class Replay:
     def _take_commands(self) -> list[str]:
         """What the host must hear. A step abandoned before the host knew of it never was."""
         commands = []
-        for (op, key), text in self._out.items():
+        for (op, key), fields in self._out.items():
             request, _ = self._requests[key]
             if request.abandoned and not request.sent:
                 continue
             if op == "start":
                 request.sent = True
-            commands.append(text)
+            if isinstance(fields, str):
+                commands.append(fields)
+            else:  # encoded only now: most commands of a replay are never sent
+                commands.append(_encode({"op": op, "key": key, **fields}))
         self._out.clear()
         if self._asked:
             self._asked = deque(each for each in self._asked if each.sent)

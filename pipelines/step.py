@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from types import FunctionType
 from typing import TypeAlias, TypeVar, overload
 
 from pipelines.bodies import Work
@@ -27,6 +28,7 @@ Call: TypeAlias = Coroutine[Json, Json, T]
 
 DO_RETRY = Retry()
 NO_RETRY = Retry(limit=0)
+_DO_RETRIES = DO_RETRY.config()
 SCRIPT_MAX = 256 * 1024  # characters
 VALUE_MAX = 32 * 1024  # characters of an environment variable
 APPROVERS_MAX = 100
@@ -93,7 +95,7 @@ class Step:
         the step. `fn` may be sync or async and may take `ctx`.
         """
         config = {
-            "retries": retry("retries", retries).config(),
+            "retries": _DO_RETRIES if retries is DO_RETRY else retry("retries", retries).config(),
             "timeout_ms": duration_ms(timeout, "timeout", least_ms=1),
             "sensitive": flag("sensitive", sensitive),
             "rollback": False,
@@ -302,6 +304,10 @@ def _body(fn: Callable[..., Json]) -> Callable[[StepContext], Json]:
         if inspect.iscoroutine(fn):
             fn.close()
         raise TypeError(f"fn must be a function, got {type(fn).__name__}{hint}")
+    if isinstance(fn, FunctionType):
+        code = fn.__code__
+        if not code.co_argcount and not code.co_kwonlyargcount:  # most bodies, and much faster
+            return lambda ctx: fn()
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature
