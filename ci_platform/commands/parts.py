@@ -29,7 +29,7 @@ class Limits:
     comment_chars: int = 4000
     refs_per_push: int = 50  # a push of a thousand branches starts no thousand runs
     append_tries: int = 50  # a run that changes faster than that is told to come back later
-    hook_tries: int = 6  # of the work of one delivery
+    hook_tries: int = 12  # of the work of one delivery: nearly three hours
 
 
 @dataclass(frozen=True, slots=True)
