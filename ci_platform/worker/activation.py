@@ -14,6 +14,7 @@ from typing import TypeAlias
 from ci_platform.engine import Decision, Pen, RunView, accept, fold, propose, refused, settle
 from ci_platform.errors import InternalError, LeaseLost, PipelineError
 from ci_platform.model import (
+    RUN_LOG,
     Command,
     Entry,
     EntryKind,
@@ -159,9 +160,21 @@ class Session:
     def log(self, step: str, stream: str, text: str) -> None:
         log = self._logs.get(step)
         if log is None:
-            log = self._logs[step] = self._spool.open(self.run.id, step)
-            log.bytes_max = min(log.bytes_max, PRINTED_MAX)
+            # A hostile guest may name any step: what is not the log of a body of this run goes to
+            # the run's own, so that there are no more logs than steps.
+            name = step if self._prints(step) else RUN_LOG
+            log = self._logs.get(name)
+            if log is None:
+                log = self._logs[name] = self._spool.open(self.run.id, name)
+                log.bytes_max = min(log.bytes_max, PRINTED_MAX)
         log.write(stream, text)
+
+    def _prints(self, step: str) -> bool:
+        try:
+            key = StepKey.parse(step)
+        except ValueError:
+            return False
+        return key.kind is StepKind.DO and key in self.view.steps
 
     def close(self) -> None:
         """Write the rest of the logs."""

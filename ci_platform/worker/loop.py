@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ from ci_platform.worker.pushes import PendingPushes
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 
-IDLE_MS_MIN = 5  # a timer that fell due since the claim
 BLOCKED_MS = 50  # what is due and waits for a place, or for its repository's turn
+GATHER_SECONDS = 0.003  # with most places taken: let more fall free, for one claim to fill
+DEAF_SECONDS = 0.002  # after a ring: the bell rings for every commit, and a burst is one
 STOPPING_MS = 15_000  # for commands to end once they were told to: TERM, 10 s, KILL
 
 _log = logging.getLogger(__name__)
@@ -108,8 +110,7 @@ class Worker:
         try:
             while not stop.is_set():
                 self._wake.clear()
-                self._hand_out(runs, commands)
-                self._wake.wait(self._idle_seconds(runs, commands))
+                self._wake.wait(self._turn(runs, commands) / 1000)
         finally:
             self._drain(runs, commands)
             ended.set()
@@ -119,33 +120,38 @@ class Worker:
             bell.close()
             self._spool.flush()
 
-    def _hand_out(self, runs: Slots[Claim], commands: Slots[Operation]) -> None:
-        """Claim for the places that are free. What is left over is claimed when one falls free."""
-        try:
-            if free := runs.free:
-                for claim in self.activations.claim(free):
-                    runs.put(self.activations.execute, claim)
-            if free := commands.free:
-                for operation in self.operations.claim(free):
-                    commands.put(self.operations.execute, operation)
-        except SluiceError as error:
-            _log.warning("cannot claim: %s", error)
-
-    def _idle_seconds(self, runs: Slots[Claim], commands: Slots[Operation]) -> float:
-        """Until the next timer is due, but no longer than the slow poll."""
+    def _turn(self, runs: Slots[Claim], commands: Slots[Operation]) -> int:
+        """Claim what is due for the places that are free. Returns how many milliseconds to wait
+        for the bell, or for a place, before the next turn."""
         tools = self._tools
         poll_ms = tools.settings.poll_ms
         if runs.free == 0 and commands.free == 0:
-            return poll_ms / 1000  # whatever is due waits for a place, which rings
+            return poll_ms
         try:
+            # One look at an index tells most rings, which are not for workers, from the others.
             next_ms = tools.store.runs.next_ready_ms()
+            wait_ms = poll_ms if next_ms is None else next_ms - tools.clock.now_ms()
+            if wait_ms > 0:
+                return min(wait_ms, poll_ms)
+            if runs.free * 2 < runs.places:
+                time.sleep(GATHER_SECONDS)
+            return 0 if self._hand_out(runs, commands) else min(BLOCKED_MS, poll_ms)
         except SluiceError as error:
-            _log.warning("cannot ask what is due next: %s", error)
-            next_ms = None
-        if next_ms is None:
-            return poll_ms / 1000
-        least_ms = IDLE_MS_MIN if runs.free and commands.free else BLOCKED_MS
-        return min(poll_ms, max(least_ms, next_ms - tools.clock.now_ms())) / 1000
+            _log.warning("cannot claim: %s", error)
+            return poll_ms
+
+    def _hand_out(self, runs: Slots[Claim], commands: Slots[Operation]) -> bool:
+        """Claim and start. True if there was anything."""
+        claimed = 0
+        if free := runs.free:
+            for claim in self.activations.claim(free):
+                runs.put(self.activations.execute, claim)
+                claimed += 1
+        if free := commands.free:
+            for operation in self.operations.claim(free):
+                commands.put(self.operations.execute, operation)
+                claimed += 1
+        return claimed > 0
 
     def _start_threads(
         self, bell: Bell, stop: threading.Event, ended: threading.Event
@@ -155,6 +161,7 @@ class Worker:
         def listen() -> None:
             if bell.wait(settings.poll_ms / 1000):
                 self._wake.set()
+                ended.wait(DEAF_SECONDS)
 
         def watch_stop() -> None:
             stop.wait()

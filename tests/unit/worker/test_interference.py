@@ -421,3 +421,17 @@ def test_the_in_process_sandbox_describes_what_a_file_declares() -> None:
     broken = InProcessSandbox().describe(world.source.load(REPOSITORY, COMMIT))
     assert broken.error is not None and broken.error.type == "ZeroDivisionError"
     assert StartStep is type(start_do("x"))
+
+
+def test_a_guest_cannot_open_logs_of_steps_that_are_not_its_own() -> None:
+    def play(activation: Activation, host: ActivationHost) -> Outcome:
+        host.next([start_do("build"), start_sleep("nap", 60_000)])
+        for step in ("do:build", "sleep:nap", "do:ghost", "sh:deploy", "$run", "", "x" * 600):
+            host.log(step, "stdout", f"{step[:9]}\n")
+        host.next([FinishAttempt(StepKey.parse("do:build"), 1)])
+        return Returned(None)
+
+    world = scripted(play)
+    run_id = world.start()
+    world.work()
+    assert world.store.logs.steps(run_id) == {"$run": 6, "do:build": 1}
