@@ -37,6 +37,7 @@ class PacketReader:
         """`read(n)` answers at least one byte unless at the end, never more than n."""
         self._read = read
         self._ahead = b""
+        self._position = 0  # in what was read ahead
 
     def line(self) -> bytes | Mark:
         head = self._exactly(4)
@@ -64,20 +65,22 @@ class PacketReader:
 
     def rest(self) -> Iterator[bytes]:
         """What follows the packets, in chunks."""
-        if self._ahead:
-            chunk, self._ahead = self._ahead, b""
-            yield chunk
+        if self._position < len(self._ahead):
+            yield self._ahead[self._position :]
+            self._ahead, self._position = b"", 0
         while chunk := self._read(_READ_BYTES):
             yield chunk
 
     def _exactly(self, count: int) -> bytes:
-        while len(self._ahead) < count:
+        while len(self._ahead) - self._position < count:
             chunk = self._read(_READ_BYTES)
             if not chunk:
                 break
-            self._ahead += chunk
-        taken, self._ahead = self._ahead[:count], self._ahead[count:]
-        return taken
+            self._ahead = self._ahead[self._position :] + chunk
+            self._position = 0
+        start = self._position
+        self._position = min(start + count, len(self._ahead))
+        return self._ahead[start : self._position]
 
 
 def packet(line: bytes) -> bytes:

@@ -277,6 +277,9 @@ def test_a_push_over_a_limit_is_explained_in_the_terminal(tmp_path: Path) -> Non
         world.commit("large", {"a.bin": os.urandom(350_000)})
         output = world.git("push", "origin", "main", cwd="large", ok=False)
         assert "larger than 300000 bytes, which is the limit of one push (push_bytes)" in output
+        world.commit("large", {"a.bin": os.urandom(5_000_000)})  # sent in chunks, still coming
+        output = world.git("push", "origin", "main", cwd="large", ok=False)
+        assert "which is the limit of one push (push_bytes)" in output
         world.work("many", url)
         world.commit("many", {"a.bin": os.urandom(250_000)})
         world.git("push", "origin", "main", cwd="many")
