@@ -101,7 +101,7 @@ class Execution:
             detail = f"cwd {spec.cwd!r} is not a directory in the workspace."
             return _ended(Excess("invalid", detail), output), False
         try:
-            before = scan(workspace.root, self._limits)
+            before = workspace.manifest or scan(workspace.root, self._limits)
         except TooManyFiles as error:
             return _ended(Excess("files", str(error)), output), False
         if stop():
@@ -150,6 +150,7 @@ class Execution:
         changes = compare(before, after)
         layer = self._layers.save(workspace.root, changes, after) if changes else None
         if after.plain:
+            workspace.manifest = after  # nothing runs in it until the next command
             base = (*spec.base, layer) if layer else tuple(spec.base)
             self._workspaces.keep(workspace, spec, base)
         return replace(result, outputs=outputs, layer=layer), after.plain

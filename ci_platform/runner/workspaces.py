@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandSpec
 from ci_platform.runner.layers import LayerStore
-from ci_platform.runner.manifest import walk
+from ci_platform.runner.manifest import Manifest, walk
+from ci_platform.runner.trash import Trash
 from ci_platform.runner.trees import TreeCache
 
 KEPT_MAX = 4  # workspaces kept for a next step
@@ -46,6 +47,7 @@ class Workspace:
     root: int  # descriptor of FILES
     uid: int | None
     uid_lock: int | None
+    manifest: Manifest | None = None  # what is in it, if that is known without looking
 
     @property
     def files(self) -> Path:
@@ -69,6 +71,7 @@ class Workspaces:
         self._kept: dict[State, Workspace] = {}  # oldest first
         jobs.mkdir(parents=True, exist_ok=True)
         jobs.chmod(0o711)
+        self._trash = Trash(jobs.with_name("trash"))
         self._sweep()
 
     def take(self, spec: CommandSpec) -> Workspace:
@@ -81,7 +84,9 @@ class Workspaces:
             if there is None:
                 self._cache.checkout(spec.repository_id, spec.commit, workspace.files)
             missing = wanted.base[len(there.base) if there else 0 :]
-            self._layers.restore(workspace.root, missing)
+            if missing:
+                workspace.manifest = None
+                self._layers.restore(workspace.root, missing)
             if workspace.uid is not None and (there is None or missing):
                 _give_to(workspace.root, workspace.uid)
             _empty_file(workspace)
@@ -108,10 +113,12 @@ class Workspaces:
             self.drop(old)
 
     def drop(self, workspace: Workspace) -> None:
-        remove_tree(self._jobs, workspace.name)
-        for fd in (workspace.root, workspace.lock, workspace.uid_lock):
-            if fd is not None:
-                os.close(fd)
+        os.close(workspace.root)
+        try:
+            self._trash.throw(workspace.directory, workspace.lock)
+        finally:
+            if workspace.uid_lock is not None:
+                os.close(workspace.uid_lock)
 
     def close(self) -> None:
         with self._lock:
@@ -119,6 +126,7 @@ class Workspaces:
             self._kept.clear()
         for workspace in kept:
             self.drop(workspace)
+        self._trash.close()
 
     def _take_kept(self, wanted: State) -> tuple[Workspace | None, State | None]:
         """The kept workspace of this run that already holds most of the base."""
@@ -179,11 +187,11 @@ class Workspaces:
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(self._jobs, directory.name)
-            except (BlockingIOError, FileNotFoundError):
-                continue
-            finally:
+            except BlockingIOError:
                 os.close(fd)
+                continue
+            with suppress(FileNotFoundError):  # another worker swept it
+                self._trash.throw(directory, fd)
 
 
 def _locked(fd: int, directory: Path) -> bool:
@@ -212,52 +220,3 @@ def _give_to(root: int, uid: int) -> None:
     for path, found, _ in walk(root):
         if found.st_uid != uid:
             os.chown(path, uid, uid, dir_fd=root, follow_symlinks=False)
-
-
-def remove_tree(parent: Path, name: str) -> None:
-    """Remove a directory that a command filled, however deep or closed its directories are.
-
-    Directories are first moved up to one level, so neither recursion nor the length of a path
-    is a limit; `shutil.rmtree` fails for both.
-    """
-    top = os.open(parent / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fchmod(top, 0o700)
-        waiting = _clear(top, top, 0)
-        moved = len(waiting)
-        while waiting:
-            directory = waiting.pop()
-            _open_up(top, directory)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(directory, flags, dir_fd=top)
-            try:
-                below = _clear(fd, top, moved)
-            finally:
-                os.close(fd)
-            moved += len(below)
-            waiting += below
-            os.rmdir(directory, dir_fd=top)
-    finally:
-        os.close(top)
-    os.rmdir(parent / name)
-
-
-def _clear(directory: int, top: int, moved: int) -> list[str]:
-    """Unlink the files of a directory and move its directories to `top`; their new names."""
-    names: list[str] = []
-    with os.scandir(directory) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in found:
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-            continue
-        _open_up(directory, name)
-        names.append(f".removing-{moved + len(names)}")
-        os.rename(name, names[-1], src_dir_fd=directory, dst_dir_fd=top)
-    return names
-
-
-def _open_up(parent: int, name: str) -> None:
-    mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
-    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
-        os.chmod(name, 0o700, dir_fd=parent)

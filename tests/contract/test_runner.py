@@ -308,6 +308,7 @@ def test_nothing_is_left_on_disk_but_the_cache(world: World) -> None:
     world.runners[0].close()
     assert os.listdir(world.directory / "first/jobs") == []
     assert os.listdir(world.directory / "first/scratch") == []
+    assert os.listdir(world.directory / "first/trash") == []
 
 
 def test_workspaces_of_a_worker_that_died_are_swept(world: World) -> None:
@@ -315,4 +316,6 @@ def test_workspaces_of_a_worker_that_died_are_swept(world: World) -> None:
     left.mkdir(parents=True)
     (left / "x").touch()
     world.machine()
+    world.runners[0].close()
     assert os.listdir(world.directory / "first/jobs") == []
+    assert os.listdir(world.directory / "first/trash") == []

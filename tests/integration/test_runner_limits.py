@@ -30,6 +30,8 @@ LIMITS = RunnerLimits(
     tmp_bytes=16 << 20,
     grace_seconds=1.0,
 )
+pytestmark = pytest.mark.slow  # each bomb takes its seconds
+
 UID = 211_000  # of its own, so that the test can tell its processes
 ENDS_WITHIN_SECONDS = 8  # of which the command itself needs some; this machine may be busy
 
