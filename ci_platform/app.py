@@ -59,10 +59,16 @@ class LazySandbox:
         self._sandbox()
 
     def close(self) -> None:
-        with self._lock:
+        """End it. One that is being made is left alone: that may take a build, and it is no use
+        to anyone when this process ends."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self._made is not None:
                 self._made.close()
                 self._made = None
+        finally:
+            self._lock.release()
 
     def _sandbox(self) -> Sandbox:
         with self._lock:

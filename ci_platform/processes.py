@@ -79,10 +79,10 @@ def run_worker(config: Config, *, name: str | None) -> None:
     platform = open_platform(config, sandboxes=config.sandboxes_max)
     runner = runner_of(platform)
     tools = worker_tools(platform, runner, worker_id(config, name))
+    platform.store.runs.release(tools.id)  # of whoever had this place before us and died
+    warm(platform)  # may take a build; a stop signal until here ends the process at once
     stop = threading.Event()
     on_stop_signal(stop.set)
-    platform.store.runs.release(tools.id)  # of whoever had this place before us and died
-    warm(platform)
     try:
         Worker(tools).run_forever(stop)
     finally:
