@@ -5,7 +5,6 @@ Separate from model.py on purpose: what a client may rely on changes only here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import urlsplit, urlunsplit
 
@@ -503,7 +502,3 @@ class SystemAnswer(Answer):
 
 class AuditList(Answer):
     entries: list[dict[str, Json]]
-
-
-def summaries(runs: Iterable[Run], base_url: str) -> list[RunSummary]:
-    return [RunSummary.of(run, base_url) for run in runs]
