@@ -63,10 +63,15 @@ class SqlApprovalStore:
     def _read(
         self, statement: Select[tuple[object, ...]], asked: dict[str, object]
     ) -> list[Approval]:
-        with self._database.reading() as connection:
-            rows = connection.execute(statement, asked).all()
-            decisions = _decisions(connection, sorted({row.run_n for row in rows}))
-        return [_approval_of(row, decisions.get((row.run_n, key_of(row)), ())) for row in rows]
+        return self._database.read(lambda connection: _approvals(connection, statement, asked))
+
+
+def _approvals(
+    connection: Connection, statement: Select[tuple[object, ...]], asked: dict[str, object]
+) -> list[Approval]:
+    rows = connection.execute(statement, asked).all()
+    decisions = _decisions(connection, sorted({row.run_n for row in rows}))
+    return [_approval_of(row, decisions.get((row.run_n, key_of(row)), ())) for row in rows]
 
 
 def _decisions(

@@ -43,14 +43,16 @@ class SqlAuditStore:
     def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]:
         """Newest first: at_ms, actor, action, subject, detail."""
         check_limit(limit)
-        with self._database.reading() as connection:
-            return [
-                {
-                    "at_ms": row.at_ms,
-                    "actor": row.actor,
-                    "action": row.action,
-                    "subject": row.subject,
-                    "detail": unpack(row.detail),
-                }
-                for row in connection.execute(_LIST, {"count": limit})
-            ]
+        rows = self._database.read(
+            lambda connection: connection.execute(_LIST, {"count": limit}).all()
+        )
+        return [
+            {
+                "at_ms": row.at_ms,
+                "actor": row.actor,
+                "action": row.action,
+                "subject": row.subject,
+                "detail": unpack(row.detail),
+            }
+            for row in rows
+        ]

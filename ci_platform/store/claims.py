@@ -8,6 +8,8 @@ choice, and no run goes to two of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection, Select, bindparam, select
 
@@ -17,7 +19,7 @@ from ci_platform.ports import Claim, Clock
 from ci_platform.store import moves
 from ci_platform.store.codec import entry_columns, entry_of, pack_data, plain
 from ci_platform.store.database import Database
-from ci_platform.store.fair import CLAIM_MAX, Candidate, FairQueue
+from ci_platform.store.fair import CLAIM_MAX, FairQueue
 from ci_platform.store.journal import head_of, write_entries, write_moves
 from ci_platform.store.tables import ENTRIES, OPERATIONS, RUNS
 
@@ -65,29 +67,27 @@ class Leases:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
             now_ms = self._clock.now_ms()
-            with self._database.reading() as connection:
-                candidates = self._queue.candidates(
-                    connection, now_ms=now_ms, limit=limit * SPARES, after=self._served
-                )
+            look = partial(
+                self._queue.candidates, now_ms=now_ms, limit=limit * SPARES, after=self._served
+            )
+            candidates = self._database.read(look)
             if not candidates:
                 return []
-            choice = _Choice(candidates, limit)
-            claimed = self._database.write(
-                lambda connection, choice=choice, now_ms=now_ms: _claim(  # type: ignore[misc]
-                    connection, choice, worker, lease_ms=lease_ms, now_ms=now_ms
-                )
-            )
+            lease = _Lease(worker, lease_ms, now_ms)
+            ns = [candidate.n for candidate in candidates]
+            claimed = self._database.write(partial(_claim, ns=ns, limit=limit, lease=lease))
             if claimed:
                 self._served = claimed[-1][1].repository_id
-                return self._with_journals(claimed)
+                return self._database.read(partial(self._with_journals, claimed=claimed))
         return []
 
-    def _with_journals(self, claimed: Sequence[tuple[int, Run]]) -> list[Claim]:
-        with self._database.reading() as connection:
-            runs = self._inputs(connection, claimed)
-            journals: dict[int, list[Entry]] = {n: [] for n, _ in claimed}
-            for row in connection.execute(_JOURNALS, {"ns": list(journals)}):
-                journals[row.run_n].append(entry_of(row))
+    def _with_journals(
+        self, connection: Connection, claimed: Sequence[tuple[int, Run]]
+    ) -> list[Claim]:
+        runs = self._inputs(connection, claimed)
+        journals: dict[int, list[Entry]] = {n: [] for n, _ in claimed}
+        for row in connection.execute(_JOURNALS, {"ns": list(journals)}):
+            journals[row.run_n].append(entry_of(row))
         # Entries that somebody added behind the claim are told by a refused append, not here.
         return [
             Claim(run, journals[n][: run.last_seq])
@@ -121,24 +121,25 @@ def check_claim(worker: WorkerId, limit: int) -> None:
         raise InvalidRequest(f"limit is {limit}: expected 1 to {CLAIM_MAX}", field="limit")
 
 
-class _Choice:
-    """Candidates in the order they should be served."""
-
-    def __init__(self, candidates: Sequence[Candidate], limit: int) -> None:
-        self.ns = [candidate.n for candidate in candidates]
-        self.limit = limit
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    worker: WorkerId
+    lease_ms: int
+    now_ms: int
 
 
 def _claim(
-    connection: Connection, choice: _Choice, worker: WorkerId, *, lease_ms: int, now_ms: int
+    connection: Connection, *, ns: Sequence[int], limit: int, lease: _Lease
 ) -> list[tuple[int, Run]]:
-    rows = connection.execute(_LOCK_DUE, {"ns": choice.ns, "now": now_ms})
+    """Lease the first of the runs `ns` that are still free."""
+    rows = connection.execute(_LOCK_DUE, {"ns": ns, "now": lease.now_ms})
     free = {row.n: head_of(row) for row in rows}
-    chosen = [n for n in choice.ns if n in free][: choice.limit]
     claimed = []
     entries = []
-    for n in chosen:
-        run, entry = moves.claimed(free[n], worker, lease_ms=lease_ms, now_ms=now_ms)
+    for n in [n for n in ns if n in free][:limit]:
+        run, entry = moves.claimed(
+            free[n], lease.worker, lease_ms=lease.lease_ms, now_ms=lease.now_ms
+        )
         claimed.append((n, run))
         entries.append(entry_columns(n, entry, pack_data(entry.data, entry.kind)))
     write_entries(connection, entries)

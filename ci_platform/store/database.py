@@ -37,7 +37,7 @@ CONNECTIONS_MAX = 48  # beyond the web server's threads, so that none of them wa
 BUSY_SECONDS = 15  # how long a writer of SQLite waits for the writers before it
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60  # a statement of PostgreSQL that takes longer is ended
-WRITE_TRIES_MAX = 4  # after a deadlock, or a connection that broke before the commit
+TRIES_MAX = 4  # after a deadlock, or a connection that broke before the commit
 WAL_BYTES_KEPT = 4 << 20  # what the write-ahead file shrinks to after a burst
 _SCHEMA_LOCK = 0x511CE  # of PostgreSQL's advisory locks
 _RETRIED_STATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
@@ -61,11 +61,24 @@ class Database:
         self._writer = self.engine.execution_options(sluice_mode="write")
         self._turn = Turn(_beside(self.url, ".turn")) if self.sqlite else None
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection for reading; each statement sees what is committed when it starts."""
-        with _translated(), self._reader.connect() as connection:
-            yield connection
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`, which only reads; each statement sees what is committed when it starts. It
+        is run again on another connection when the server has ended this one.
+
+        Raises StoreUnavailable.
+        """
+        with _translated():
+            for _ in range(TRIES_MAX - 1):
+                try:
+                    return self._read_once(work)
+                except DBAPIError as error:
+                    if not _may_retry(error):
+                        raise
+            return self._read_once(work)
+
+    def _read_once(self, work: Callable[[Connection], T]) -> T:
+        with self._reader.connect() as connection:
+            return work(connection)
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction and commit it. It may be run again after a deadlock.
@@ -74,7 +87,7 @@ class Database:
         cannot hold, StoreUnavailable for everything else.
         """
         with _translated():
-            for _ in range(WRITE_TRIES_MAX - 1):
+            for _ in range(TRIES_MAX - 1):
                 try:
                     return self._write_once(work)
                 except DBAPIError as error:
@@ -110,8 +123,8 @@ class Database:
 
         Raises StoreUnavailable when it is another.
         """
-        with self._first_turn(), self.reading() as connection:
-            found = _schema_of(connection)
+        with self._first_turn():
+            found = self.read(_schema_of)
         if found is None:
             found = self.write(_create_schema)
         if found != SCHEMA_VERSION:

@@ -25,8 +25,9 @@ class SqlDescriptionStore:
         self._database = database
 
     def get(self, digest: str) -> Description | None:
-        with self._database.reading() as connection:
-            found = connection.execute(_GET, {"digest": digest}).scalar_one_or_none()
+        found = self._database.read(
+            lambda connection: connection.execute(_GET, {"digest": digest}).scalar_one_or_none()
+        )
         return None if found is None else description_of(unpack(found))
 
     def put(self, digest: str, description: Description) -> None:

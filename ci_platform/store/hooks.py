@@ -74,16 +74,16 @@ class SqlHookStore:
         self._database.write(lambda connection: connection.execute(HOOKS.insert(), columns))
 
     def get(self, hook_id: str) -> Hook:
-        with self._database.reading() as connection:
-            row = connection.execute(select(HOOKS).where(HOOKS.c.id == hook_id)).one_or_none()
+        statement = select(HOOKS).where(HOOKS.c.id == hook_id)
+        row = self._database.read(lambda connection: connection.execute(statement).one_or_none())
         if row is None:
             raise HookNotFound(f"no webhook has the id {hook_id}")
         return self._hook_of(row)
 
     def of_repository(self, repository_id: RepositoryId) -> list[Hook]:
-        statement = select(HOOKS).where(HOOKS.c.repository_id == repository_id)
-        with self._database.reading() as connection:
-            rows = connection.execute(statement.order_by(HOOKS.c.created_ms, HOOKS.c.id)).all()
+        ours = HOOKS.c.repository_id == repository_id
+        statement = select(HOOKS).where(ours).order_by(HOOKS.c.created_ms, HOOKS.c.id)
+        rows = self._database.read(lambda connection: connection.execute(statement).all())
         return [self._hook_of(row) for row in rows]
 
     def remove(self, hook_id: str) -> None:
@@ -97,8 +97,8 @@ class SqlHookStore:
         return self._note(delivery, pending=True)
 
     def pending(self, now_ms: int, *, limit: int = 100) -> list[Delivery]:
-        with self._database.reading() as connection:
-            rows = connection.execute(_PENDING, {"now": now_ms, "count": limit}).all()
+        asked = {"now": now_ms, "count": limit}
+        rows = self._database.read(lambda connection: connection.execute(_PENDING, asked).all())
         return [_delivery_of(row) for row in rows]
 
     def defer(self, hook_id: str, delivery_id: str, until_ms: int) -> None:

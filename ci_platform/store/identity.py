@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.engine import Connection
 
 from ci_platform.errors import Conflict
-from ci_platform.model import RepositoryId, Role, User, UserId
+from ci_platform.model import Json, RepositoryId, Role, User, UserId
 from ci_platform.ports import Clock, Token
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
@@ -42,18 +42,15 @@ class SqlIdentityStore:
         return user
 
     def user(self, user_id: UserId) -> User | None:
-        with self._database.reading() as connection:
-            row = connection.execute(select(USERS).where(USERS.c.id == user_id)).one_or_none()
+        row = self._one(select(USERS).where(USERS.c.id == user_id))
         return None if row is None else _user_of(row)
 
     def user_by_name(self, name: str) -> tuple[User, str | None] | None:
-        with self._database.reading() as connection:
-            row = connection.execute(select(USERS).where(USERS.c.name == name)).one_or_none()
+        row = self._one(select(USERS).where(USERS.c.name == name))
         return None if row is None else (_user_of(row), row.password_hash)
 
     def users(self) -> list[User]:
-        with self._database.reading() as connection:
-            return [_user_of(row) for row in connection.execute(select(USERS).order_by(USERS.c.id))]
+        return [_user_of(row) for row in self._all(select(USERS).order_by(USERS.c.id))]
 
     def set_password(self, user_id: UserId, password_hash: str) -> None:
         plain(password_hash, "password_hash")
@@ -76,9 +73,8 @@ class SqlIdentityStore:
         self._database.write(work)
 
     def roles(self, user_id: UserId) -> Mapping[RepositoryId, Role]:
-        with self._database.reading() as connection:
-            rows = connection.execute(select(ROLES).where(ROLES.c.user_id == user_id))
-            return {RepositoryId(row.repository_id): Role(row.role) for row in rows}
+        rows = self._all(select(ROLES).where(ROLES.c.user_id == user_id))
+        return {RepositoryId(row.repository_id): Role(row.role) for row in rows}
 
     def add_token(self, token: Token, digest: str) -> None:
         columns = {
@@ -95,27 +91,23 @@ class SqlIdentityStore:
         self._database.write(lambda connection: connection.execute(TOKENS.insert(), columns))
 
     def token(self, digest: str) -> Token | None:
-        with self._database.reading() as connection:
-            row = connection.execute(_BY_DIGEST, {"digest": digest}).one_or_none()
+        row = self._one(_BY_DIGEST, {"digest": digest})
         return None if row is None else _token_of(row)
 
     def tokens(self, user_id: UserId | None = None) -> list[Token]:
         statement = select(TOKENS).order_by(TOKENS.c.id)
         if user_id is not None:
             statement = statement.where(TOKENS.c.user_id == user_id)
-        with self._database.reading() as connection:
-            return [_token_of(row) for row in connection.execute(statement)]
+        return [_token_of(row) for row in self._all(statement)]
 
     def revoke_token(self, token_id: str) -> None:
         statement = TOKENS.delete().where(TOKENS.c.id == token_id)
         self._database.write(lambda connection: connection.execute(statement))
 
     def touch_token(self, token_id: str, at_ms: int) -> None:
-        with self._database.reading() as connection:
-            used_ms = connection.execute(
-                select(TOKENS.c.last_used_ms).where(TOKENS.c.id == token_id)
-            ).scalar()
-        if used_ms is not None and used_ms > at_ms - TOUCH_MS:
+        row = self._one(select(TOKENS.c.last_used_ms).where(TOKENS.c.id == token_id))
+        recent = row is not None and row.last_used_ms is not None
+        if row is None or (recent and row.last_used_ms > at_ms - TOUCH_MS):
             return
         statement = TOKENS.update().where(TOKENS.c.id == token_id).values(last_used_ms=at_ms)
         self._database.write(lambda connection: connection.execute(statement))
@@ -141,6 +133,16 @@ class SqlIdentityStore:
         )
         row = self._database.write(lambda connection: connection.execute(taken).one_or_none())
         return row.purpose if row is not None and row.expires_ms > now_ms else None
+
+    def _one(
+        self, statement: Select[tuple[Json, ...]], asked: Mapping[str, object] | None = None
+    ) -> Columns | None:
+        return self._database.read(
+            lambda connection: connection.execute(statement, asked).one_or_none()
+        )
+
+    def _all(self, statement: Select[tuple[Json, ...]]) -> Sequence[Columns]:
+        return self._database.read(lambda connection: connection.execute(statement).all())
 
 
 def _user_of(row: Columns) -> User:

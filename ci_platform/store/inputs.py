@@ -35,8 +35,7 @@ class InputCache:
         kept = self._find(run)
         if kept is not None:
             return kept
-        with database.reading() as connection:
-            whole = self.complete(connection, [(n, run)])[0]
+        whole = database.read(lambda connection: self.complete(connection, [(n, run)]))[0]
         return whole.payload, whole.event
 
     def complete(self, connection: Connection, runs: Sequence[tuple[int, Run]]) -> list[Run]:

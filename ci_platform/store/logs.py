@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import zstandard
-from sqlalchemy import Connection, and_, bindparam, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.errors import InvalidRequest, RunNotFound, SluiceError, TooLarge
-from ci_platform.model import LogLine, RunId
+from ci_platform.model import Json, LogLine, RunId
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
 from ci_platform.store.tables import LOG_CHUNKS, LOGS, RUNS
@@ -77,46 +77,24 @@ class SqlLogStore:
         """The next lines; fewer than `limit` when they are long, none only at the end."""
         check_limit(limit)
         asked = {"run_id": run_id, "step": step, "after": after, "count": limit}
-        with self._database.reading() as connection:
-            covered: list[int] = []
-            size = lines = 0
-            for first, last, bytes_ in connection.execute(_AFTER, asked):
-                if covered and size + bytes_ > READ_BYTES_MAX:
-                    break
-                covered.append(first)
-                size += bytes_
-                lines += last - max(first - 1, after)
-                if lines >= limit:
-                    break
-            found = _lines(connection, run_id, step, covered)
+        found = self._database.read(lambda connection: _read(connection, _AFTER, asked))
         return [line for line in found if line.number > after][:limit]
 
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
         """The last lines, in order; fewer than `limit` when they are long."""
         check_limit(limit)
         asked = {"run_id": run_id, "step": step, "count": limit}
-        with self._database.reading() as connection:
-            covered: list[int] = []
-            size = lines = 0
-            for first, last, bytes_ in connection.execute(_TAIL, asked):
-                if covered and size + bytes_ > READ_BYTES_MAX:
-                    break
-                covered.append(first)
-                size += bytes_
-                lines += last - first + 1
-                if lines >= limit:
-                    break
-            found = _lines(connection, run_id, step, covered)
-        return found[-limit:]
+        return self._database.read(lambda connection: _read(connection, _TAIL, asked))[-limit:]
 
     def last(self, run_id: RunId, step: str) -> int:
-        with self._database.reading() as connection:
-            found = connection.execute(_LAST, {"run_id": run_id, "step": step}).scalar()
+        asked = {"run_id": run_id, "step": step}
+        found = self._database.read(lambda connection: connection.execute(_LAST, asked).scalar())
         return found or 0
 
     def steps(self, run_id: RunId) -> Mapping[str, int]:
-        with self._database.reading() as connection:
-            return dict(connection.execute(_STEPS, {"run_id": run_id}).all())
+        asked = {"run_id": run_id}
+        rows = self._database.read(lambda connection: connection.execute(_STEPS, asked).all())
+        return {row.step: row.last for row in rows}
 
 
 def check_lines(lines: Sequence[LogLine]) -> None:
@@ -229,17 +207,28 @@ def _chunk(lines: Sequence[LogLine]) -> dict[str, object]:
     }
 
 
-def _lines(
-    connection: Connection, run_id: RunId, step: str, firsts: Sequence[int]
+def _read(
+    connection: Connection, index: Select[tuple[int, int, int]], asked: Mapping[str, Json]
 ) -> list[LogLine]:
+    """All lines of the chunks that are needed for so many lines, as far as bytes allow."""
+    firsts: list[int] = []
+    lines = size = 0
+    for chunk in connection.execute(index, asked):
+        size += chunk.size
+        if firsts and size > READ_BYTES_MAX:
+            break
+        firsts.append(chunk.first)
+        # A chunk may begin before the line that is read from.
+        lines += chunk.last - max(chunk.first - 1, asked.get("after", 0))
+        if lines >= asked["count"]:
+            break
     if not firsts:
         return []
-    asked = {
-        "run_id": run_id,
-        "step": step,
-        "lowest": min(firsts),
-        "highest": max(firsts),
-    }
+    log = {"run_id": asked["run_id"], "step": asked["step"]}
+    return _lines(connection, {**log, "lowest": min(firsts), "highest": max(firsts)})
+
+
+def _lines(connection: Connection, asked: Mapping[str, Json]) -> list[LogLine]:
     lines: list[LogLine] = []
     for data, size in connection.execute(_LINES, asked):
         text = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)

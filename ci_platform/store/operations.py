@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sqlalchemy import Connection, Select, bindparam, case, select
 
 from ci_platform.model import (
@@ -99,27 +101,31 @@ class SqlOperationStore:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
             now_ms = self._clock.now_ms()
-            with self._database.reading() as connection:
-                candidates = self._queue.candidates(
-                    connection, now_ms=now_ms, limit=limit * SPARES, after=self._served
-                )
+            look = partial(
+                self._queue.candidates, now_ms=now_ms, limit=limit * SPARES, after=self._served
+            )
+            candidates = self._database.read(look)
             if not candidates:
                 return []
-            ns = [candidate.n for candidate in candidates]
-            lease = {"by_worker": worker, "until_ms": now_ms + lease_ms}
-            claimed = self._database.write(
-                lambda connection, ns=ns, lease=lease, now_ms=now_ms: _claim(  # type: ignore[misc]
-                    connection, ns, lease, limit=limit, now_ms=now_ms
-                )
+            take = partial(
+                _claim,
+                ns=[candidate.n for candidate in candidates],
+                lease={"by_worker": worker, "until_ms": now_ms + lease_ms},
+                limit=limit,
+                now_ms=now_ms,
             )
+            claimed = self._database.write(take)
             if claimed:
                 self._served = claimed[-1].repository_id
                 return claimed
         return []
 
     def get(self, operation_id: OperationId) -> Operation | None:
-        with self._database.reading() as connection:
-            row = connection.execute(_GET, {"operation_id": operation_id}).one_or_none()
+        row = self._database.read(
+            lambda connection: connection.execute(
+                _GET, {"operation_id": operation_id}
+            ).one_or_none()
+        )
         return None if row is None else _operation_of(row)
 
     def close(self, operation_id: OperationId, *, fence: int) -> None:
@@ -145,7 +151,7 @@ class SqlOperationStore:
 
 
 def _claim(
-    connection: Connection, ns: list[int], lease: dict[str, object], *, limit: int, now_ms: int
+    connection: Connection, *, ns: list[int], lease: dict[str, object], limit: int, now_ms: int
 ) -> list[Operation]:
     free = {row.n: row for row in connection.execute(_LOCK_DUE, {"ns": ns, "now": now_ms})}
     chosen = [n for n in ns if n in free][:limit]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy import Connection, bindparam, func, select
 
@@ -94,14 +95,13 @@ class SqlRunStore:
         return self._births.submit(creation, size=creation.size)
 
     def get(self, run_id: RunId) -> Run:
-        with self._database.reading() as connection:
-            return _get(connection, run_id)
+        return self._database.read(lambda connection: _get(connection, run_id))
 
     def by_number(self, repository_id: RepositoryId, number: int) -> Run:
-        with self._database.reading() as connection:
-            row = connection.execute(
-                _BY_NUMBER, {"repository_id": repository_id, "number": number}
-            ).one_or_none()
+        asked = {"repository_id": repository_id, "number": number}
+        row = self._database.read(
+            lambda connection: connection.execute(_BY_NUMBER, asked).one_or_none()
+        )
         if row is None:
             raise RunNotFound(f"{repository_id} has no run #{number}")
         return whole(row)
@@ -110,26 +110,19 @@ class SqlRunStore:
         statement = listing.page(_WITH_INPUTS, which, cursor=cursor, limit=limit)
         if statement is None:
             return RunPage((), None)
-        with self._database.reading() as connection:
-            rows = connection.execute(statement).all()
+        rows = self._database.read(lambda connection: connection.execute(statement).all())
         last = str(rows[limit - 1].n) if len(rows) > limit else None
         return RunPage([whole(row) for row in rows[:limit]], last)
 
     def counts(self) -> Mapping[RunState, int]:
-        counts = dict.fromkeys(LIVE_STATES, 0)
-        with self._database.reading() as connection:
-            for state, count in connection.execute(_COUNTS):
-                counts[RunState(state)] = count
-        return counts
+        rows = self._database.read(lambda connection: connection.execute(_COUNTS).all())
+        found = {RunState(state): count for state, count in rows}
+        return {state: found.get(state, 0) for state in LIVE_STATES}
 
     def journal(
         self, run_id: RunId, *, after: int = 0, limit: int | None = None
     ) -> Sequence[Entry]:
-        with self._database.reading() as connection:
-            run_n = connection.execute(_NUMBER, {"run_id": run_id}).scalar_one_or_none()
-            if run_n is None:
-                raise RunNotFound(f"no run has the id {run_id}")
-            return _entries(connection, run_n, after=after, limit=limit)
+        return self._database.read(partial(_journal, run_id=run_id, after=after, limit=limit))
 
     def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
         claims = self._leases.claim(worker, limit=limit, lease_ms=lease_ms)
@@ -147,10 +140,8 @@ class SqlRunStore:
                 return self._refused(append)
 
     def _refused(self, append: Append) -> Appended:
-        with self._database.reading() as connection:
-            run = _get(connection, append.run_id)
-            number = connection.execute(_NUMBER, {"run_id": append.run_id}).scalar_one()
-            entries = _entries(connection, number, after=append.expected_seq)
+        run = self.get(append.run_id)
+        entries = self.journal(append.run_id, after=append.expected_seq)
         # Of one moment: what came between the two reads is left for the next look.
         return Appended(False, [entry for entry in entries if entry.seq <= run.last_seq], run)
 
@@ -170,9 +161,7 @@ class SqlRunStore:
         return released
 
     def next_ready_ms(self) -> int | None:
-        with self._database.reading() as connection:
-            due = [connection.execute(one).scalar() for one in (_NEXT_RUN, _NEXT_OPERATION)]
-        return min((at_ms for at_ms in due if at_ms is not None), default=None)
+        return self._database.read(_next_ready_ms)
 
     def delete(self, run_id: RunId) -> None:
         self._database.write(lambda connection: _delete(connection, run_id))
@@ -197,13 +186,20 @@ def _get(connection: Connection, run_id: RunId) -> Run:
     return whole(row)
 
 
-def _entries(
-    connection: Connection, run_n: int, *, after: int, limit: int | None = None
+def _journal(
+    connection: Connection, *, run_id: RunId, after: int, limit: int | None
 ) -> list[Entry]:
+    run_n = connection.execute(_NUMBER, {"run_id": run_id}).scalar_one_or_none()
+    if run_n is None:
+        raise RunNotFound(f"no run has the id {run_id}")
     statement = _JOURNAL if limit is None else _JOURNAL.limit(limit)
-    return [
-        entry_of(row) for row in connection.execute(statement, {"run_n": run_n, "after": after})
-    ]
+    asked = {"run_n": run_n, "after": after}
+    return [entry_of(row) for row in connection.execute(statement, asked)]
+
+
+def _next_ready_ms(connection: Connection) -> int | None:
+    due = [connection.execute(one).scalar() for one in (_NEXT_RUN, _NEXT_OPERATION)]
+    return min((at_ms for at_ms in due if at_ms is not None), default=None)
 
 
 def _delete(connection: Connection, run_id: RunId) -> None:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -71,18 +72,29 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@contextmanager
+def opener(url: str, clock: FakeClock) -> Iterator[OpenStore]:
+    """Opens the same database as often as it is called, as separate processes would."""
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(closing(open_store(url, clock=clock, key=KEY)))
+
+
 @pytest.fixture
 def open_sql_store(database_url: str, clock: FakeClock) -> Iterator[OpenStore]:
-    """Opens the same database as often as it is called, as separate processes would."""
-    opened: list[SqlStore] = []
+    with opener(database_url, clock) as open_another:
+        yield open_another
 
-    def open_another() -> SqlStore:
-        opened.append(open_store(database_url, clock=clock, key=KEY))
-        return opened[-1]
 
-    yield open_another
-    for store in opened:
-        store.close()
+@pytest.fixture
+def open_sqlite(sqlite_url: str, clock: FakeClock) -> Iterator[OpenStore]:
+    with opener(sqlite_url, clock) as open_another:
+        yield open_another
+
+
+@pytest.fixture
+def open_postgres(empty_postgres_url: str, clock: FakeClock) -> Iterator[OpenStore]:
+    with opener(empty_postgres_url, clock) as open_another:
+        yield open_another
 
 
 @pytest.fixture

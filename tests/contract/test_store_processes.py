@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,10 +157,10 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_database_that_stays_locked_is_an_error_and_then_works_again(
-    sqlite_url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    open_sqlite: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
-    store = open_store(sqlite_url, clock=clock, key=KEY)
+    store = open_sqlite()
     run = started(store)
     with store.engine.connect() as blocker:
         blocker.execute(text("UPDATE runs SET ref = ref"))
@@ -167,13 +168,12 @@ def test_a_database_that_stays_locked_is_an_error_and_then_works_again(
             append(store, run)
         blocker.rollback()
     assert append(store, run).applied
-    store.close()
 
 
 def test_a_full_disk_is_an_error_and_writes_nothing_until_there_is_room(
-    sqlite_url: str, clock: FakeClock
+    open_sqlite: OpenStore,
 ) -> None:
-    store = open_store(sqlite_url, clock=clock, key=KEY)
+    store = open_sqlite()
     run = started(store)
     store.engine.dispose()
     room = {"pages": 60}
@@ -182,13 +182,12 @@ def test_a_full_disk_is_an_error_and_writes_nothing_until_there_is_room(
     def shrink(connection: object, *_: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {room['pages']}")  # type: ignore[attr-defined]
 
-    big = note({"text": "x" * 500_000})
+    big = note({"text": random.Random(5).randbytes(250_000).hex()})
     with pytest.raises(StoreUnavailable, match="full"):
         append(store, run, big)
     assert store.runs.get(run.id) == run
     room["pages"] = 1 << 20
     assert append(store, run, big).applied
-    store.close()
 
 
 def cut_connections(url: str) -> None:
@@ -200,28 +199,26 @@ def cut_connections(url: str) -> None:
 
 
 def test_cut_connections_are_replaced_without_a_word(
-    empty_postgres_url: str, clock: FakeClock
+    open_postgres: OpenStore, empty_postgres_url: str
 ) -> None:
-    store = open_store(empty_postgres_url, clock=clock, key=KEY)
+    store = open_postgres()
     bell = store.bell()
     run = started(store)
     cut_connections(empty_postgres_url)
     assert append(store, run).applied
     cut_connections(empty_postgres_url)
     assert store.runs.get(run.id).last_seq == 3
-    other = open_store(empty_postgres_url, clock=clock, key=KEY)
+    other = open_postgres()
     while bell.wait(0.2):
         pass
     created(other, "2")
     assert bell.wait(20)
-    other.close()
-    store.close()
 
 
 def test_batches_that_lock_the_same_rows_in_opposite_orders_both_finish(
-    empty_postgres_url: str, clock: FakeClock
+    open_postgres: OpenStore,
 ) -> None:
-    stores = [open_store(empty_postgres_url, clock=clock, key=KEY) for _ in range(2)]
+    stores = [open_postgres() for _ in range(2)]
     runs = [created(stores[0], str(number)) for number in range(6)]
 
     def add(thread: int) -> int:
@@ -236,8 +233,6 @@ def test_batches_that_lock_the_same_rows_in_opposite_orders_both_finish(
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(add, range(8))) == [6] * 8
-    for store in stores:
-        store.close()
 
 
 # --- costs ----------------------------------------------------------------------------------------
