@@ -1,4 +1,4 @@
-"""NonRetryable ends the retries; a caught failure is a result like any other: it stays on replay."""
+"""NonRetryable ends the retries; a caught failure is a result like any other and stays so."""
 
 from pipelines import NonRetryable, Pipeline
 
