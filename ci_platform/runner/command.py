@@ -151,7 +151,11 @@ def see_through(
             watcher.end(late, politely=False)
     finally:
         process.kill()
-    return Ending(process.wait(), watcher.excess, watcher.tail.decode(errors="replace"))
+    tail = watcher.tail.decode(errors="replace")
+    try:
+        return Ending(process.wait(), watcher.excess, tail)
+    except RunnerUnavailable as error:
+        raise RunnerUnavailable(f"{error.detail}: {tail.strip()}") from error
 
 
 def _loop(watcher: _Watcher) -> None:

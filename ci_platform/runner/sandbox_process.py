@@ -79,8 +79,11 @@ class SandboxProcess:
         try:
             self._namespace = Namespace(self._first_pid())
             self._init = os.pidfd_open(self._namespace.init)
-        except BaseException:
+        except BaseException as error:
+            failure = self._failure() if isinstance(error, OSError) else ""
             self.close()
+            if failure:  # its process had ended already
+                raise RunnerUnavailable(failure) from error
             raise
         self._ours.callback(os.close, self._init)
 
@@ -102,13 +105,16 @@ class SandboxProcess:
     def go(self, disk: Disk) -> None:
         """Let the command run."""
         self._disk = disk
-        if not self._own_uid:
-            _limit_tasks(self.init, self._limits)
-        with open(f"/proc/{self.init}/oom_score_adj", "wb", buffering=0) as file:
-            file.write(_OOM_SCORE)
-        release, self._release = self._release, -1
-        os.write(release, b"x")
-        os.close(release)
+        try:
+            if not self._own_uid:
+                _limit_tasks(self.init, self._limits)
+            with open(f"/proc/{self.init}/oom_score_adj", "wb", buffering=0) as file:
+                file.write(_OOM_SCORE)
+            os.write(self._release, b"x")
+        except OSError as error:
+            raise RunnerUnavailable(self._failure()) from error
+        os.close(self._release)
+        self._release = -1
 
     def fileno(self) -> int:
         return self._launched.fileno()

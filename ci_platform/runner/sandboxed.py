@@ -159,9 +159,16 @@ class SandboxRunner:
             if spec.network:
                 process.open_network(self._rules(spec))
             wait_for_tick(before)
-            disk = Disk(workspace.root, before_bytes=before.total_bytes, limits=self._limits)
+            disk = Disk(
+                workspace.root,
+                beside=workspace.outputs,
+                before_bytes=before.total_bytes,
+                limits=self._limits,
+            )
             process.go(disk)
             yield process
+        except RunnerUnavailable as error:
+            raise RunnerUnavailable(explain(error.detail)) from error
         finally:
             process.close()
 

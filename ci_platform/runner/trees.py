@@ -23,6 +23,7 @@ from ci_platform.ports import Trees
 TREES_MAX = 32
 COMMITS_MAX = 1000
 _SCRATCH_SECONDS_MAX = 86_400  # an export that took longer was left by a worker that died
+_ATTEMPTS_MAX = 10
 _EPOCH = 946_684_800  # 2000-01-01
 _YEARS_10 = 10 * 365 * 86_400
 _COPY_BYTES = 1 << 30
@@ -42,7 +43,7 @@ class TreeCache:
 
     def checkout(self, repository_id: str, commit: str, into: Path) -> None:
         """Copy the commit's tree to `into`, which exists and is empty."""
-        while True:
+        for _ in range(_ATTEMPTS_MAX):
             tree = self._tree_of(repository_id, commit)
             if tree is None:
                 tree = self._export(repository_id, commit)
@@ -52,6 +53,7 @@ class TreeCache:
                     copy_tree(found, into)
                     return
             self._commit_file(repository_id, commit).unlink(missing_ok=True)  # it was evicted
+        raise RunnerUnavailable(f"the tree of commit {commit} is evicted faster than copied")
 
     def _tree_of(self, repository_id: str, commit: str) -> str | None:
         try:
@@ -144,7 +146,7 @@ def tree_mtime(tree: str) -> int:
 
 
 def copy_tree(source: Path, into: Path) -> None:
-    """Copy directories, files and links with modes and times; shares blocks where it can."""
+    """Copy directories, files and links with modes and times."""
     for directory, names, files in os.walk(source):
         target = into / os.path.relpath(directory, source)
         for name in [name for name in names if os.path.islink(os.path.join(directory, name))]:
@@ -165,9 +167,13 @@ def _copy(source: str, target: str) -> None:
         return
     with open(source, "rb") as read, open(target, "xb") as write:
         os.fchmod(write.fileno(), 0o755 if found.st_mode & 0o100 else 0o644)
-        left = found.st_size
-        while left > 0:
-            left -= os.copy_file_range(read.fileno(), write.fileno(), min(left, _COPY_BYTES))
+        try:  # shares the blocks where the file system can
+            while os.copy_file_range(read.fileno(), write.fileno(), _COPY_BYTES):
+                pass
+        except OSError:
+            read.seek(write.seek(0, os.SEEK_CUR))
+            shutil.copyfileobj(read, write)
+            write.flush()
         os.utime(write.fileno(), ns=times)
 
 

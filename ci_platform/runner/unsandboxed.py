@@ -75,7 +75,12 @@ class UnsandboxedRunner:
             "CI_WORKSPACE": str(workspace.files),
         }
         wait_for_tick(before)
-        disk = Disk(workspace.root, before_bytes=before.total_bytes, limits=self._limits)
+        disk = Disk(
+            workspace.root,
+            beside=workspace.outputs,
+            before_bytes=before.total_bytes,
+            limits=self._limits,
+        )
         with subprocess.Popen(
             [*SHELLS[spec.shell], str(script)],
             cwd=workspace.files / spec.cwd,

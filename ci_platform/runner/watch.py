@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ci_platform.runner.limits import (
     Excess,
@@ -131,8 +132,10 @@ class Namespace:
 class Disk:
     """How much a workspace has grown, measured a little at a time."""
 
-    def __init__(self, root: int, *, before_bytes: int, limits: RunnerLimits) -> None:
+    def __init__(self, root: int, *, beside: Path, before_bytes: int, limits: RunnerLimits) -> None:
+        """`beside`: the one file outside that the command may write too."""
         self._root = root
+        self._beside = beside
         self._before = before_bytes
         self._limits = limits
         self._device = os.fstat(root).st_dev
@@ -141,16 +144,14 @@ class Disk:
         self._bytes, self._files = 0, 0
         self._next_pass = 0.0
 
-    def excess(self, namespace: Namespace | None, extra_bytes: int = 0) -> Excess | None:
-        """Go on with the current pass for a moment; the excess found, if any.
-
-        `extra_bytes`: what the command wrote elsewhere.
-        """
+    def excess(self, namespace: Namespace | None) -> Excess | None:
+        """Go on with the current pass for a moment; the excess found, if any."""
         now = time.monotonic()
         if self._walk is None:
             if now < self._next_pass:
                 return None
-            self._walk, self._bytes, self._files = walk(self._root), extra_bytes, 0
+            self._walk, self._files = walk(self._root), 0
+            self._bytes = weight(os.lstat(self._beside))
         try:
             for _, found, _ in self._walk:
                 self._files += 1

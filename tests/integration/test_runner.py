@@ -170,3 +170,34 @@ def test_a_probe_says_that_sandboxes_work_here_and_what_they_are_made_of(bench: 
     found = bench.runner.probe()
     assert (found.works, found.detail) == (True, "Commands run in a sandbox.")
     assert "bwrap" in found.facts["bubblewrap"]
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1", "AppArmor"),
+        ("echo 'bwrap: No permissions to create new namespace' >&2; exit 1", "seccomp profile"),
+        ("exit 1", "bubblewrap ended without a word"),
+        ("echo '{ \"child-pid\": 999999999 }' >&6", "bubblewrap ended without a word"),
+        ('shift 3; exec "$@"', "Commands cannot be run in a sandbox"),
+    ],
+)
+def test_a_sandbox_that_does_not_start_is_never_replaced_by_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, says: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/bwrap").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "bin/bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    runner = SandboxRunner(
+        trees=GivenTrees(), objects=objects_in(tmp_path), work_dir=tmp_path / "w"
+    )
+    try:
+        with pytest.raises(RunnerUnavailable) as caught:
+            Bench(runner).sh("touch ran")
+        assert says in caught.value.detail
+        found = runner.probe()
+        assert not found.works
+        assert says in found.detail
+    finally:
+        runner.close()
