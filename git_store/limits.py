@@ -32,7 +32,8 @@ class Limits:
     fetch_wants: int = 100_000
     fetch_haves: int = 100_000
     drain_bytes: int = 256 * MIB  # read and thrown away after a push was refused half-way
-    open_packs: int = 512  # packs kept open in this process
+    open_packs: int = 200  # large packs kept open in this process, two descriptors each
+    open_inline_bytes: int = 64 * MIB  # small packs kept at hand in this process
     cache_bytes: int = 4 * GIB  # local copies of packs of a remote object store
     file_bytes: int = 32 * MIB  # one file read into memory through `Files.read`
     export_bytes: int = 4 * GIB  # a whole exported tree

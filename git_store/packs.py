@@ -33,6 +33,7 @@ from git_store.tables import packs, repositories, repository_packs
 PREFIX = "packs/"
 _ROOTS_KEPT = 4096  # a pack with more is never sent again whole
 _IDS_PER_QUERY = 500
+_INLINE_OVERHEAD_BYTES = 4096  # an index and its objects in Python
 
 
 class Pack:
@@ -114,6 +115,8 @@ class Packs:
         self._clock = clock
         self._limits = limits
         self._opened: OrderedDict[str, Pack] = OrderedDict()
+        self._mapped = 0  # each holds two descriptors
+        self._inline_bytes = 0
         self._lock = threading.Lock()
 
     def new_id(self) -> str:
@@ -178,7 +181,7 @@ class Packs:
         """Remove objects whose rows are gone. Twice is as good as once."""
         for pack_id in pack_ids:
             with self._lock:
-                self._opened.pop(pack_id, None)
+                self._forget(pack_id)
             for key in (index_key(pack_id), pack_key(pack_id)):
                 with suppress(NotFoundError, FileNotFoundError):
                     obstore.delete(self._objects, key)
@@ -207,12 +210,32 @@ class Packs:
         missing = [key for key in pack_ids if key not in found]
         for at in range(0, len(missing), _IDS_PER_QUERY):
             found.update(self._open_rows(missing[at : at + _IDS_PER_QUERY]))
-        with self._lock:
-            for key in missing:
-                self._opened[key] = found[key]
-            while len(self._opened) > self._limits.open_packs:
-                self._opened.popitem(last=False)
+        for key in missing:
+            self.adopt(found[key])
         return [found[key] for key in pack_ids]
+
+    def adopt(self, pack: Pack) -> None:
+        """Keep an opened pack at hand; let go of those used longest ago."""
+        with self._lock:
+            self._forget(pack.id)
+            self._opened[pack.id] = pack
+            self._count(pack, 1)
+            while (
+                self._mapped > self._limits.open_packs
+                or self._inline_bytes > self._limits.open_inline_bytes
+            ):
+                self._forget(next(iter(self._opened)))
+
+    def _forget(self, pack_id: str) -> None:
+        pack = self._opened.pop(pack_id, None)
+        if pack is not None:
+            self._count(pack, -1)
+
+    def _count(self, pack: Pack, sign: int) -> None:
+        if isinstance(pack.data, bytes):
+            self._inline_bytes += sign * (len(pack.data) + _INLINE_OVERHEAD_BYTES)
+        else:
+            self._mapped += sign
 
     def _open_rows(self, pack_ids: Sequence[str]) -> dict[str, Pack]:
         rows = select(packs.c.id, packs.c.roots, packs.c.data).where(packs.c.id.in_(pack_ids))
@@ -287,6 +310,7 @@ class Packs:
     def close(self) -> None:
         with self._lock:
             self._opened.clear()
+            self._mapped = self._inline_bytes = 0
 
 
 def pack_key(pack_id: str) -> str:

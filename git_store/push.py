@@ -177,9 +177,12 @@ class Pushes:
             with self._database.writing() as connection:
                 if lock(connection, repository_id) == generation:
                     report.event = self._move(connection, request, arrived, values, report)
-                    return
+                    break
             generation = self._look_again(request, arrived)
-        raise PushRejected("the repository is being cleaned up; push again")
+        else:
+            raise PushRejected("the repository is being cleaned up; push again")
+        if arrived is not None and report.event is not None:
+            self._packs.adopt(arrived.pack)
 
     def _look_again(self, request: Request, arrived: Arrived | None) -> int:
         """Objects have gone since the check: are those that the push needs still here?"""
