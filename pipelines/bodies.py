@@ -85,12 +85,12 @@ class Bodies:
             value = work.function(ctx)
             if inspect.isawaitable(value):
                 value = await value
-            if self._run.monotonic() > body.deadline:  # a sync body, which no timer can stop
+            if self._run.monotonic() >= body.deadline:  # a sync body, which no timer can stop
                 raise asyncio.CancelledError
         except GeneratorExit:
             raise
         except BaseException as error:  # SystemExit and the like must fail the step, not the loop
-            late = self._run.monotonic() > body.deadline
+            late = self._run.monotonic() >= body.deadline
             if late and isinstance(error, asyncio.CancelledError):
                 error = _too_long(body, ctx.config)
             await self._failed(body, work, ctx, error)

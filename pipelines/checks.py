@@ -76,6 +76,18 @@ def step_name(value: str) -> str:
     return value
 
 
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
+
+
+def event_type(value: str) -> str:
+    """The type of an event, by which waits are matched."""
+    if not _EVENT_TYPE.fullmatch(text("type", value, most=100)):
+        raise ValueError(
+            f"type must be letters, digits, _ and -, not starting with -, got {value!r}"
+        )
+    return value
+
+
 def text_map(argument: str, values: Mapping[str, str] | None, *, most: int) -> dict[str, str]:
     """A dict of texts, such as environment variables."""
     if values is None:

@@ -180,7 +180,9 @@ def _instance(error: Mapping[str, Json]) -> Exception:
         return _author_instance(str(data["class"]), name, message)
     known = getattr(builtins, name, None)
     if isinstance(known, type) and issubclass(known, Exception):
-        return _bare(known, message) or StepFailed(message, type=name)
+        made = _bare(known, message)
+        if made is not None and str(made) == message:
+            return made
     return StepFailed(message, type=name)
 
 

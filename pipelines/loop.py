@@ -116,6 +116,10 @@ class HostLoop(asyncio.AbstractEventLoop):
         self._real: list[tuple[float, int, Timer]] = []
         self._timers = 0
         self._tasks = 0
+        # Code that will never go on is kept: dropping it would run its `finally` blocks.
+        self._dropped: list[Handle] = []
+        self._alive: list[asyncio.Task[Json]] = []
+        self._alive_max = 1_000  # at which those that are done are forgotten
 
     def drain(self, main: asyncio.Future[Json] | None) -> None:
         """Run callbacks until none is ready or `main` is done."""
@@ -126,6 +130,7 @@ class HostLoop(asyncio.AbstractEventLoop):
                 continue
             body = handle.context.get(BODY)
             if body is not None and body.closed:
+                self._dropped.append(handle)
                 continue
             enter(body)
             try:
@@ -180,7 +185,7 @@ class HostLoop(asyncio.AbstractEventLoop):
             body = timer.context.get(BODY)
             if not timer.stopped and (body is None or not body.closed):
                 return when
-            heapq.heappop(self._real)
+            self._dropped.append(heapq.heappop(self._real)[2])
         return None
 
     def fire_real(self) -> None:
@@ -221,9 +226,15 @@ class HostLoop(asyncio.AbstractEventLoop):
         **options: Json,
     ) -> asyncio.Task[Json]:
         self._tasks += 1  # asyncio's own counter lives as long as the interpreter
-        return asyncio.Task(
+        task: Json = asyncio.Task(
             coro, loop=self, name=str(name or f"Task-{self._tasks}"), context=context, **options
         )
+        task._log_destroy_pending = False  # a suspended run's tasks end so, and that is no mistake
+        self._alive.append(task)
+        if len(self._alive) > self._alive_max:
+            self._alive = [each for each in self._alive if not each.done()]
+            self._alive_max = max(1_000, 2 * len(self._alive))
+        return task  # type: ignore[no-any-return]
 
     def call_exception_handler(self, context: dict[str, Json]) -> None:
         self._senses.complain(str(context.get("message") or ""), context.get("exception"))

@@ -13,7 +13,17 @@ from types import FunctionType
 from typing import TypeAlias, TypeVar, overload
 
 from pipelines.bodies import Work
-from pipelines.checks import block, flag, one_of, step_name, text, text_map, texts, whole
+from pipelines.checks import (
+    block,
+    event_type,
+    flag,
+    one_of,
+    step_name,
+    text,
+    text_map,
+    texts,
+    whole,
+)
 from pipelines.declare import Input, Retry, form_of
 from pipelines.declared import DeclaredStep
 from pipelines.durations import Duration, Instant, duration_ms, instant_ms
@@ -32,7 +42,6 @@ _DO_RETRIES = DO_RETRY.config()
 SCRIPT_MAX = 256 * 1024  # characters
 VALUE_MAX = 32 * 1024  # characters of an environment variable
 APPROVERS_MAX = 100
-_EVENT_TYPE = "letters, digits, _ and -, at most 100, not starting with -"
 
 
 class Step:
@@ -193,10 +202,10 @@ class Step:
     ) -> Call[ReceivedEvent]:
         """Wait for an event of a type, sent to this run. Raises WaitTimeout."""
         key = self._replay.count("wait", step_name(name))
-        text("type", type, most=100)
-        if type.startswith("-") or not type.replace("-", "_").isidentifier() and not _word(type):
-            raise ValueError(f"type must be {_EVENT_TYPE}, got {type!r}")
-        config = {"type": type, "timeout_ms": duration_ms(timeout, "timeout", least_ms=1_000)}
+        config = {
+            "type": event_type(type),
+            "timeout_ms": duration_ms(timeout, "timeout", least_ms=1_000),
+        }
         return self._call(key, config, then=ReceivedEvent.from_json)
 
     def approval(
@@ -285,10 +294,6 @@ def _inside(argument: str, path: str) -> str:
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"{argument} must be a path inside the workspace, got {path!r}")
     return path
-
-
-def _word(value: str) -> bool:
-    return value.isascii() and all(char.isalnum() or char in "_-" for char in value)
 
 
 def _author_place() -> str:

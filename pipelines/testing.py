@@ -37,6 +37,7 @@ from pipelines.step import Step
 from pipelines.values import Event
 from pipelines.wire import VALUE_BYTES_MAX, Json
 
+_PAST: list[Replay] = []  # never dropped: see Replay
 TURNS_MAX = 100_000  # activations of one run() call: more is a run that never ends
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -206,7 +207,7 @@ class PipelineTest:
         world.add("run_claimed", {})
         entries, world.known, world.idle = list(world.entries), len(world.entries), True
         replay = Replay(host=world, clock=world, entries=entries, always_hibernate=self._always)
-        world.kept.append(replay)
+        _PAST.append(replay)
         world.screen = sys.stdout
         before = random.getstate()
         random.seed(self._seed)
@@ -266,7 +267,6 @@ class _World:
         self.steps: dict[str, TestedStep] = {}
         self.printed: list[str] = []
         self.screen: TextIO | None = None  # where prints go besides the log
-        self.kept: list[Replay] = []  # see Replay: dropping one would run `finally` blocks
         self._decisions: dict[str, list[dict[str, Json]]] = {}
         self._due: list[tuple[int, int, Key, str]] = []  # (when, order, step, what)
         self._slept = 0.0  # by bodies
