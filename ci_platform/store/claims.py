@@ -86,7 +86,7 @@ class Leases:
     ) -> list[Claim]:
         runs = self._inputs(connection, claimed)
         journals: dict[int, list[Entry]] = {n: [] for n, _ in claimed}
-        for row in connection.execute(_JOURNALS, {"ns": list(journals)}):
+        for row in connection.execute(_JOURNALS, {"ns": list(journals)}).all():
             journals[row.run_n].append(entry_of(row))
         # Entries that somebody added behind the claim are told by a refused append, not here.
         return [

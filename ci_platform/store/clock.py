@@ -11,6 +11,8 @@ import time
 import psycopg
 from sqlalchemy import URL
 
+from ci_platform.errors import StoreUnavailable
+
 MEASURE_S = 60.0  # how old a measured difference may be
 SAMPLES = 3  # of which the quickest counts: it is wrong by at most half its round trip
 CONNECT_SECONDS = 10
@@ -25,9 +27,13 @@ class ServerClock:
     """The clock of the PostgreSQL server: this machine's, plus the measured difference."""
 
     def __init__(self, url: URL) -> None:
+        """Raises StoreUnavailable if the server cannot be asked."""
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._lock = threading.Lock()
-        self._offset_ms = self._measured()
+        try:
+            self._offset_ms = self._measured()
+        except psycopg.Error as error:
+            raise StoreUnavailable(f"the database's clock cannot be read: {error}") from error
         self._measured_s = time.monotonic()
 
     def now_ms(self) -> int:

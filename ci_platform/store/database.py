@@ -33,7 +33,9 @@ from ci_platform.store.tables import METADATA, SCHEMA, SCHEMA_VERSION
 from ci_platform.store.turn import Turn
 
 CONNECTIONS_KEPT = 8  # of one process; each is a file handle or a server process
-CONNECTIONS_MAX = 48  # beyond the web server's threads, so that none of them waits
+SQLITE_CONNECTIONS_MAX = 48  # beyond the web server's threads, so that none of them waits
+POSTGRES_CONNECTIONS_MAX = 16  # of one process, of the 100 that a server has for all of them
+POOL_SECONDS = 30  # how long a thread waits for a connection that others use
 BUSY_SECONDS = 15  # how long a writer of SQLite waits for the writers before it
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60  # a statement of PostgreSQL that takes longer is ended
@@ -169,7 +171,8 @@ def _sqlite_engine(url: URL) -> Engine:
         url,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
         pool_size=CONNECTIONS_KEPT,
-        max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
+        max_overflow=SQLITE_CONNECTIONS_MAX - CONNECTIONS_KEPT,
+        pool_timeout=POOL_SECONDS,
     )
 
     @event.listens_for(engine, "connect")
@@ -204,7 +207,8 @@ def _postgres_engine(url: URL) -> Engine:
             "keepalives_idle": 30,
         },
         pool_size=CONNECTIONS_KEPT,
-        max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
+        max_overflow=POSTGRES_CONNECTIONS_MAX - CONNECTIONS_KEPT,
+        pool_timeout=POOL_SECONDS,
     )
 
     @event.listens_for(engine, "checkout")
@@ -257,7 +261,7 @@ def _translated() -> Iterator[None]:
         raise StoreUnavailable(f"the database failed: {detail}") from error
     except PoolTimeout as error:
         raise StoreUnavailable(
-            f"all {CONNECTIONS_MAX} database connections of this process are in use"
+            f"no database connection of this process became free in {POOL_SECONDS} s"
         ) from error
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"the database failed: {error}") from error

@@ -51,6 +51,7 @@ _WORDS = (
     b'"commit":"","resume":"pinned"},"params":{}}'
 )
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_decode = json.JSONDecoder().decode
 
 
 class _Coder(threading.local):
@@ -95,9 +96,9 @@ def pack(value: Json, field: str) -> bytes:
 
 
 def unpack(data: bytes) -> Json:
-    if data[:1] == _PREFIX:
-        try:
-            data = _coder.decompress(data[1:])
-        except zstandard.ZstdError as error:
-            raise InternalError(f"a value in the database is damaged: {error}") from error
-    return json.loads(data)
+    """Raises InternalError for what `pack` never made."""
+    try:
+        text = _coder.decompress(data[1:]) if data[:1] == _PREFIX else data
+        return _decode(text.decode("ascii"))
+    except (zstandard.ZstdError, ValueError) as error:
+        raise InternalError(f"a value in the database is damaged: {error}") from error

@@ -194,7 +194,7 @@ def _journal(
         raise RunNotFound(f"no run has the id {run_id}")
     statement = _JOURNAL if limit is None else _JOURNAL.limit(limit)
     asked = {"run_n": run_n, "after": after}
-    return [entry_of(row) for row in connection.execute(statement, asked)]
+    return [entry_of(row) for row in connection.execute(statement, asked).all()]
 
 
 def _next_ready_ms(connection: Connection) -> int | None:

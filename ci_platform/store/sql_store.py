@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from ci_platform.errors import StoreUnavailable
 from ci_platform.ports import Clock
 from ci_platform.store.approvals import SqlApprovalStore
 from ci_platform.store.audit import SqlAuditStore
@@ -114,15 +113,8 @@ def open_store(
     try:
         database.create_schema()
         if clock is None:
-            clock = SystemClock() if database.sqlite else _server_clock(database)
+            clock = SystemClock() if database.sqlite else ServerClock(database.url)
         return SqlStore(database, clock=clock, bell_dir=bell_dir, key=key)
     except BaseException:
         database.close()
         raise
-
-
-def _server_clock(database: Database) -> ServerClock:
-    try:
-        return ServerClock(database.url)
-    except OSError as error:
-        raise StoreUnavailable(f"the database's clock cannot be read: {error}") from error

@@ -40,7 +40,9 @@ def test_a_value_packed_by_the_first_release_is_read_for_ever() -> None:
 FIRST = "01204d1d0100b8626f782d37332c2274657874223a2266656e636520227d030052e092d9a436c60a02"
 
 
-@pytest.mark.parametrize("data", [b"\x01", b"\x01garbage", b"\x01" + b"\xff" * 40])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff", b"\x01", b"\x01garbage", b"\x01" + b"\xff" * 40]
+)
 def test_a_damaged_value_is_the_platforms_error(data: bytes) -> None:
     with pytest.raises(InternalError, match="damaged"):
         unpack(data)
