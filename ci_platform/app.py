@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from ci_platform.api import create_api
 from ci_platform.commands import Commands, Limits, Parts
 from ci_platform.config import Config
+from ci_platform.data_lock import make_directory
 from ci_platform.errors import InvalidRequest, SluiceError
 from ci_platform.git_door import GitAccess, PushListener
 from ci_platform.identity import Identity, Sessions
@@ -108,7 +109,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
 
     `clock` is the database's own unless a test drives one.
     """
-    config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(config.data)
     secret = master_secret(config.data, config.secret_key)
     store = open_store(
         _database_url(config),
@@ -173,8 +174,9 @@ def _objects(config: Config) -> obstore.store.ObjectStore:
         return obstore.store.LocalStore(config.data.resolve() / "objects", mkdir=True)
     try:
         return obstore.store.from_url(config.objects_url)
-    except obstore.exceptions.BaseError as error:
-        raise InvalidRequest(f"SLUICE_OBJECTS_URL: {error}") from error
+    except (ValueError, obstore.exceptions.BaseError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidRequest(f"SLUICE_OBJECTS_URL cannot be used: {reason}") from error
 
 
 def _sandbox(config: Config, processes: int) -> Sandbox:

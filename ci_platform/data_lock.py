@@ -26,10 +26,18 @@ class ServerBusy(InvalidRequest):
     """Another `sluice serve` uses this data directory."""
 
 
+def make_directory(data: Path) -> None:
+    """Make the data directory, for its owner alone, unless it is there. Raises InvalidRequest."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidRequest(f"SLUICE_DATA: {data} cannot be made: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def locked(data: Path) -> Iterator[TextIO]:
     """Hold the data directory alone. Yields the lock's file, for `note`. Raises ServerBusy."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(data)
     deadline = time.monotonic() + WAIT_SECONDS
     with (data / LOCK_FILE).open("a+", encoding="utf-8") as file:
         while not _take(file, fcntl.LOCK_EX):
@@ -73,5 +81,5 @@ def running_url(data: Path) -> str | None:
             if _take(file, fcntl.LOCK_SH):
                 return None
             return str(json.loads(file.read() or "{}").get("url") or "") or None
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # nothing there, or nothing of ours
         return None

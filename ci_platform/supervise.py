@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from ci_platform.errors import InternalError
+from ci_platform.errors import InternalError, SluiceError
 
 QUICK_SECONDS = 3.0  # a child that lived shorter than this has crashed at its start
 CRASHES_MAX = 10  # so many of those in a row end the server
@@ -188,6 +188,9 @@ class Supervisor:
             if sys.platform == "linux":
                 _prctl(PR_SET_NAME, f"sluice-{child.name}".encode())
             child.work(self._say_ready)
+        except SluiceError as error:
+            log.error("%s: %s", child.name, error.detail)
+            return 1
         except BaseException:  # whatever it is, this process must not go on as its supervisor
             traceback.print_exc()
             return 1

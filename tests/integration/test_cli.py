@@ -136,6 +136,24 @@ def test_a_setting_that_cannot_be_is_named(sluice: Sluice, monkeypatch: pytest.M
     assert "SLUICE_LEASE_SECONDS" in done.err
 
 
+@pytest.mark.parametrize("url", ["nonsense", "ftp://somewhere"])
+def test_an_object_store_that_cannot_be_is_named(
+    sluice: Sluice, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("SLUICE_OBJECTS_URL", url)
+    done = sluice("repo", "list")
+    assert done.code == 2
+    assert done.err.startswith("sluice: SLUICE_OBJECTS_URL cannot be used: ")
+    assert done.err.count("\n") == 1
+
+
+def test_a_directory_that_cannot_be_made_is_named(sluice: Sluice, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file is in the way")
+    done = sluice("repo", "list")
+    assert done.code == 2
+    assert f"SLUICE_DATA: {tmp_path / 'data'} cannot be made: File exists" in done.err
+
+
 def test_settings_are_shown_with_secrets_masked(
     sluice: Sluice, monkeypatch: pytest.MonkeyPatch
 ) -> None:

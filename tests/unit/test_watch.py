@@ -1,0 +1,146 @@
+"""Following a run: everything is told once, in order, whatever a look happens to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from ci_platform import watch
+from ci_platform.errors import InvalidRequest
+from ci_platform.watch import Watch, exit_code, open_gates, step_json
+
+
+class FakeClient:
+    """A run that is in a given state, and its logs."""
+
+    def __init__(self) -> None:
+        self.run: dict[str, Any] = {"state": "running", "steps": [], "waits": [], "number": 1}
+        self.logs: dict[str, list[str]] = {}
+
+    def get(self, path: str, **query: Any) -> Any:
+        if not path.endswith("/logs"):
+            return self.run
+        texts = self.logs.get(query["step"], [])
+        lines = [{"number": n, "text": text} for n, text in enumerate(texts, 1)]
+        return {"lines": lines[query["after"] : query["after"] + query["limit"]]}
+
+    def step(self, name: str, state: str, kind: str = "sh") -> None:
+        steps = [one for one in self.run["steps"] if one["name"] != name]
+        self.run["steps"] = [
+            *steps,
+            {"kind": kind, "name": name, "occurrence": 1, "state": state},
+        ]
+
+
+class Notes:
+    """A Listener that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def step_began(self, step: Any) -> None:
+        self.told.append(f"began {step['name']}")
+
+    def lines(self, label: str, lines: Sequence[Any]) -> None:
+        self.told += [f"{label}: {line['text']}" for line in lines]
+
+    def step_ended(self, step: Any) -> None:
+        self.told.append(f"{step['state']} {step['name']}")
+
+    def waits(self, run: Any, wait: Any) -> None:
+        self.told.append(f"waits for {wait['name']}")
+
+    def run_ended(self, run: Any) -> None:
+        self.told.append(f"run {run['state']}")
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+def following(client: FakeClient) -> tuple[Watch, list[str]]:
+    notes = Notes()
+    return Watch(client, "run_1", notes), notes.told  # type: ignore[arg-type]
+
+
+def test_each_thing_is_told_once(client: FakeClient) -> None:
+    follower, told = following(client)
+    client.step("build", "running")
+    client.logs["sh:build"] = ["one"]
+    follower.look()
+    follower.look()
+    client.logs["sh:build"].append("two")
+    client.step("build", "passed")
+    follower.look()
+    follower.look()
+    assert told == ["began build", "build: one", "build: two", "passed build"]
+
+
+def test_the_last_lines_come_before_the_end_of_their_step_and_of_the_run(
+    client: FakeClient,
+) -> None:
+    follower, told = following(client)
+    client.step("build", "failed")
+    client.logs |= {"sh:build": ["boom"], "$run": ["printed"]}
+    client.run["state"] = "failed"
+    follower.look()
+    assert told == [": printed", "began build", "build: boom", "failed build", "run failed"]
+
+
+def test_a_log_longer_than_a_page_is_told_whole(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LINES_PER_READ", 3)
+    follower, told = following(client)
+    client.step("build", "running")
+    client.logs["sh:build"] = [str(n) for n in range(10)]
+    follower.look()
+    assert told == ["began build", *(f"build: {n}" for n in range(10))]
+
+
+def test_waits_for_people_and_events_are_told_but_not_those_for_commands(
+    client: FakeClient,
+) -> None:
+    follower, told = following(client)
+    client.run["waits"] = [
+        {"kind": "operation", "name": "build", "since": "1"},
+        {"kind": "approval", "name": "deploy", "since": "1"},
+        {"kind": "timer", "name": "timer", "since": "1"},
+    ]
+    run = follower.look()
+    follower.look()
+    assert told == ["waits for deploy"]
+    assert open_gates(run) == ["deploy"]
+
+
+def test_the_event_loops_own_timers_are_no_steps_of_the_author(client: FakeClient) -> None:
+    follower, told = following(client)
+    client.step("timer", "waiting", kind="timer")
+    follower.look()
+    assert told == []
+
+
+def test_until_ends_with_the_run_or_when_told_to(client: FakeClient) -> None:
+    follower, _ = following(client)
+    assert follower.until(stop=lambda run: True)["state"] == "running"
+    client.run["state"] = "cancelled"
+    assert follower.until()["state"] == "cancelled"
+    with pytest.raises(TimeoutError, match="run_2 is still running after 0 s"):
+        other = FakeClient()
+        Watch(other, "run_2", Notes()).until(seconds=0)  # type: ignore[arg-type]
+
+
+def test_only_a_run_that_passed_exits_with_0() -> None:
+    states = ["passed", "failed", "errored", "cancelled"]
+    assert [exit_code({"state": state}) for state in states] == [0, 1, 1, 1]
+
+
+def test_a_step_is_named_as_in_its_page() -> None:
+    assert step_json("sh:build#2") == {"kind": "sh", "name": "build", "occurrence": 2}
+    with pytest.raises(InvalidRequest, match="expected kind:name"):
+        step_json("build")
+    with pytest.raises(InvalidRequest, match="is not a valid StepKind"):
+        step_json("make:build")
