@@ -57,6 +57,9 @@ class Append:
     Written whole or not at all. Refused without an error (`Appended.applied` False) when the
     journal has moved past `expected_seq`: read what is new, decide again. Refused with LeaseLost
     when `fence` is given and the run is not leased under it, or a CloseOperation's fence moved.
+    Raises Conflict when the run has ended and the caller has seen its end. The end of a run also
+    ends what it left open: queued operations, gates; running operations are told to stop.
+    `update.ready_ms` is kept only while the run may be claimed: not while leased, paused or ended.
     """
 
     run_id: RunId

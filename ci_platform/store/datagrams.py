@@ -12,9 +12,11 @@ import secrets
 import select
 import socket
 import threading
+import time
 from pathlib import Path
 
 OTHERS_MAX = 256  # sockets rung at once
+LISTED_S = 1.0  # how old the list of the others may be
 
 
 class DatagramWire:
@@ -27,9 +29,13 @@ class DatagramWire:
         self._lock = threading.Lock()
         self._others: tuple[str, ...] = ()
         self._seen_ns = -1  # the directory's change time when it was listed
+        self._listed_s = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._waking, self._woken = socket.socketpair()
         self._socket.bind(self._address(self._name))
+        self._ears = select.poll()
+        for ear in (self._socket, self._woken):
+            self._ears.register(ear, select.POLLIN)
 
     def send(self) -> None:
         with self._lock:
@@ -47,8 +53,8 @@ class DatagramWire:
 
     def receive(self, timeout_s: float) -> bool:
         try:
-            readable, _, _ = select.select([self._socket, self._woken], [], [], timeout_s)
-            if self._socket not in readable:
+            readable = {descriptor for descriptor, _ in self._ears.poll(timeout_s * 1000)}
+            if self._socket.fileno() not in readable:
                 return False
             while True:
                 self._socket.recv(16)
@@ -73,8 +79,10 @@ class DatagramWire:
 
     def _listed(self) -> tuple[str, ...]:
         changed_ns = os.fstat(self._directory).st_mtime_ns
-        if changed_ns != self._seen_ns:
-            self._seen_ns = changed_ns
+        now_s = time.monotonic()
+        # The change time is too coarse to tell two changes at once apart, so it is not all.
+        if changed_ns != self._seen_ns or now_s - self._listed_s > LISTED_S:
+            self._seen_ns, self._listed_s = changed_ns, now_s
             names = sorted(os.listdir(self._directory))
             self._others = tuple(
                 name for name in names if name.endswith(".bell") and name != self._name
