@@ -51,7 +51,7 @@ class Server:
     def cpu_seconds(self) -> float:
         root = psutil.Process(self.process.pid)
         times = [p.cpu_times() for p in [root, *root.children(recursive=True)]]
-        return sum(t.user + t.system for t in times)
+        return float(sum(t.user + t.system for t in times))
 
     def create_repository(self, name: str, pipeline: str) -> None:
         """A repository whose main branch holds one pipeline file."""
@@ -68,7 +68,7 @@ class Server:
 
     def start_many(self, name: str, count: int, *, batch: int = 100) -> None:
         for first in range(0, count, batch):
-            runs = [{} for _ in range(min(batch, count - first))]
+            runs: list[dict[str, Any]] = [{} for _ in range(min(batch, count - first))]
             answer = self.http.post(f"/api/v1/repos/bench/{name}/runs/batch", json={"runs": runs})
             answer.raise_for_status()
 

@@ -58,7 +58,7 @@ def client(server: Serving, token: str) -> httpx.Client:
 
 def start(http: httpx.Client, count: int) -> None:
     for first in range(0, count, 100):
-        runs = [{} for _ in range(min(100, count - first))]
+        runs: list[dict[str, object]] = [{} for _ in range(min(100, count - first))]
         http.post(f"{REPOSITORY}/runs/batch", json={"runs": runs}).raise_for_status()
 
 

@@ -82,7 +82,7 @@ def test_a_person_watches_a_run_and_approves_it_without_reloading(
         page = chromium.new_page(color_scheme="light", viewport={"width": 1200, "height": 800})
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else 0)
+        page.on("console", lambda said: problems.extend([said.text] * (said.type == "error")))
         page.set_default_timeout(WAIT_MS)
         page.goto(link.group())
         page.get_by_label("Name").fill("ana")
