@@ -50,12 +50,16 @@ class Namespace:
         self._exact_after = 0.0
 
     def pids(self) -> list[int]:
-        """All but the first, which is the sandbox's own."""
+        """All that live but the first, which is the sandbox's own."""
         return [pid for pid in _all_pids() if pid != self.init and self._is_here(pid)]
 
     def usage(self) -> Usage:
-        memory, tasks, cpu = 0, 0, 0.0
-        for pid in (self.init, *self.pids()):
+        living, dead = [self.init], list[int]()
+        for pid in _all_pids():
+            if pid != self.init and self._is_here(pid, dead):
+                living.append(pid)
+        memory, tasks, cpu = 0, self._unburied(living, dead), 0.0
+        for pid in living:
             fields = _stat(pid)
             if fields is None:
                 continue
@@ -93,11 +97,22 @@ class Namespace:
         finally:
             os.close(fd)
 
-    def _is_here(self, pid: int) -> bool:
+    def _is_here(self, pid: int, dead: list[int] | None = None) -> bool:
         try:
             return os.readlink(f"/proc/{pid}/ns/pid") == self._name
-        except OSError:  # ended meanwhile, or of a user whose processes we may not look at
+        except FileNotFoundError:  # ended, maybe not yet buried
+            if dead is not None:
+                dead.append(pid)
             return False
+        except OSError:  # of a user whose processes we may not look at
+            return False
+
+    def _unburied(self, living: list[int], dead: list[int]) -> int:
+        """How many of the ended processes are of this namespace. They have no namespace any more,
+        but a parent; they count, since a fork bomb consists mostly of them."""
+        here = set(living)
+        parents = (fields[1] for pid in dead if (fields := _stat(pid)) is not None)
+        return sum(int(parent) in here for parent in parents)
 
     def _exact_memory(self) -> int:
         """Resident memory with shared pages counted once. Slow: only when the sum is too high."""

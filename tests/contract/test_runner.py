@@ -15,6 +15,7 @@ from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from tests.integration.runner_world import (
     Bench,
     GivenTrees,
+    nap,
     objects_in,
     processes_that_say,
 )
@@ -209,12 +210,12 @@ def test_a_command_starts_in_its_directory(world: World) -> None:
 
 def test_a_timeout_ends_the_command_and_says_so(bench: Bench) -> None:
     began = time.monotonic()
-    result = bench.sh("echo begun; exec sleep 61.5", timeout_ms=300)
+    result = bench.sh(f"echo begun; exec sleep {nap(61)}", timeout_ms=300)
     assert (result.exit_code, result.ended) == (None, "timeout")
     assert "0.3 s" in result.detail
     assert result.output_tail == "begun\n"
     assert time.monotonic() - began < 5
-    assert processes_that_say("61.5") == []
+    assert processes_that_say(nap(61)) == []
 
 
 def test_stop_asks_first_and_lets_the_command_clean_up(bench: Bench) -> None:
@@ -294,11 +295,11 @@ def test_an_error_of_the_listener_ends_the_command(bench: Bench) -> None:
         raise RuntimeError("the database is gone")
 
     with pytest.raises(RuntimeError, match="the database is gone"):
-        bench.sh("echo x; exec sleep 62.5", output=broken)
+        bench.sh(f"echo x; exec sleep {nap(62)}", output=broken)
     deadline = time.monotonic() + 5
-    while processes_that_say("62.5") and time.monotonic() < deadline:
+    while processes_that_say(nap(62)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert processes_that_say("62.5") == []
+    assert processes_that_say(nap(62)) == []
 
 
 def test_nothing_is_left_on_disk_but_the_cache(world: World) -> None:

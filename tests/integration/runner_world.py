@@ -15,6 +15,11 @@ from ci_platform.ports import CommandResult, CommandSpec, Runner
 REPOSITORY, RUN, COMMIT = "repo_1", "run_1", "c" * 40
 
 
+def nap(seconds: int) -> str:
+    """An argument for `sleep` that no other test session on this machine uses."""
+    return f"{seconds}.{os.getpid()}"
+
+
 @dataclass
 class GivenTrees:
     """Trees from a mapping of path to text; a `+x` in front of the text makes it executable."""

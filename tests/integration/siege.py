@@ -21,10 +21,11 @@ from pathlib import Path
 
 from ci_platform.runner import SandboxRunner, UnsandboxedRunner
 from ci_platform.runner.sandboxed import server_python
-from tests.integration.runner_world import Bench, GivenTrees, objects_in
+from tests.integration.runner_world import Bench, GivenTrees, nap, objects_in
 
 OTHER = "work/jobs/job-of-another/files"
-SERVER_SECRET, STEP_SECRET, MARK = "s3cret-of-the-server", "s3cret-of-the-step", "68.5"
+SERVER_SECRET, STEP_SECRET = "s3cret-of-the-server", "s3cret-of-the-step"
+MARK = nap(68)
 _ADD_KEY = {"x86_64": 248, "aarch64": 217}
 _SHMGET = {"x86_64": 29, "aarch64": 194}
 _SHMCTL = {"x86_64": 31, "aarch64": 195}

@@ -16,7 +16,7 @@ from ci_platform.runner.sandboxed import server_python
 from tests.integration.ordinary_user import run_as_user
 from tests.integration.runner_world import Bench, GivenTrees, objects_in
 
-UID = 213_000
+UID = 313_000 + os.getpid() % 1000 * 10  # of this session's own
 
 
 @pytest.fixture

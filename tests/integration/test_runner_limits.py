@@ -16,6 +16,7 @@ from ci_platform.runner import RunnerLimits, SandboxRunner
 from tests.integration.runner_world import (
     Bench,
     GivenTrees,
+    nap,
     objects_in,
     processes_of,
     processes_that_say,
@@ -32,7 +33,7 @@ LIMITS = RunnerLimits(
 )
 pytestmark = pytest.mark.slow  # each bomb takes its seconds
 
-UID = 211_000  # of its own, so that the test can tell its processes
+UID = 211_000 + os.getpid() % 1000 * 100  # of this session's own, to tell its processes
 ENDS_WITHIN_SECONDS = 8  # of which the command itself needs some; this machine may be busy
 
 
@@ -118,7 +119,7 @@ def test_a_bomb_ends_with_the_name_of_its_limit(bench: Bench, name: str) -> None
 def test_a_fork_bomb_of_a_shell_chokes_on_the_limit_or_is_ended(bench: Bench) -> None:
     """It may exhaust the limit and die of it before anyone has looked."""
     began = time.monotonic()
-    result = bench.sh("f() { f | f & }; f; sleep 63")
+    result = bench.sh("f() { f | f & }; f; sleep 1")
     assert result.ended == "pids" or "Cannot fork" in result.output_tail
     assert time.monotonic() - began < ENDS_WITHIN_SECONDS
     assert processes_of(range(UID, UID + 100)) == []
@@ -168,24 +169,27 @@ def test_limits_cannot_be_raised_from_inside(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "escape",
     [
-        "sleep 64.5 &",
-        "(setsid sleep 64.5 &) &",
-        "nohup setsid sh -c 'trap \"\" TERM HUP INT; sleep 64.5' >/dev/null 2>&1 &",
+        "sleep NAP &",
+        "(setsid sleep NAP &) &",
+        "nohup setsid sh -c 'trap \"\" TERM HUP INT; sleep NAP' >/dev/null 2>&1 &",
         "python3 -c 'import os\nif os.fork()==0:\n os.setsid()\n if os.fork()==0:\n"
-        '  os.closerange(0,9); os.execvp("sleep",["sleep","64.5"])\'',
+        '  os.closerange(0,9); os.execvp("sleep",["sleep","NAP"])\'',
     ],
 )
 def test_no_process_survives_its_command(bench: Bench, escape: str) -> None:
     began = time.monotonic()
-    assert bench.sh(f"{escape}\nsleep 0.2").exit_code == 0
+    script = escape.replace("NAP", nap(64))
+    assert bench.sh(f"{script}\nsleep 0.2").exit_code == 0
     assert time.monotonic() - began < 5
-    assert processes_that_say("64.5") == []
+    assert processes_that_say(nap(64)) == []
 
 
 def test_daemons_end_with_a_command_that_times_out(bench: Bench) -> None:
-    result = bench.sh("setsid sh -c 'trap \"\" TERM; sleep 65.5' & sleep 65.5", timeout_ms=400)
+    result = bench.sh(
+        f"setsid sh -c 'trap \"\" TERM; sleep {nap(65)}' & sleep {nap(65)}", timeout_ms=400
+    )
     assert result.ended == "timeout"
-    assert processes_that_say("65.5") == []
+    assert processes_that_say(nap(65)) == []
 
 
 def test_a_program_may_clean_up_although_its_shell_would_not_wait(bench: Bench) -> None:
@@ -210,7 +214,7 @@ def test_no_process_survives_the_worker(tmp_path: Path) -> None:
         "from tests.integration.runner_world import Bench, GivenTrees, objects_in\n"
         "d = Path(sys.argv[1])\n"
         "r = SandboxRunner(trees=GivenTrees(), objects=objects_in(d), work_dir=d / 'w')\n"
-        "Bench(r).sh('setsid sleep 67.5 & echo ready; sleep 67.5',"
+        f"Bench(r).sh('setsid sleep {nap(67)} & echo ready; sleep {nap(67)}',"
         " output=lambda s, b: print(b.decode(), flush=True))\n"
     )
     with subprocess.Popen(
@@ -219,14 +223,14 @@ def test_no_process_survives_the_worker(tmp_path: Path) -> None:
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 5
-        while len(processes_that_say("sleep\x0067.5")) < 2 and time.monotonic() < deadline:
+        while len(processes_that_say(f"sleep\x00{nap(67)}")) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert len(processes_that_say("sleep\x0067.5")) == 2
+        assert len(processes_that_say(f"sleep\x00{nap(67)}")) == 2
         worker.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while processes_that_say("sleep\x0067.5") and time.monotonic() < deadline:
+    while processes_that_say(f"sleep\x00{nap(67)}") and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert processes_that_say("sleep\x0067.5") == []
+    assert processes_that_say(f"sleep\x00{nap(67)}") == []
 
 
 def test_commands_outlive_the_thread_that_started_the_launcher(bench: Bench) -> None:
