@@ -106,6 +106,7 @@ class Supervisor:
     def run(self) -> None:
         """Run until told to stop. Raises ServerFailed if the children cannot be kept alive."""
         gc.freeze()  # what the children share stays shared: their collections do not touch it
+        gc.enable()
         deadline_s = time.monotonic() + READY_SECONDS_MAX
         with self._signals():
             while not self._stops and self._failure is None:
