@@ -93,13 +93,15 @@ def objects_in(directory: Path) -> LocalStore:
 
 
 def processes_of(uids: range) -> list[str]:
-    """What runs on this machine under job uids."""
+    """What runs on this machine under these uids, but for what only waits to be buried."""
     found = []
     for name in os.listdir("/proc"):
         try:
             if name.isdigit() and os.stat(f"/proc/{name}").st_uid in uids:
-                found.append(f"{name} {Path('/proc', name, 'comm').read_text().strip()}")
-        except FileNotFoundError:
+                said = Path("/proc", name, "stat").read_text().split(" (")[1]
+                if ") Z " not in said:
+                    found.append(said)
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return found
 
