@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ci_platform.engine.fold import fold
-from ci_platform.engine.summary import steps
+from ci_platform.engine.summary import shown, steps
 from ci_platform.errors import (
     InvalidRequest,
     NotFound,
@@ -284,7 +284,8 @@ class Queries:
     ) -> Sequence[Entry]:
         self.run(actor, run_id)
         limit = max(1, min(limit, JOURNAL_MAX))
-        return self.store.runs.journal(run_id, after=after, limit=limit)
+        entries = self.store.runs.journal(run_id, after=after, limit=limit)
+        return [shown(entry) for entry in entries]
 
     def log(
         self, actor: Actor, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000

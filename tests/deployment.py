@@ -71,6 +71,12 @@ class Deployment:
         view = fold(self.run(run_id), self.journal(run_id))
         return {str(step.key): step for step in steps(view)}
 
+    def seen(self, run_id: RunId) -> str:
+        """All that people get to see of a run's steps and journal, as one text."""
+        queries = self.platform.queries
+        entries = queries.journal(OWNER, run_id, limit=5_000)
+        return repr((queries.run_page(OWNER, run_id).steps, entries))
+
     def log(self, run_id: RunId, step: str = "$run") -> list[str]:
         return [line.text for line in self.platform.store.logs.read(run_id, step)]
 

@@ -31,7 +31,7 @@ from ci_platform.engine.operations import (
 )
 from ci_platform.engine.outside import Answer, cancel, decided, event_sent, pause, resume
 from ci_platform.engine.settle import bodies_lost, iso, settle
-from ci_platform.engine.summary import steps, update, waits
+from ci_platform.engine.summary import REDACTED, shown, steps, update, waits
 from ci_platform.engine.transitions import MOVES, IllegalMove, move
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "IllegalMove",
     "Limits",
     "Pen",
+    "REDACTED",
     "RunView",
     "StepView",
     "accept",
@@ -70,6 +71,7 @@ __all__ = [
     "returned",
     "seed_of",
     "settle",
+    "shown",
     "stable_id",
     "steps",
     "unreadable",

@@ -154,7 +154,10 @@ def _finish(pen: Pen, command: FinishAttempt, limits: Limits) -> None:
     except PipelineError as error:
         fail_attempt(pen, step, error_json(error), retry_at_ms=pen.now_ms, retryable=False)
         return
-    pen.write(EntryKind.STEP_PASSED, {"value": command.value}, key=key, attempt=step.attempt)
+    data = {"value": command.value}
+    if step.config.get("sensitive"):
+        data["sensitive"] = True  # for whoever shows this entry, see summary.shown
+    pen.write(EntryKind.STEP_PASSED, data, key=key, attempt=step.attempt)
 
 
 def _abandon(pen: Pen, key: StepKey) -> None:

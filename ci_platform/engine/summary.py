@@ -5,13 +5,16 @@ The row is what workers claim by and lists are made of, so this is also where "d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 
 from ci_platform.engine.fold import RunView, StepView, error_of
 from ci_platform.errors import InternalError
-from ci_platform.model import RunState, RunUpdate, Step, StepKind, Wait
+from ci_platform.model import Entry, Json, RunState, RunUpdate, Step, StepKind, StepState, Wait
 
 WAITS_MAX = 50  # kept in the row; a run that waits for more shows the first ones
+REDACTED = "[REDACTED]"  # shown in place of what a step with sensitive=True returned
 
 _WAIT_KINDS = {
     StepKind.SLEEP: "sleep",
@@ -77,6 +80,21 @@ def _wait(step: StepView) -> Wait:
     )
 
 
+def shown(entry: Entry) -> Entry:
+    """An entry as people may see it: everything that shows a journal goes through here.
+
+    What a sensitive step returned is left out. Its errors are not: their authors write them for
+    people to read.
+    """
+    if not entry.data.get("sensitive"):
+        return entry
+    return replace(entry, data=_redacted(entry.data))
+
+
+def _redacted(data: Mapping[str, Json]) -> dict[str, Json]:
+    return {name: REDACTED if name == "value" else value for name, value in data.items()}
+
+
 def steps(view: RunView) -> list[Step]:
     """The run's steps for people, in the order they started."""
     return [
@@ -88,9 +106,15 @@ def steps(view: RunView) -> list[Step]:
             started_ms=step.started_ms,
             ended_ms=step.ended_ms,
             config=step.config,
-            value=step.value,
+            value=_shown_value(step),
             error=error_of(step.error) if step.error is not None else None,
             until_ms=step.until_ms,
         )
         for step in view.steps.values()
     ]
+
+
+def _shown_value(step: StepView) -> Json:
+    if step.config.get("sensitive") and step.state is StepState.PASSED:
+        return REDACTED
+    return step.value
