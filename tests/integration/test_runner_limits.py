@@ -26,7 +26,7 @@ LIMITS = RunnerLimits(
     memory_bytes=192 << 20,
     disk_bytes=80 << 20,
     pids=64,
-    cpu_seconds=2,
+    cpu_seconds=1,
     open_files=256,
     tmp_bytes=16 << 20,
     grace_seconds=1.0,
@@ -34,7 +34,7 @@ LIMITS = RunnerLimits(
 pytestmark = pytest.mark.slow  # each bomb takes its seconds
 
 UID = 211_000 + os.getpid() % 1000 * 100  # of this session's own, to tell its processes
-ENDS_WITHIN_SECONDS = 8  # of which the command itself needs some; this machine may be busy
+ENDS_WITHIN_SECONDS = 20  # far above what it takes: this machine may be busy
 
 
 @pytest.fixture
