@@ -119,12 +119,12 @@ class Guest:
         self._kept: dict[str, Sources] = {}
         self._past: list[object] = []  # suspended code must never be closed, see Replay
         self._reserve: bytearray | None = bytearray(RESERVE_BYTES)
-        senses.sleep = lambda seconds: host.sleep(int(seconds * 1000) + 1)
 
     def activate(self, text: str) -> str:
         """Answer one message of the host."""
         outputs = Output(self._host, "stdout"), Output(self._host, "stderr")
         sys.stdout, sys.stderr = outputs
+        self._senses.sleep = lambda seconds: self._host.sleep(int(seconds * 1000) + 1)
         try:
             answer = self._answer(json.loads(text), outputs)
             return json.dumps(answer, separators=(",", ":"))

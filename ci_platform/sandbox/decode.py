@@ -7,6 +7,7 @@ field, before the engine sees it: what does not fit is refused, and fails that r
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -57,13 +58,20 @@ class BadMessage(Exception):
 
 def loads(text: str, what: str) -> Json:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{what} is not JSON: {type(error).__name__}") from None
 
 
 def _no_constant(name: str) -> Json:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large")
+    return number
 
 
 def commands(text: str, *, value_bytes: int) -> list[Command]:
