@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,9 @@ AS_USER = (
     "import json, sys; from pathlib import Path; from tests.integration.siege import besiege; "
     "print(json.dumps(besiege(Path(sys.argv[1]), sandboxed=sys.argv[2] == 'yes')))"
 )
+
+TABLE = Path(__file__).parents[2] / "docs" / "security.md"
+IF_THE_KERNEL_HAS_IT = {"socket: SCTP", "input and output ports"}
 
 Found = Mapping[str, str | None]
 
@@ -58,3 +62,16 @@ def test_the_attacks_work_where_there_is_no_sandbox(tmp_path: Path) -> None:
         "run without a filter",
         "io_uring",
     } <= working, working
+
+
+def documented() -> Mapping[str, str]:
+    """Each attack of the table in docs/security.md -> how it went as root and as a user."""
+    rows = re.findall(r"^\| (.+?) \| ([.X]) \| ([.X]) \| ([.X]) \|$", TABLE.read_text(), re.M)
+    return {name: as_root + as_user for name, _, as_root, as_user in rows}
+
+
+def test_the_table_of_attacks_is_the_list_of_attacks(tmp_path: Path) -> None:
+    found = attacked("ordinary user", tmp_path, sandboxed=True)
+    table = documented()
+    assert set(found) - IF_THE_KERNEL_HAS_IT == set(table) - IF_THE_KERNEL_HAS_IT
+    assert {name for name, outcome in table.items() if outcome != ".."} == set()
