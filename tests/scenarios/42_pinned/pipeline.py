@@ -1,0 +1,8 @@
+from pipelines import Pipeline
+
+
+class Scenario(Pipeline):
+    async def run(self, event, step):
+        a = await step.do("a", lambda: "old a")
+        await step.sleep("night", "8 hours")
+        return [a, await step.do("c", lambda: "old c")]
