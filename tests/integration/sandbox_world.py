@@ -6,7 +6,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ci_platform.model import (
@@ -17,7 +17,9 @@ from ci_platform.model import (
     FinishAttempt,
     NoteDivergence,
     Outcome,
+    Raised,
     RepositoryId,
+    Returned,
     SourceFiles,
     StartStep,
     StepKey,
@@ -110,4 +112,8 @@ def activate(
         strict=more.pop("strict", True),
         **more,
     )
-    return sandbox.activate(activation, host)
+    found = sandbox.activate(activation, host)
+    if isinstance(found, (Returned, Raised)):
+        host.next(found.commands)  # what ended together with the code
+        found = replace(found, commands=())
+    return found

@@ -88,7 +88,7 @@ def test_the_environment_is_empty_whatever_the_workers_holds(
     try:
         body = "import os, sys\nreturn [dict(os.environ), sys.argv, os.getcwd()]"
         assert activate(sandbox, pipeline(body)) == Returned([{}, [], "/"])
-        environment = Path(f"/proc/{sandbox._idle[0].popen.pid}/environ")
+        environment = Path(f"/proc/{sandbox.processes.idle()[0].popen.pid}/environ")
         if os.access(environment, os.R_OK):
             assert b"hush" not in environment.read_bytes()
     finally:
