@@ -432,6 +432,9 @@ class Mismatch:
     got: str
 
 
+    overran: StepKey | None = None  # a body that did not let go of its sandbox in time...
+    overran_asking: bool = False  # ... or its delay function did not
+    commands: Sequence[Command] = ()  # ends of steps that come before it
 @dataclass(frozen=True, slots=True)
 class Broke:
     """The sandbox itself failed; the run may be tried again."""

@@ -196,6 +196,9 @@ class _Wire:
 _ONE_AT_A_TIME = threading.RLock()  # the guest owns sys.stdout and the author's modules
 
 
+    def allow(self, body: str, ms: int) -> None:
+        """Nothing can stop code of this interpreter."""
+
 class InProcessSandbox:
     """The guest in this interpreter. One activation at a time; no limits, no isolation."""
 

@@ -15,11 +15,14 @@ from pipelines.declare import (
     on_tag,
 )
 from pipelines.errors import (
+    CapabilityError,
     CommandFailed,
     NonRetryable,
+    NonRetryableDelayError,
     NotGranted,
     Rejected,
     StepFailed,
+    StepTimeout,
     WaitTimeout,
 )
 from pipelines.step import Step
@@ -33,6 +36,7 @@ from pipelines.values import (
 )
 
 __all__ = [
+    "CapabilityError",
     "Approval",
     "Boolean",
     "Choice",
@@ -42,6 +46,7 @@ __all__ = [
     "Decision",
     "Event",
     "NonRetryable",
+    "NonRetryableDelayError",
     "NotGranted",
     "Number",
     "Pipeline",
@@ -51,6 +56,7 @@ __all__ = [
     "Step",
     "StepContext",
     "StepFailed",
+    "StepTimeout",
     "Text",
     "WaitTimeout",
     "on_manual",

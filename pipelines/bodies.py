@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 
 from pipelines import errors
 from pipelines.durations import duration_ms, show_ms
-from pipelines.errors import NonRetryable
+from pipelines.errors import NonRetryable, NonRetryableDelayError, StepTimeout
 from pipelines.history import Key
 from pipelines.jsontext import NotJson, encode
 from pipelines.loop import BODY, Body, HostLoop
@@ -51,6 +51,8 @@ class Run(Protocol):
 
 
 Config: TypeAlias = Mapping[str, Json]
+    def now_ms(self) -> int: ...
+
 
 
 class Bodies:
@@ -64,7 +66,9 @@ class Bodies:
         """Begin an attempt, in a copy of the context that asked for the step."""
         self.close(key)
         seconds = config["timeout_ms"] / 1000
-        body = Body(key, attempt, self._run.monotonic() + seconds)
+        begun = self._run.monotonic()
+        body = Body(key, attempt, begun + seconds, begun, self._run.now_ms())
+        body.until = body.deadline
         self.running[key] = body
         inside = context.copy()
         inside.run(BODY.set, body)
@@ -72,7 +76,7 @@ class Bodies:
         body.task = self._run.loop.create_task(
             self._attempt(body, work, ctx), name=f"{key[0]}:{key[1]}", context=inside
         )
-        inside.run(self._run.loop.call_later, seconds, self._time_out, body, config)
+        body.timer = inside.run(self._run.loop.call_later, seconds, self._time_out, body, config)
 
     def close(self, key: Key) -> None:
         """Stop an attempt where it is: it ended elsewhere, or nobody waits for it."""
@@ -119,7 +123,7 @@ class Bodies:
             and ctx.attempt <= ctx.config["retries"]["limit"]
         ):
             try:
-                delay = await _ask_delay(work.delay, ctx, error)
+                delay = await self._ask_delay(body, work.delay, ctx, error)
             except Exception as broken:
                 error, retryable = _delay_error(ctx, broken), False
         self._finish(body, _error_fields(error, retryable=retryable, delay_ms=delay))
@@ -127,7 +131,30 @@ class Bodies:
     def _time_out(self, body: Body, config: Config) -> None:
         if body.task is not None:
             body.task.cancel()
-        self._run.loop.call_later(CLEANUP_SECONDS_MAX, self._overrun, body, config)
+        body.until = self._run.monotonic() + CLEANUP_SECONDS_MAX
+        body.timer = self._run.loop.call_later(CLEANUP_SECONDS_MAX, self._overrun, body, config)
+
+    async def _ask_delay(
+        self,
+        body: Body,
+        function: Callable[[StepContext, Exception], Json],
+        ctx: StepContext,
+        error: Exception,
+    ) -> int:
+        """Let the author say how long to wait, within a time of its own."""
+        if body.timer is not None:
+            body.timer.cancel()
+        body.until, body.asking = self._run.monotonic() + DELAY_SECONDS_MAX, True
+        late = _delay_error(ctx, TimeoutError(f"no answer within {DELAY_SECONDS_MAX:g} seconds"))
+        fields = _error_fields(late, retryable=False)
+        self._run.loop.call_later(DELAY_SECONDS_MAX, self._finish, body, fields)
+        await asyncio.sleep(0)  # the host learns of the new time before the function begins
+        answer = function(ctx, error)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if self._run.monotonic() >= body.until:
+            raise TimeoutError(f"no answer within {DELAY_SECONDS_MAX:g} seconds")
+        return duration_ms(answer, "what retries.delay returned")
 
     def _overrun(self, body: Body, config: Config) -> None:
         """The body went on in spite of its cancellation."""
@@ -147,17 +174,8 @@ def _error_fields(
     return json.dumps(fields, separators=(",", ":"))[1:-1]
 
 
-async def _ask_delay(
-    function: Callable[[StepContext, Exception], Json], ctx: StepContext, error: Exception
-) -> int:
-    answer = function(ctx, error)
-    if inspect.isawaitable(answer):
-        answer = await asyncio.wait_for(answer, DELAY_SECONDS_MAX)
-    return duration_ms(answer, "what retries.delay returned")
-
-
 def _delay_error(ctx: StepContext, broken: Exception) -> Exception:
-    error = NonRetryable(
+    error = NonRetryableDelayError(
         f"the delay function of {ctx.name} failed: {type(broken).__name__}: "
         f"{errors.message_of(broken)}"
     )
@@ -165,8 +183,8 @@ def _delay_error(ctx: StepContext, broken: Exception) -> Exception:
     return error
 
 
-def _too_long(body: Body, config: Config) -> TimeoutError:
-    return TimeoutError(
+def _too_long(body: Body, config: Config) -> StepTimeout:
+    return StepTimeout(
         f"attempt {body.attempt} of {body.key[0]}:{body.key[1]} took longer than its timeout of "
         f"{show_ms(math.ceil(config['timeout_ms']))}"
     )

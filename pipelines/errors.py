@@ -2,10 +2,13 @@
 
     Exception
     ├── NonRetryable        raised by authors: this attempt was the last
+    │   └── NonRetryableDelayError  retries.delay is a function, and it is broken
+    ├── StepTimeout         an attempt took longer than its timeout; a TimeoutError
     ├── StepFailed          a step ended badly; `type` and `message` say how
     │   ├── CommandFailed       a command exited non-zero, or was ended
     │   ├── Rejected            a person said no
     │   └── WaitTimeout         an event or a decision did not come in time
+    ├── CapabilityError     self.env did not do what was asked; `type` and the message say why
     └── NotGranted          the run does not have this capability
 
 An exception becomes data (`describe`) when a body or a run fails, and an exception again (`revive`)
@@ -33,8 +36,24 @@ class NonRetryable(Exception):
     """Raised in a step's body: fail the step now, whatever retries are left."""
 
 
+class NonRetryableDelayError(NonRetryable):
+    """The function given as retries.delay failed, took too long, or answered no duration."""
+
+
+class StepTimeout(TimeoutError):
+    """An attempt at a step's body took longer than the step's timeout."""
+
+
 class NotGranted(Exception):
     """The run was not given this capability."""
+
+
+class CapabilityError(Exception):
+    """What `self.env` was asked for cannot be done. `type` is a word such as SqlError, TooLarge."""
+
+    def __init__(self, message: str = "", *, type: str = "CapabilityError") -> None:
+        super().__init__(message)
+        self.type = type
 
 
 class StepFailed(Exception):
@@ -174,8 +193,8 @@ def _instance(error: Mapping[str, Json]) -> Exception:
         return WaitTimeout(message)
     if name == "StepFailed":
         return StepFailed(message, type=str(data.get("type") or name))
-    if name in ("NonRetryable", "NotGranted"):
-        return (NonRetryable if name == "NonRetryable" else NotGranted)(message)
+    if name in _PLAIN:
+        return _PLAIN[name](message)
     if "class" in data:
         return _author_instance(str(data["class"]), name, message)
     known = getattr(builtins, name, None)
@@ -184,6 +203,12 @@ def _instance(error: Mapping[str, Json]) -> Exception:
         if made is not None and str(made) == message:
             return made
     return StepFailed(message, type=name)
+
+
+_PLAIN: Mapping[str, type[Exception]] = {
+    cls.__name__: cls
+    for cls in (CapabilityError, NonRetryable, NonRetryableDelayError, NotGranted, StepTimeout)
+}
 
 
 def _author_instance(path: str, name: str, message: str) -> Exception:

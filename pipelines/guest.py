@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Protocol
@@ -39,6 +40,8 @@ class GuestHost(Protocol):
 
     def mode(self, body: bool, now_ms: int) -> None: ...
 
+    def allow(self, body: str, ms: int) -> None: ...
+
     def sleep(self, ms: int) -> None: ...
 
 
@@ -56,6 +59,9 @@ class GuestClock:
 
     def monotonic(self) -> float:
         return real_monotonic()
+    def allow(self, body: str, seconds: float) -> None:
+        self._host.allow(body, math.ceil(seconds * 1000))
+
 
     def sleep(self, seconds: float) -> None:
         self._host.sleep(int(seconds * 1000) + 1)

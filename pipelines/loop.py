@@ -29,7 +29,12 @@ class Body:
     key: tuple[str, str, int]
     attempt: int
     deadline: float = math.inf  # on the real clock
+    begun: float = 0.0  # on the real clock
+    begun_ms: int = 0  # on the run's
+    until: float = math.inf  # when the host stops it, if it does not let go by itself
+    asking: bool = False  # its delay function runs
     closed: bool = False
+    timer: asyncio.TimerHandle | None = None  # ends it in good order
     task: asyncio.Task[None] | None = None
 
 

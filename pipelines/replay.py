@@ -24,7 +24,7 @@ from pipelines.bodies import Bodies, Work
 from pipelines.history import Entry, History, Key
 from pipelines.jsontext import NotJson, encode
 from pipelines.loop import Body, HostLoop
-from pipelines.wire import TIMER_NAME, VALUE_BYTES_MAX, Json
+from pipelines.wire import ASKING, TIMER_NAME, VALUE_BYTES_MAX, Json
 
 Answer: TypeAlias = dict[str, Json]
 Main: TypeAlias = Callable[[], Coroutine[Json, Json, Json]]
@@ -51,6 +51,8 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None: ...
 
+
+    def allow(self, body: str, seconds: float) -> None: ...
 
 class NeverAwaited(Exception):
     """A step was called, but its await forgotten: it would silently not run."""
@@ -144,6 +146,7 @@ class Replay:
         occurrence = self._counts.get((kind, name), 0) + 1
         self._counts[kind, name] = occurrence
         return (kind, name, occurrence)
+        self._allowed: tuple[Body, float] | None = None
 
     def request(self, key: Key, config: Mapping[str, Json], work: Work | None = None) -> StepFuture:
         """Ask for a step. The future ends as the journal says."""
@@ -203,10 +206,19 @@ class Replay:
     @property
     def live(self) -> bool:
         """Whether the code runs for the first time here, so that what it prints is new."""
+        if body is None:
+            self._allowed = None
+        elif (body, body.until) != self._allowed:
+            self._allowed = (body, body.until)
+            what = ASKING * body.asking + label(body.key)
+            self._clock.allow(what, max(0.0, body.until - self._clock.monotonic()))
         frontier = self._history.frontier
         return self._asked_host or frontier == 0 or self._seq > frontier
 
     def _send(self, op: str, key: Key, **fields: Json) -> None:
+    def now_ms(self) -> int:
+        return self._now_ms
+
         self._out[op, key] = fields
 
     # --- the activation ---
@@ -308,6 +320,7 @@ class Replay:
                 encode(main.result(), "what run() returned", bytes_max=self.value_bytes)
             except NotJson as found:
                 error = found
+        self._allowed = None
         if error is not None:
             return _raised(errors.describe(error))
         if not self._note_missing():

@@ -26,6 +26,9 @@
     guest -> host   mode(body, now_ms)  true while a step body runs: real time and entropy; false:
                                         the wall clock stands at now_ms, the run's logical time
     guest -> host   sleep(ms)           a body waits: hold the guest for so long, off its CPU time
+    guest -> host   allow(body, ms)     a step's body may run for so long, outside of it it is not
+                                        counted; "do:name#2", or "delay:do:name" while the body's
+                                        delay function runs
 
     key    [kind, name, occurrence]
     error  {"type": name, "message": text, "traceback": text, "data": {...}}
@@ -71,3 +74,4 @@ NAME_MAX = 256  # characters of a step's name
 PERIOD_MS_MAX = 365 * 86_400_000  # a sleep, a wait, a timeout
 RETRIES_MAX = 10_000
 TIMER_NAME = "$timer"
+ASKING = "delay:"

@@ -30,7 +30,7 @@ from ci_platform.engine.operations import (
     command_started,
 )
 from ci_platform.engine.outside import Answer, cancel, decided, event_sent, pause, resume
-from ci_platform.engine.settle import bodies_lost, iso, settle
+from ci_platform.engine.settle import bodies_lost, body_overran, iso, settle
 from ci_platform.engine.summary import REDACTED, shown, steps, update, waits
 from ci_platform.engine.transitions import MOVES, IllegalMove, move
 
@@ -48,6 +48,7 @@ __all__ = [
     "StepView",
     "accept",
     "bodies_lost",
+    "body_overran",
     "cancel",
     "check_event_type",
     "check_value",

@@ -12,7 +12,7 @@ from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.endings import end_run
 from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
 from ci_platform.engine.limits import LOST_LEASES_MAX
-from ci_platform.engine.retry import attempts_max
+from ci_platform.engine.retry import attempts_max, delay_ms
 from ci_platform.model import CloseApproval, Entry, EntryKind, Json, StepKey, StepKind
 
 
@@ -53,6 +53,27 @@ def bodies_lost(view: RunView, now_ms: int, why: str) -> Decision:
     """The sandbox is gone, and with it the bodies that executed in it."""
     pen = Pen(view, now_ms)
     _lose(pen, list(view.bodies.values()), why)
+    return pen.decision()
+
+
+def body_overran(view: RunView, key: StepKey, now_ms: int, *, asking: bool = False) -> Decision:
+    """The body of `key`, or its delay function (`asking`), did not let go of the sandbox in time.
+
+    The sandbox had to be dropped, and the bodies that executed beside it are lost with it.
+    """
+    pen = Pen(view, now_ms)
+    step = view.bodies[key]
+    others = [each for each in view.bodies.values() if each is not step]
+    if asking:
+        message = f"the delay function of {key.label} did not answer in time"
+        error = {"type": "NonRetryableDelayError", "message": message}
+    else:
+        seconds = step.config.get("timeout_ms", 0) / 1000
+        message = f"attempt {step.attempt} of {key.label!r} took longer than its {seconds:g} s"
+        error = {"type": "StepTimeout", "message": message}
+    wait_ms = delay_ms(step.config, step.attempt)
+    fail_attempt(pen, step, error, retry_at_ms=now_ms + wait_ms, retryable=not asking)
+    _lose(pen, others, f"{key.label!r} did not let go of the sandbox")
     return pen.decision()
 
 

@@ -22,6 +22,9 @@ HOST = "sluice:pipeline/host@1.0.0"
 WALL_CLOCK = "wasi:clocks/wall-clock@0.2.9"
 TICK_SECONDS = 0.02  # how exactly CPU time is measured
 
+BODY_GRACE_SECONDS = 1.0  # for a step's body to end in good order when its time is over
+BODY_MS_MAX = 366 * 86_400_000  # beyond any timeout
+BODY_NAME_MAX = 600  # characters
 
 class Calls(Protocol):
     """What the guest may ask for. Nothing here may raise."""
@@ -34,7 +37,8 @@ class Calls(Protocol):
 
 
 class Trap(Exception):
-    """The guest was stopped. `kind` is cpu, recursion, exit or crash."""
+    """The guest was stopped. `kind` is cpu, timeout (`detail` is the body), recursion, exit or
+    crash."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -67,6 +71,9 @@ class Machine:
         self.calls: Calls | None = None
         self._component = Component.deserialize_file(self._engine, str(guest))
         self._linker = self._link()
+        self._body_name = ""
+        self._body_until = float("inf")  # on the monotonic clock
+        self._overran = False  # the body named had to be stopped
         threading.Thread(target=self._tick, name="epochs", daemon=True).start()
 
     def _link(self) -> Linker:
@@ -81,6 +88,7 @@ class Machine:
                 host.add_func("sleep", lambda _, ms: self._sleep(ms))
             with root.add_instance(WALL_CLOCK) as clock:
                 clock.add_func("now", lambda _: self._wall_clock())
+                host.add_func("allow", lambda _, body, ms: self._allow(body, ms))
                 clock.add_func("resolution", lambda _: _instant(1_000_000))
         return linker
 
@@ -103,7 +111,8 @@ class Machine:
     def activate(self, instance: Instance, message: str, calls: Calls) -> str:
         """Run one activation in an instance. Raises Trap; the instance is useless then."""
         self.calls = calls
-        self._body, self._now_ms = False, 0
+        self._mode(False, 0)
+        self._overran = False
         instance.store.set_epoch_deadline(1)
         self._cpu_until = time.clock_gettime(self._cpu_clock) + self._cpu_seconds
         try:
@@ -113,14 +122,18 @@ class Machine:
         except UnicodeError as error:
             raise Trap("crash", f"the guest's answer is not text: {error}") from None
         finally:
-            self._cpu_until = float("inf")
+            if self._overran:
+                raise Trap("timeout", self._body_name) from None
+            self._cpu_until = self._body_until = float("inf")
             self.calls = None
 
     def _tick(self) -> None:
         """Stop the guest once the main thread has used its CPU time; waiting costs none."""
         while True:
             time.sleep(TICK_SECONDS)
-            if time.clock_gettime(self._cpu_clock) > self._cpu_until:
+            if time.monotonic() > self._body_until:
+                self._stop_body()
+            elif time.clock_gettime(self._cpu_clock) > self._cpu_until:
                 self._engine.increment_epoch()
 
     # --- host functions ---
@@ -128,17 +141,37 @@ class Machine:
     def _next(self, commands: str) -> str:
         return self.calls.next(commands) if self.calls is not None else "[]"
 
+    def _stop_body(self) -> None:
+        self._overran = True
+        self._engine.increment_epoch()
+
     def _log(self, step: str, stream: str, text: str) -> None:
         if self.calls is not None:
             self.calls.log(step, stream, text)
+        self._body_until = float("inf")  # what the worker takes to answer is not the body's time
 
     def _mode(self, body: bool, now_ms: int) -> None:
         self._body, self._now_ms = body, now_ms
 
     def _sleep(self, ms: int) -> None:
-        if self.calls is not None:
-            self.calls.sleep(ms)
+        if self.calls is None:
+            return
+        left = self._body_until - time.monotonic()
+        self.calls.sleep(int(max(0.0, min(ms, left * 1000))))
+        if time.monotonic() >= self._body_until:
+            self._stop_body()
 
+    def _ask(self, request: str) -> str:
+        """The guest stands still until the worker answers; that is its body's time, not CPU's."""
+        return self.calls.ask(request) if self.calls is not None else UNANSWERED
+
+        if not body:
+            self._body_until = float("inf")
+
+    def _allow(self, body: str, ms: int) -> None:
+        self._body_name = body[:BODY_NAME_MAX]
+        seconds = min(ms, BODY_MS_MAX) / 1000 + BODY_GRACE_SECONDS
+        self._body_until = time.monotonic() + seconds
     def _wall_clock(self) -> Record:
         return _instant(time.time_ns() if self._body else self._now_ms * 1_000_000)
 

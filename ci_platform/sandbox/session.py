@@ -12,13 +12,14 @@ import time
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from ci_platform.model import Broke, ErrorInfo, Json, Raised, Suspended
+from ci_platform.model import Broke, ErrorInfo, Json, Raised, StepKey, Suspended
 from ci_platform.ports import ActivationHost
 from ci_platform.sandbox import decode
 from ci_platform.sandbox.channel import RSS, Channel, ChannelClosed, Frame, Silence
 from ci_platform.sandbox.decode import BadMessage
 from ci_platform.sandbox.limits import MIB, SandboxLimits
 from ci_platform.sandbox.wiring import entries_json
+from pipelines.wire import ASK_BYTES_MAX, ASKING
 
 GRACE_SECONDS = 10.0  # beyond a limit that the process should have kept by itself
 STOP_SECONDS = 5.0  # for a guest to end once it was told to suspend
@@ -158,6 +159,8 @@ class Session:
                 "LimitExceeded",
                 "the code called itself too deeply: the sandbox's stack is used up (limit: "
                 "recursion)",
+        if kind == "timeout":
+            return _overran(detail)
                 "recursion",
             )
         if kind == "output":
@@ -195,3 +198,14 @@ def _text(payload: bytes) -> str:
         return payload.decode()
     except UnicodeDecodeError:
         raise BadMessage("bytes that are no text") from None
+def _overran(body: str) -> Raised:
+    """A step's body, or its delay function, did not let go of its sandbox in time."""
+    asking = body.startswith(ASKING)
+    try:
+        key = StepKey.parse(body.removeprefix(ASKING))
+    except ValueError:
+        key = None
+    message = f"{decode.printable(body)} took too long and had to be stopped"
+    return Raised(ErrorInfo("StepTimeout", message), overran=key, overran_asking=asking)
+
+

@@ -15,6 +15,7 @@ from ci_platform.engine import (
     Pen,
     RunView,
     bodies_lost,
+    body_overran,
     errored,
     mismatched,
     raised,
@@ -148,14 +149,17 @@ class Activations:
         policy = "accept"
         if not candidate.strict:
             policy = divergence_policy(files, run.pipeline, tools.store.descriptions)
-        broke = Broke("")
-        for _ in range(SANDBOX_TRIES_MAX):
+        broke, tries = Broke(""), 0
+        while tries < SANDBOX_TRIES_MAX:
             session.begin(trial, policy)
             outcome = self._sandboxed(session, files, candidate, event)
             if not isinstance(outcome, Broke):
                 return outcome
+            if isinstance(outcome, Raised) and self._overran(session, outcome):
+                continue  # an attempt is used up, so this ends
             broke = outcome
             _log.warning("%s: the sandbox broke: %s", run.id, broke.detail)
+            tries += 1
             if session.over:
                 return Suspended()
             session.write(lambda view, now_ms: bodies_lost(view, now_ms, "the sandbox broke"))
@@ -163,6 +167,15 @@ class Activations:
 
     def _sandboxed(
         self,
+    def _overran(self, session: Session, outcome: Raised) -> bool:
+        """Whether it was one step's body that had to be stopped, and not the run's own code."""
+        key = outcome.overran
+        if session.over or key is None or key not in session.view.bodies:
+            return False
+        asking = outcome.overran_asking
+        session.write(lambda view, now_ms: body_overran(view, key, now_ms, asking=asking))
+        return not session.over
+
         session: Session,
         files: SourceFiles,
         candidate: Candidate,

@@ -108,6 +108,9 @@ class _NoHost:
     def mode(self, body: bool, now_ms: int) -> None:
         """The clock of the build is as good as any."""
 
+    def allow(self, body: str, ms: int) -> None:
+        """Nothing here runs for long."""
+
     def sleep(self, ms: int) -> None:
         """Nothing waits here."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ci_platform.engine import event_sent, settle
+from ci_platform.engine import body_overran, event_sent, settle
 from ci_platform.engine.fold import StepView
 from ci_platform.engine.limits import LOST_LEASES_MAX
 from ci_platform.model import (
@@ -189,3 +189,25 @@ def test_settling_a_run_with_many_sleepers_touches_only_those_that_are_due(count
     journal.ask(*[start_sleep(f"nap {n}", 1_000 * n) for n in range(1, count + 1)])
     journal.now_ms += 2_500
     assert len(journal.decide(settle).drafts) == 2
+
+
+def test_a_body_that_had_to_be_stopped_uses_up_its_attempt_and_waits_its_delay() -> None:
+    journal = Journal().claim()
+    journal.ask(start_do("stubborn"), start_do("beside"))
+    journal.decide(lambda view, now_ms: body_overran(view, do("stubborn"), now_ms))
+    view = journal.view
+    stubborn, beside = view.steps[do("stubborn")], view.steps[do("beside")]
+    assert (stubborn.error or {})["type"] == "StepTimeout"
+    assert stubborn.until_ms == journal.now_ms + 10_000
+    assert (beside.error or {})["type"] == "LostWorker"
+    assert beside.until_ms == journal.now_ms  # no fault of its own: at once
+
+
+def test_a_delay_function_that_never_answers_ends_the_tries() -> None:
+    journal = Journal().claim()
+    journal.ask(start_do("asked"))
+    journal.decide(lambda view, now_ms: body_overran(view, do("asked"), now_ms, asking=True))
+    step = journal.view.steps[do("asked")]
+    assert step.state is StepState.FAILED
+    assert (step.error or {})["type"] == "NonRetryableDelayError"
+    assert "asked" in (step.error or {})["message"]

@@ -86,6 +86,7 @@ class World:
         self.commands: list[dict[str, Any]] = []
         self.printed: list[tuple[str, str, str]] = []
         self.senses: list[tuple[bool, int]] = []
+        self.allowed: list[tuple[str, float]] = []
         self.slept = 0.0
         self._answers = list(answers)
         self._obliging = obliging
@@ -135,6 +136,9 @@ class World:
         self.senses.append((body, now_ms))
 
     def monotonic(self) -> float:
+    def allow(self, body: str, seconds: float) -> None:
+        self.allowed.append((body, round(seconds, 3)))
+
         return self.slept
 
     def sleep(self, seconds: float) -> None:

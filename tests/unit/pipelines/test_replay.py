@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import CommandFailed, Retry, Step, StepFailed
+from pipelines import CommandFailed, Retry, Step, StepContext, StepFailed
 from pipelines.testing import PipelineTest  # noqa: F401  # its import must not need a sandbox
 from tests.unit.pipelines.replay_world import START_MS, Journal, World
 
@@ -529,7 +529,7 @@ def test_a_body_that_takes_too_long_is_cancelled_and_may_clean_up() -> None:
     world = World(obliging=True)
     error = world.run(code)["raised"]
     assert error["message"] == "attempt 1 of do:slow took longer than its timeout of 2 seconds"
-    assert (error["type"], cleaned, world.slept) == ("TimeoutError", ["up"], 2.0)
+    assert (error["type"], cleaned, world.slept) == ("StepTimeout", ["up"], 2.0)
 
 
 def test_a_body_that_ignores_its_cancellation_is_left_behind() -> None:
@@ -544,7 +544,7 @@ def test_a_body_that_ignores_its_cancellation_is_left_behind() -> None:
         await step.do("deaf", body, timeout=2, retries=0)
 
     world = World(obliging=True)
-    assert world.run(code)["raised"]["type"] == "TimeoutError"
+    assert world.run(code)["raised"]["type"] == "StepTimeout"
     assert world.slept == 7.0
 
 
@@ -554,7 +554,7 @@ def test_a_sync_body_that_took_too_long_fails_when_it_ends() -> None:
     async def code(step: Step) -> Any:
         await step.do("slow", lambda: world.sleep(60), timeout=2, retries=0)
 
-    assert world.run(code)["raised"]["type"] == "TimeoutError"
+    assert world.run(code)["raised"]["type"] == "StepTimeout"
 
 
 def test_tasks_that_a_body_leaves_behind_stop_with_it() -> None:
@@ -604,7 +604,49 @@ def test_a_delay_function_is_asked_and_its_failure_ends_the_retries() -> None:
     world = World(obliging=True)
     world.run(code(lambda ctx, error: "soon"))
     assert world.commands[1]["retryable"] is False
+    assert world.commands[1]["error"]["type"] == "NonRetryableDelayError"
     assert "the delay function of x failed: ValueError" in world.commands[1]["error"]["message"]
+
+
+def test_a_delay_function_has_five_seconds_of_its_own() -> None:
+    def code(seconds: float) -> Any:
+        async def delay(ctx: StepContext, error: Exception) -> float:
+            await asyncio.sleep(seconds)
+            return 3
+
+        async def main(step: Step) -> Any:
+            async def body() -> None:
+                await asyncio.sleep(9)
+                raise ValueError("no")
+
+            await step.do("x", body, timeout=10, retries=Retry(limit=3, delay=delay))
+
+        return main
+
+    world = World(obliging=True)
+    world.run(code(4))  # beyond the body's own timeout
+    assert world.commands[1]["delay_ms"] == 3_000
+    assert ("delay:do:x", 5.0) in world.allowed
+    world = World(obliging=True)
+    world.run(code(100))
+    error = world.commands[1]["error"]
+    assert (error["type"], world.slept) == ("NonRetryableDelayError", 14.0)
+    assert "no answer within 5 seconds" in error["message"]
+
+
+def test_the_host_is_told_for_how_long_a_body_may_run() -> None:
+    async def code(step: Step) -> Any:
+        async def deaf() -> None:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                await asyncio.sleep(1)
+
+        await step.do("deaf", deaf, timeout=2, retries=0)
+
+    world = World(obliging=True)
+    world.run(code)
+    assert world.allowed == [("do:deaf", 2.0), ("do:deaf", 5.0)]
 
 
 def test_sys_exit_in_a_body_fails_the_step_and_not_the_loop() -> None:
