@@ -34,7 +34,7 @@ from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
-from ci_platform.store import open_store
+from ci_platform.store import open_store, sqlite_url
 from ci_platform.webhooks import Errands, create_webhooks
 from git_store import GitHttp, GitStore
 from git_store import Limits as GitLimits
@@ -112,7 +112,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     make_directory(config.data)
     secret = master_secret(config.data, config.secret_key)
     store = open_store(
-        _database_url(config),
+        database_url(config),
         clock=clock,
         bell_dir=config.data.resolve() / "bells",
         key=derive(secret, "stored secrets"),
@@ -165,8 +165,9 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     )
 
 
-def _database_url(config: Config) -> str:
-    return config.database_url or f"sqlite:///{config.data.resolve() / 'sluice.db'}"
+def database_url(config: Config) -> str:
+    """Where the deployment's database is."""
+    return config.database_url or sqlite_url(config.data.resolve() / "sluice.db")
 
 
 def _objects(config: Config) -> obstore.store.ObjectStore:
@@ -213,14 +214,25 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
             env=os.environ,
         )
     tools = [Path(one) for one in config.command_tools.split(os.pathsep) if one]
-    return SandboxRunner(
-        trees=trees,
-        objects=platform.objects,
-        work_dir=work_dir,
-        limits=limits,
-        extra_ro=[*tools, *server_python()],
-        network=config.command_network,
-    )
+    hosts = _listed(config.command_hosts)
+    try:
+        return SandboxRunner(
+            trees=trees,
+            objects=platform.objects,
+            work_dir=work_dir,
+            limits=limits,
+            extra_ro=[*tools, *server_python()],
+            network=config.command_network and (hosts or True),
+            private_networks=_listed(config.command_private_networks),
+        )
+    except ValueError as error:  # a host or a network that is none
+        names = "SLUICE_COMMAND_HOSTS, SLUICE_COMMAND_PRIVATE_NETWORKS"
+        raise InvalidRequest(f"{names}: {error}") from error
+
+
+def _listed(text: str) -> list[str]:
+    """What a setting lists, separated by commas."""
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 # --- the application ------------------------------------------------------------------------------

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ci_platform.config import Config
+from tests.postgres import PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")
 def guest_cache() -> Path:
     """Where the built guest lies. The first test that starts a sandbox builds it."""
     return Config().cache
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test process. It starts with the first test that asks for it."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def deployment_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """`SLUICE_DATABASE_URL` of a new deployment: none for SQLite, else a database of its own."""
+    if request.param == "sqlite":
+        yield None
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    with server.database() as url:
+        yield url

@@ -8,6 +8,7 @@ the git store, which shares `SqlStore.engine`.
 """
 
 from ci_platform.store.clock import SystemClock
+from ci_platform.store.database import sqlite_url
 from ci_platform.store.sql_store import SqlStore, open_store
 
-__all__ = ["SqlStore", "SystemClock", "open_store"]
+__all__ = ["SqlStore", "SystemClock", "open_store", "sqlite_url"]

@@ -141,6 +141,11 @@ class Database:
             self._turn.close()
 
 
+def sqlite_url(file: Path) -> str:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(file)).render_as_string()
+
+
 def _beside(url: URL, suffix: str) -> Path:
     assert url.database is not None
     return Path(url.database).with_suffix(suffix)

