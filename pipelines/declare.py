@@ -256,7 +256,12 @@ class Pipeline:
     env: Env
 
     async def run(self, event: Event, step: Step) -> Json:
-        """What the pipeline does. Its return value is the run's output."""
+        """What the pipeline does. Its return value is the run's output.
+
+        When it returns or raises, the run is over: tasks it left behind stop where they are, and
+        steps they wait for are cancelled. A step that was called but never awaited fails the run.
+        An error in a task that nobody awaits is printed to the log, and fails nothing.
+        """
         raise TypeError(f"{type(self).__name__} has no method run(self, event, step)")
 
 

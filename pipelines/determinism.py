@@ -3,6 +3,10 @@
 `install` patches the interpreter of the sandbox once, while the guest is built; never an author's
 own. C code that reads the clock (datetime.now) asks the host, which guest.py keeps told. This makes
 replays equal; it is no secret keeping: code that goes around it only breaks its own run.
+
+One thing is not the journal's: the order of a set of texts follows a seed that is drawn when the
+guest is built. It is equal in all activations of one build, and may differ in another's, so code
+that starts steps in the order of a set should sort it.
 """
 
 from __future__ import annotations

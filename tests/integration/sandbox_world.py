@@ -85,7 +85,8 @@ class Host:
                 if key.kind is StepKind.SH:
                     self.add(EntryKind.STEP_PASSED, key, 1, value=COMMAND)
             case FinishAttempt(key, attempt, value, None):
-                self.add(EntryKind.STEP_PASSED, key, attempt, value=value)
+                early = {} if command.early_ms is None else {"early_ms": command.early_ms}
+                self.add(EntryKind.STEP_PASSED, key, attempt, value=value, **early)
             case FinishAttempt(key, attempt):
                 assert command.error is not None
                 self.add(EntryKind.STEP_FAILED, key, attempt, error=asdict(command.error))
