@@ -169,6 +169,16 @@ def run_here(
     raise typer.Exit(local.run(request))
 
 
+@cli.command("system")
+def show_system(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show the queue, and the workers that are there."""
+    with context.obj.open() as api:
+        found = api.get("/api/v1/system")
+    if wants_json(context, as_json):
+        return terminal.print_json(found)
+    return terminal.print_system(found)
+
+
 # --- repositories ---------------------------------------------------------------------------------
 
 

@@ -58,6 +58,9 @@ class Config(BaseSettings):
     push_bytes: int = 2048 * MIB
     blob_bytes: int = 1024 * MIB
     repository_bytes: int = 10 * 1024 * MIB  # the quota of one repository
+    storage_bytes: int = Field(
+        default=64 * MIB, ge=65_536
+    )  # env.storage of a repository, each part
     body_bytes: int = 25 * MIB  # of an API or webhook request
     private_remotes: bool = False  # True: webhooks may fetch from this machine and its networks
 
@@ -68,10 +71,13 @@ class Config(BaseSettings):
     command_files: int = 500_000  # in its workspace
     command_cpu_seconds: int = 14_400  # of all its processes together
     command_network: bool = False  # True: commands may name hosts they want to reach
+    command_hosts: str = ""  # the only hosts they may name: pypi.org,*.npmjs.org; none: any
+    command_private_networks: str = ""  # inner networks such hosts may be in: 10.1.0.0/16,…
     command_tools: str = ""  # directories commands may read, as in PATH, beside the server's Python
     command_runner: str = "sandbox"  # sandbox | unsandboxed (this machine's owner only)
 
-    retention_days: int = 30  # of finished runs
+    retention_days: int = Field(default=30, ge=1, le=36_500)  # of finished runs
+    kept_runs: int = Field(default=50, ge=0)  # finished ones of each pipeline that stay anyway
     hibernate: str = "auto"  # testing: "always" drops the sandbox at every await
 
     @property

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
 from ci_platform.model import (
     Approval,
+    Ask,
     Command,
     Decision,
     Description,
@@ -100,7 +102,7 @@ class RunPage:
     cursor: str | None  # for the next page; None on the last
 
 
-class RunStore(Protocol):
+class RunStore(Retention, Protocol):
     """Runs and their journals.
 
     `append` is the only way a run changes after its creation, apart from the two moves of a lease
@@ -251,6 +253,9 @@ class IdentityStore(Protocol):
         """Use a link up: its purpose, or None if unknown, used or expired. At most one caller
         ever gets it."""
 
+    def forget_links(self, now_ms: int) -> int:
+        """Drop links that have expired. Returns how many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hook:
@@ -301,6 +306,10 @@ class HookStore(Protocol):
     def finish(self, hook_id: str, delivery_id: str, outcome: str) -> None:
         """Drop the body; the id and the outcome stay. Safe to call twice."""
 
+    def forget(self, now_ms: int, *, limit: int = 500) -> int:
+        """Drop finished deliveries that are older than a repetition can be (30 days), at most
+        `limit`. Returns how many."""
+
 
 class DescriptionStore(Protocol):
     """What pipeline files said of themselves, by code digest and platform version."""
@@ -349,6 +358,10 @@ class Store(Protocol):
     def descriptions(self) -> DescriptionStore: ...
     @property
     def audit(self) -> AuditStore: ...
+    @property
+    def workers(self) -> WorkerStore: ...
+    @property
+    def duties(self) -> DutyStore: ...
     def bell(self) -> Bell:
         """A new listener; the caller closes it."""
 
@@ -383,6 +396,30 @@ class ActivationHost(Protocol):
 
     def log(self, step: str, stream: str, text: str) -> None:
         """Text the author printed, in pieces of any size."""
+
+    def ask(self, ask: Ask) -> Mapping[str, Json]:
+        """What the code wants of `self.env`: {"value": …}, or {"error": {"type", "message"}} that
+        it may catch. The guest stands still meanwhile, so this takes seconds at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Whose code asks for a capability. Made by the platform; nothing of it comes from the code."""
+
+    repository_id: RepositoryId
+    commit: str  # of the code that executes
+    before: str | None = None  # the commit before the push that started the run
+    run: Run | None = None  # None: a request to the repository's own endpoint
+    body: bool = False  # a step's body executes: what it does is not done again by a replay
+    trusted: bool = True
+
+
+class Capabilities(Protocol):
+    """What code in a sandbox may do beyond its steps. Every call is bounded in time and size."""
+
+    def ask(self, grant: Grant, ask: Ask) -> Mapping[str, Json]:
+        """Do what is asked, for the grant's own repository: {"value": …}, or {"error": {"type",
+        "message"}} when that cannot be. Raises InternalError, which costs the code its attempt."""
 
 
 class Sandbox(Protocol):
@@ -422,6 +459,7 @@ class CommandSpec:
     reports: Sequence[str] = ()
     labels: Sequence[str] = ()
     image: str | None = None
+    trusted: bool = True  # False: of a fork's run; no network, and nothing others read is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +489,10 @@ class Runner(Protocol):
         The workspace is the commit's tree with the base layers on top, in order. Changes are kept
         as a new layer only if the exit code is 0. Raises RunnerUnavailable (an InternalError).
         """
+
+    def collision(self, layer: str, other: str) -> str | None:
+        """A path that two layers over the same base both changed, each in its own way. None if
+        they may lie on one another. Raises RunnerUnavailable."""
 
 
 class Trees(Protocol):

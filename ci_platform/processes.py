@@ -23,12 +23,14 @@ from ci_platform.engine import Limits
 from ci_platform.errors import SandboxUnavailable
 from ci_platform.model import WorkerId
 from ci_platform.ports import Runner
+from ci_platform.runner.stored_layers import StoredLayers
 from ci_platform.server_log import log_to_stderr
 from ci_platform.worker import Settings, Tools, Worker
 
 STREAMS_SECONDS = 2  # how long open event streams may hold up the end of a web process
 ENDING_SECONDS = 17  # of the drain: for commands that were told to end, and to let go of leases
 MS = 1000
+DAY_MS = 86_400 * MS
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,8 @@ def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
         operations_max=config.operations_max,
         log_bytes=config.log_bytes,
         drain_ms=round(max(0.0, config.drain_seconds - ENDING_SECONDS) * MS),
+        retention_ms=config.retention_days * DAY_MS,
+        kept_runs=config.kept_runs,
         always_hibernate=config.hibernate == "always",
         limits=Limits(value_bytes=config.value_bytes, steps_max=config.steps_max),
     )
@@ -118,6 +122,11 @@ def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
         source=platform.source,
         clock=platform.clock,
         settings=settings,
+        capabilities=platform.capabilities,
+        dispatch_pending=platform.commands.pushes.dispatch_pending,
+        maintain_git=platform.git.maintain,
+        layers=StoredLayers(platform.objects),
+        host=socket.gethostname(),
     )
 
 

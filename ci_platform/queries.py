@@ -21,6 +21,7 @@ from ci_platform.errors import (
     SourceError,
     StepNotFound,
 )
+from ci_platform.housekeeping import WorkerRecord
 from ci_platform.identity import Action, authorise, may, may_decide, readable, role_in
 from ci_platform.model import (
     RUN_LOG,
@@ -62,7 +63,7 @@ FINISHED = tuple(sorted(TERMINAL_STATES))
 HOME_MAX = 20  # rows of each list of the home page
 HOME_REPOSITORIES = 100
 FINISHED_SCAN = 100  # finished runs looked at for what newly fails
-SYSTEM_SCAN = 500  # active runs looked at for leases
+SYSTEM_SCAN = 500  # active runs looked at for the oldest
 LIST_MAX = 200
 JOURNAL_MAX = 5_000
 LOG_LINES_MAX = 5_000
@@ -135,8 +136,13 @@ class RunView:
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     worker: str
-    runs: int  # held now
-    lease_until_ms: int
+    host: str
+    alive: bool  # False: it has missed its heartbeats
+    runs: int  # leased now
+    operations: int  # commands, likewise
+    labels: Sequence[str]
+    started_ms: int
+    seen_ms: int  # its last heartbeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +151,7 @@ class SystemView:
     due: int  # queued runs: the depth of the queue
     oldest_due_ms: int | None
     next_ready_ms: int | None
-    workers: Sequence[WorkerView]  # as seen in leases; an idle worker is not seen
+    workers: Sequence[WorkerView]  # as they show themselves by their heartbeats
     approvals_open: int
     now_ms: int
 
@@ -335,7 +341,7 @@ class Queries:
             due=counts.get(RunState.QUEUED, 0),
             oldest_due_ms=min((run.ready_ms for run in due if run.ready_ms), default=None),
             next_ready_ms=self.store.runs.next_ready_ms(),
-            workers=_workers(active, now_ms),
+            workers=[_worker_view(one, now_ms) for one in self.store.workers.list()],
             approvals_open=len(self.store.approvals.open()),
             now_ms=now_ms,
         )
@@ -468,12 +474,17 @@ def _last_actor(entries: Sequence[Entry], kind: EntryKind) -> str | None:
     return None
 
 
-def _workers(active: Sequence[Run], now_ms: int) -> list[WorkerView]:
-    leases: dict[str, list[int]] = {}
-    for run in active:
-        if run.worker is not None and run.lease_until_ms is not None:
-            leases.setdefault(run.worker, []).append(run.lease_until_ms)
-    return [WorkerView(worker, len(found), max(found)) for worker, found in sorted(leases.items())]
+def _worker_view(record: WorkerRecord, now_ms: int) -> WorkerView:
+    return WorkerView(
+        worker=record.id,
+        host=record.host,
+        alive=record.alive(now_ms),
+        runs=record.runs,
+        operations=record.operations,
+        labels=record.labels,
+        started_ms=record.started_ms,
+        seen_ms=record.seen_ms,
+    )
 
 
 def _log_name(step: str) -> str:

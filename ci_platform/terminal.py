@@ -122,6 +122,24 @@ def print_runs(runs: Sequence[Json], *, empty: str) -> None:
     print_table(("", "STATE", "PIPELINE", "REF", "COMMIT", "TOOK", "ID"), rows, empty)
 
 
+def print_system(system: Json) -> None:
+    """The queue, and who is there to work."""
+    counts = ", ".join(f"{count:,} {state}" for state, count in system["runs"].items())
+    console().print(f"{counts}; {system['due']:,} due now\n", markup=False)
+    rows = [
+        (
+            worker["worker"],
+            str(worker["runs"]),
+            str(worker["operations"]),
+            worker["started_at"],
+            worker["last_seen_at"] if worker["alive"] else f"silent since {worker['last_seen_at']}",
+        )
+        for worker in system["workers"]
+    ]
+    columns = ("WORKER", "RUNS", "COMMANDS", "STARTED", "LAST SEEN")
+    print_table(columns, rows, "No worker is there: runs stay queued. Start one: sluice worker")
+
+
 def print_run(run: Json) -> None:
     """One run: its state, what it waits for, its steps."""
     out = console()

@@ -6,16 +6,17 @@ Part of `testing_store.InMemoryStore`; the same rules as there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ci_platform.errors import Conflict, HookNotFound
-from ci_platform.model import Description, Json, RepositoryId, Role, User, UserId
+from ci_platform.housekeeping import WorkerRecord
+from ci_platform.model import Description, Json, RepositoryId, Role, User, UserId, WorkerId
 from ci_platform.ports import Clock, Delivery, Hook, Token
 from ci_platform.store.audit import check_limit as check_audit_limit
 from ci_platform.store.codec import plain, plain_or_none
 from ci_platform.store.descriptions import description_of
-from ci_platform.store.hooks import check_delivery
+from ci_platform.store.hooks import DELIVERIES_KEPT_MS, check_delivery
 from ci_platform.store.identity import TOUCH_MS
 from ci_platform.store.ids import new_id
 from ci_platform.store.packing import pack, unpack
@@ -113,6 +114,13 @@ class InMemoryIdentity:
                     return purpose if expires_ms > now_ms else None
         return None
 
+    def forget_links(self, now_ms: int) -> int:
+        with self._lock:
+            old = [purpose for purpose, (_, ends_ms) in self._links.items() if ends_ms <= now_ms]
+            for purpose in old:
+                del self._links[purpose]
+        return len(old)
+
 
 @dataclass(slots=True)
 class _Delivered:
@@ -191,6 +199,18 @@ class InMemoryHooks:
                 found.due_ms = None
                 found.delivery = replace(found.delivery, body=b"")
 
+    def forget(self, now_ms: int, *, limit: int = 500) -> int:
+        before_ms = now_ms - DELIVERIES_KEPT_MS
+        with self._lock:
+            old = [
+                noted
+                for noted, one in self._deliveries.items()
+                if one.due_ms is None and one.delivery.received_ms < before_ms
+            ][:limit]
+            for noted in old:
+                del self._deliveries[noted]
+        return len(old)
+
 
 class InMemoryDescriptions:
     def __init__(self) -> None:
@@ -219,3 +239,51 @@ class InMemoryAudit:
     def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]:
         check_audit_limit(limit)
         return self._records[::-1][:limit]
+
+
+class InMemoryWorkers:
+    """`held` tells how many runs and commands a worker has leased."""
+
+    def __init__(self, held: Callable[[WorkerId], tuple[int, int]]) -> None:
+        self._held = held
+        self._lock = threading.RLock()
+        self._records: dict[WorkerId, WorkerRecord] = {}
+
+    def beat(self, record: WorkerRecord) -> None:
+        with self._lock:
+            self._records[record.id] = record
+
+    def gone(self, worker: WorkerId) -> None:
+        with self._lock:
+            self._records.pop(worker, None)
+
+    def list(self) -> list[WorkerRecord]:
+        with self._lock:
+            records = sorted(self._records.values(), key=lambda record: record.id)
+        held = [self._held(record.id) for record in records]
+        return [
+            replace(record, runs=runs, operations=operations)
+            for record, (runs, operations) in zip(records, held, strict=True)
+        ]
+
+    def forget(self, before_ms: int) -> int:
+        with self._lock:
+            dead = [record.id for record in self._records.values() if record.seen_ms < before_ms]
+            for worker in dead:
+                del self._records[worker]
+        return len(dead)
+
+
+class InMemoryDuties:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._next_ms: dict[str, int] = {}
+
+    def take(self, name: str, *, every_ms: int) -> bool:
+        now_ms = self._clock.now_ms()
+        with self._lock:
+            if self._next_ms.get(name, now_ms) > now_ms:
+                return False
+            self._next_ms[name] = now_ms + every_ms
+        return True

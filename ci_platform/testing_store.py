@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ci_platform.errors import Conflict, RunExists, RunNotFound, StepNotFound
+from ci_platform.housekeeping import OldRun, OldRuns
 from ci_platform.model import (
     Approval,
     Decision,
@@ -39,7 +40,7 @@ from ci_platform.ports import (
     RunFilter,
     RunPage,
 )
-from ci_platform.store import births, journal, listing, logs, moves
+from ci_platform.store import births, journal, listing, logs, moves, retention
 from ci_platform.store.bell import Belfry, Listener
 from ci_platform.store.claims import check_claim
 from ci_platform.store.codec import moving_columns, plain
@@ -49,8 +50,10 @@ from ci_platform.store.runs import LIVE_STATES, check_created
 from ci_platform.testing_records import (
     InMemoryAudit,
     InMemoryDescriptions,
+    InMemoryDuties,
     InMemoryHooks,
     InMemoryIdentity,
+    InMemoryWorkers,
 )
 from ci_platform.testing_tables import Effects, Tables
 
@@ -91,6 +94,8 @@ class InMemoryStore:
         self._hooks = InMemoryHooks()
         self._descriptions = InMemoryDescriptions()
         self._audit = InMemoryAudit()
+        self._workers = InMemoryWorkers(tables.held)
+        self._duties = InMemoryDuties(clock)
 
     @property
     def runs(self) -> _Runs:
@@ -123,6 +128,14 @@ class InMemoryStore:
     @property
     def audit(self) -> InMemoryAudit:
         return self._audit
+
+    @property
+    def workers(self) -> InMemoryWorkers:
+        return self._workers
+
+    @property
+    def duties(self) -> InMemoryDuties:
+        return self._duties
 
     def bell(self) -> Listener:
         return self._belfry.listener()
@@ -314,6 +327,40 @@ class _Runs:
             for gate in [gate for gate in tables.approvals if gate[0] == run_id]:
                 del tables.approvals[gate]
         tables.ring()
+
+    def old(self, *, before_ms: int, keep: int, after: int = 0, limit: int = 500) -> OldRuns:
+        with self._tables.lock:
+            every = [run for run in self._tables.runs.values() if run.created_ms < before_ms]
+            page = every[after : after + limit]
+            found = [run for run in page if self._old(run, before_ms, keep)]
+            commits = {
+                run.id: {run.commit, str(self._tables.journals[run.id][0].data["commit"])}
+                for run in found
+            }
+        runs = [OldRun(run.id, run.repository_id, sorted(commits[run.id])) for run in found]
+        return OldRuns(runs, after + limit if len(page) == limit else 0)
+
+    def _old(self, run: Run, before_ms: int, keep: int) -> bool:
+        newer = (
+            one
+            for one in self._tables.runs.values()
+            if (one.repository_id, one.pipeline) == (run.repository_id, run.pipeline)
+            and one.ended_ms is not None
+            and one.number > run.number
+        )
+        ended = run.ended_ms is not None and run.ended_ms < before_ms
+        return ended and sum(1 for _ in newer) >= keep
+
+    def commits_used(self, repository_id: RepositoryId, commits: Sequence[str]) -> set[str]:
+        with self._tables.lock:
+            runs = list(self._tables.runs.values())
+        return {run.commit for run in runs if run.repository_id == repository_id} & set(commits)
+
+    def layers_used(self, digests: Sequence[str]) -> set[str]:
+        with self._tables.lock:
+            journals = [list(entries) for entries in self._tables.journals.values()]
+        found = (retention.layer_of(entry) for entries in journals for entry in entries)
+        return {digest for digest in found if digest is not None} & set(digests)
 
     def list(self, which: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:
         listing.check_limit(limit)

@@ -31,6 +31,7 @@ from ci_platform.model import (
     RunId,
     StepKey,
     StopOperations,
+    WorkerId,
 )
 from ci_platform.ports import (
     Clock,
@@ -58,6 +59,12 @@ class Tables:
             return self.runs[run_id]
         except KeyError:
             raise RunNotFound(f"no run has the id {run_id}") from None
+
+    def held(self, worker: WorkerId) -> tuple[int, int]:
+        """How many runs and commands a worker has leased."""
+        with self.lock:
+            runs = sum(run.worker == worker for run in self.runs.values())
+            return runs, sum(one.worker == worker for one in self.operations.values())
 
 
 class Effects:

@@ -15,7 +15,13 @@ PACKAGES = ("pipelines", "git_store", "ci_platform", "web")
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 600
 
-CORE = {"ci_platform.model", "ci_platform.errors", "ci_platform.ports", "ci_platform.envelope"}
+CORE = {
+    "ci_platform.model",
+    "ci_platform.errors",
+    "ci_platform.ports",
+    "ci_platform.housekeeping",
+    "ci_platform.envelope",
+}
 FRONT = {
     "ci_platform.commands",
     "ci_platform.queries",
@@ -31,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.model": CORE,
     "ci_platform.errors": CORE,
     "ci_platform.ports": CORE,
+    "ci_platform.housekeeping": CORE,
     "ci_platform.envelope": CORE,
     "ci_platform.engine": CORE,
     "ci_platform.store": CORE,
@@ -42,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.queries": CORE | {"ci_platform.engine", "ci_platform.identity"},
     "ci_platform.commands": CORE | {"ci_platform.engine", "ci_platform.identity"},
     "ci_platform.live": CORE,
+    "ci_platform.capabilities": CORE,
     "ci_platform.api": FRONT,
     "ci_platform.webhooks": FRONT,
     "web": FRONT,
@@ -60,6 +68,7 @@ HOMES = {
         "ci_platform.demo",
         "ci_platform.local",
         "ci_platform.client",
+        "ci_platform.capabilities",
         "git_store",
     ),
 }

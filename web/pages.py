@@ -21,7 +21,7 @@ from ci_platform.model import (
     RunState,
 )
 from ci_platform.ports import RunFilter, Token
-from ci_platform.queries import Queries, WorkerView
+from ci_platform.queries import Queries, SystemView, WorkerView
 from ci_platform.queries import RunRow as FoundRun
 from web.filters import duration, first_line
 from web.inputs import Input, inputs_of
@@ -241,20 +241,19 @@ def system_page(queries: Queries, actor: Actor) -> SystemPage:
             )
             for record in queries.audit(actor)
         ],
-        warning=stalled(view.due, view.oldest_due_ms, view.now_ms),
+        warning=stalled(view),
     )
 
 
-STALLED_MS = 30_000  # a due run that nobody took for so long: no worker polls
-
-
-def stalled(due: int, oldest_due_ms: int | None, now_ms: int) -> str:
-    """The banner when runs are due and nobody takes them; empty when all is well."""
-    if not due or oldest_due_ms is None or now_ms - oldest_due_ms < STALLED_MS:
+def stalled(view: SystemView) -> str:
+    """The banner when no worker polls; empty when all is well."""
+    if any(worker.alive for worker in view.workers):
         return ""
+    if not view.due or view.oldest_due_ms is None:
+        return "No worker is there: runs will stay queued. Start one with `sluice worker`."
     return (
-        f"No worker takes runs: the oldest of {due:,} due has waited "
-        f"{duration(now_ms - oldest_due_ms)}. Start one with `sluice worker`."
+        f"No worker takes runs: the oldest of {view.due:,} due has waited "
+        f"{duration(view.now_ms - view.oldest_due_ms)}. Start one with `sluice worker`."
     )
 
 

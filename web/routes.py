@@ -51,7 +51,7 @@ def _banners(visit: Visit) -> list[str]:
     if not visit.actor.admin:
         return []
     view = visit.site.queries.system(visit.actor)
-    text = stalled(view.due, view.oldest_due_ms, view.now_ms)
+    text = stalled(view)
     return [text] if text else []
 
 

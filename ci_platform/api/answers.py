@@ -24,7 +24,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.ports import Hook, Token
-from ci_platform.queries import ApprovalView, RunView, SystemView
+from ci_platform.queries import ApprovalView, RunView, SystemView, WorkerView
 
 BRANCH = "refs/heads/"
 
@@ -471,8 +471,26 @@ class HookList(Answer):
 
 class WorkerAnswer(Answer):
     worker: str
+    host: str
+    alive: bool
     runs: int
-    lease_until: str
+    operations: int
+    labels: list[str]
+    started_at: str
+    last_seen_at: str
+
+    @classmethod
+    def of(cls, view: WorkerView) -> WorkerAnswer:
+        return cls(
+            worker=view.worker,
+            host=view.host,
+            alive=view.alive,
+            runs=view.runs,
+            operations=view.operations,
+            labels=list(view.labels),
+            started_at=iso(view.started_ms),
+            last_seen_at=iso(view.seen_ms),
+        )
 
 
 class SystemAnswer(Answer):
@@ -491,10 +509,7 @@ class SystemAnswer(Answer):
             due=view.due,
             oldest_due_at=iso_or_none(view.oldest_due_ms),
             next_ready_at=iso_or_none(view.next_ready_ms),
-            workers=[
-                WorkerAnswer(worker=one.worker, runs=one.runs, lease_until=iso(one.lease_until_ms))
-                for one in view.workers
-            ],
+            workers=[WorkerAnswer.of(one) for one in view.workers],
             approvals_open=view.approvals_open,
             now=iso(view.now_ms),
         )

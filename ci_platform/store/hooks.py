@@ -27,7 +27,7 @@ _OLD = (
     select(DELIVERIES.c.hook_id, DELIVERIES.c.id)
     .where(DELIVERIES.c.received_ms < bindparam("before"), DELIVERIES.c.due_ms.is_(None))
     .order_by(DELIVERIES.c.received_ms)
-    .limit(DELIVERIES_FORGOTTEN_MAX)
+    .limit(bindparam("count"))
 )
 _ONE = (
     DELIVERIES.c.hook_id == bindparam("of_hook"),
@@ -113,6 +113,9 @@ class SqlHookStore:
         }
         self._database.write(lambda connection: connection.execute(_FINISH, asked))
 
+    def forget(self, now_ms: int, *, limit: int = 500) -> int:
+        return self._database.write(lambda connection: _forget(connection, now_ms, limit))
+
     def _note(self, delivery: Delivery, *, pending: bool) -> bool:
         check_delivery(delivery)
         columns: dict[str, object] = {
@@ -145,13 +148,18 @@ def _insert(connection: Connection, columns: dict[str, object], received_ms: int
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     statement = insert(DELIVERIES).on_conflict_do_nothing().returning(DELIVERIES.c.id)
     first = connection.execute(statement, columns).one_or_none() is not None
-    before = {"before": received_ms - DELIVERIES_KEPT_MS}
+    _forget(connection, received_ms, DELIVERIES_FORGOTTEN_MAX)
+    return first
+
+
+def _forget(connection: Connection, now_ms: int, limit: int) -> int:
+    asked = {"before": now_ms - DELIVERIES_KEPT_MS, "count": limit}
     old = [
-        {"of_hook": row.hook_id, "of_delivery": row.id} for row in connection.execute(_OLD, before)
+        {"of_hook": row.hook_id, "of_delivery": row.id} for row in connection.execute(_OLD, asked)
     ]
     if old:
         connection.execute(_FORGET, old)
-    return first
+    return len(old)
 
 
 def _delivery_of(row: Columns) -> Delivery:

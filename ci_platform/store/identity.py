@@ -134,6 +134,10 @@ class SqlIdentityStore:
         row = self._database.write(lambda connection: connection.execute(taken).one_or_none())
         return row.purpose if row is not None and row.expires_ms > now_ms else None
 
+    def forget_links(self, now_ms: int) -> int:
+        expired = LINKS.delete().where(LINKS.c.expires_ms <= now_ms)
+        return self._database.write(lambda connection: connection.execute(expired).rowcount)
+
     def _one(
         self, statement: Select[tuple[Json, ...]], asked: Mapping[str, object] | None = None
     ) -> Columns | None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, select
 from ci_platform.errors import RunNotFound, SluiceError
 from ci_platform.model import Entry, Run, RunId
 from ci_platform.ports import Append, Clock
-from ci_platform.store import effects, moves
+from ci_platform.store import effects, moves, retention
 from ci_platform.store.codec import (
     Columns,
     entry_columns,
@@ -107,6 +107,7 @@ def write_moves(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None
 def write_entries(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
     if rows:
         connection.execute(_ADD_ENTRIES, rows)
+        retention.note_layers(connection, rows)
 
 
 class Appender:

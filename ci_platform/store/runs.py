@@ -12,6 +12,7 @@ from functools import partial
 from sqlalchemy import Connection, bindparam, func, select
 
 from ci_platform.errors import Conflict, InvalidRequest, RunNotFound, StoreUnavailable
+from ci_platform.housekeeping import OldRuns
 from ci_platform.model import (
     TERMINAL_STATES,
     Entry,
@@ -23,7 +24,7 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
-from ci_platform.store import births, journal, listing
+from ci_platform.store import births, journal, listing, retention
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
 from ci_platform.store.database import Database
@@ -166,6 +167,17 @@ class SqlRunStore:
     def delete(self, run_id: RunId) -> None:
         self._database.write(lambda connection: _delete(connection, run_id))
         self._ring()
+
+    def old(self, *, before_ms: int, keep: int, after: int = 0, limit: int = 500) -> OldRuns:
+        return self._database.read(
+            partial(retention.old, before_ms=before_ms, keep=keep, after=after, limit=limit)
+        )
+
+    def commits_used(self, repository_id: RepositoryId, commits: Sequence[str]) -> set[str]:
+        return self._database.read(partial(retention.commits_used, repository_id, commits))
+
+    def layers_used(self, digests: Sequence[str]) -> set[str]:
+        return self._database.read(partial(retention.layers_used, digests))
 
 
 def check_created(new: Sequence[NewRun]) -> None:

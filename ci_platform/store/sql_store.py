@@ -15,12 +15,14 @@ from ci_platform.store.clock import ServerClock, SystemClock
 from ci_platform.store.database import Database
 from ci_platform.store.datagrams import DatagramWire
 from ci_platform.store.descriptions import SqlDescriptionStore
+from ci_platform.store.duties import SqlDutyStore
 from ci_platform.store.hooks import SqlHookStore
 from ci_platform.store.identity import SqlIdentityStore
 from ci_platform.store.logs import SqlLogStore
 from ci_platform.store.notifications import NotifyWire
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.runs import SqlRunStore
+from ci_platform.store.workers import SqlWorkerStore
 
 
 class SqlStore:
@@ -41,6 +43,8 @@ class SqlStore:
         self._hooks = SqlHookStore(database, Cipher(key))
         self._descriptions = SqlDescriptionStore(database)
         self._audit = SqlAuditStore(database)
+        self._workers = SqlWorkerStore(database)
+        self._duties = SqlDutyStore(database, clock)
 
     @property
     def runs(self) -> SqlRunStore:
@@ -73,6 +77,14 @@ class SqlStore:
     @property
     def audit(self) -> SqlAuditStore:
         return self._audit
+
+    @property
+    def workers(self) -> SqlWorkerStore:
+        return self._workers
+
+    @property
+    def duties(self) -> SqlDutyStore:
+        return self._duties
 
     @property
     def clock(self) -> Clock:

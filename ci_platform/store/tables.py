@@ -29,7 +29,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
 Id = String().with_variant(String(collation="C"), "postgresql")
@@ -236,6 +236,37 @@ class LogChunkRow(StoreTable, table=True):
     lines: bytes = Field(sa_type=LargeBinary)
 
 
+class RunLayerRow(StoreTable, table=True):
+    """A workspace layer that a run's journal refers to; goes with the run."""
+
+    __tablename__ = "run_layers"
+    __table_args__ = (Index("run_layers_of_run", "run_n"), _CLUSTERED)
+
+    digest: str = Field(sa_column=Column(Id, primary_key=True))
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+
+
+class WorkerRow(StoreTable, table=True):
+    __tablename__ = "workers"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    host: str
+    pid: int = Field(sa_type=BigInteger)
+    started_ms: int = Field(sa_type=BigInteger)
+    seen_ms: int = Field(sa_type=BigInteger)
+    beat_ms: int = Field(sa_type=BigInteger)
+    labels: bytes = Field(sa_type=LargeBinary)  # packed
+
+
+class DutyRow(StoreTable, table=True):
+    """When a duty that one process at a time is enough for is due again."""
+
+    __tablename__ = "duties"
+
+    name: str = Field(sa_column=Column(Id, primary_key=True))
+    next_ms: int = Field(sa_type=BigInteger)
+
+
 class UserRow(StoreTable, table=True):
     __tablename__ = "users"
 
@@ -357,3 +388,6 @@ HOOKS = _table("hooks")
 DELIVERIES = _table("hook_deliveries")
 DESCRIPTIONS = _table("descriptions")
 AUDIT = _table("audit")
+RUN_LAYERS = _table("run_layers")
+WORKERS = _table("workers")
+DUTIES = _table("duties")

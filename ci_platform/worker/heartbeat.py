@@ -1,7 +1,10 @@
-"""The duty of keeping what this worker holds: one write renews all of its leases."""
+"""The duty of being there: one write renews all leases of this worker, one tells people of it."""
 
 from __future__ import annotations
 
+import os
+
+from ci_platform.housekeeping import WorkerRecord
 from ci_platform.worker.settings import Tools
 
 BEATS_PER_LEASE = 3  # so two may fail before a lease runs out
@@ -10,6 +13,7 @@ BEATS_PER_LEASE = 3  # so two may fail before a lease runs out
 class Heartbeat:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
+        self._started_ms = tools.clock.now_ms()
 
     @property
     def period_ms(self) -> int:
@@ -18,3 +22,23 @@ class Heartbeat:
     def run_once(self) -> None:
         tools = self._tools
         tools.store.runs.renew(tools.id, lease_ms=tools.settings.lease_ms)
+        self.show()
+
+    def show(self) -> None:
+        """Write the row by which people see this worker."""
+        tools = self._tools
+        tools.store.workers.beat(
+            WorkerRecord(
+                id=tools.id,
+                host=tools.host,
+                pid=os.getpid(),
+                started_ms=self._started_ms,
+                seen_ms=tools.clock.now_ms(),
+                beat_ms=self.period_ms,
+                labels=tools.labels,
+            )
+        )
+
+    def stop(self) -> None:
+        """Take the row away: this worker ends by its own will."""
+        self._tools.store.workers.gone(self._tools.id)

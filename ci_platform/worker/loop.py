@@ -20,16 +20,21 @@ from ci_platform.model import Operation
 from ci_platform.ports import Bell, Claim
 from ci_platform.worker.activate import Activations
 from ci_platform.worker.expire import Expiry
+from ci_platform.worker.forget import Forget
 from ci_platform.worker.heartbeat import Heartbeat
 from ci_platform.worker.lines import FLUSH_MS, Spool
 from ci_platform.worker.operate import Operations
+from ci_platform.worker.prune import Prune
 from ci_platform.worker.pushes import PendingPushes
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
+from ci_platform.worker.sweep import LayerSweep
+from ci_platform.worker.upkeep import GitUpkeep
 
 BLOCKED_MS = 50  # what is due and waits for a place, or for its repository's turn
 GATHER_SECONDS = 0.003  # with most places taken: let more fall free, for one claim to fill
 DEAF_SECONDS = 0.002  # after a ring: the bell rings for every commit, and a burst is one
+TIDY_SECONDS = 10.0  # between two looks at whether a slow duty is due
 STOPPING_MS = 15_000  # for commands to end once they were told to: TERM, 10 s, KILL
 
 _log = logging.getLogger(__name__)
@@ -87,6 +92,8 @@ class Worker:
         self.expiry = Expiry(tools)
         self.heartbeat = Heartbeat(tools)
         self.pushes = PendingPushes(tools)
+        # What may take minutes, and is not urgent; apart, so that leases never wait for it.
+        self.slow = (Prune(tools), Forget(tools), GitUpkeep(tools), LayerSweep(tools))
         self._wake = threading.Event()
 
     def run_once(self) -> int:
@@ -98,6 +105,10 @@ class Worker:
         self._spool.flush()
         return done
 
+    def tidy(self) -> int:
+        """Do the slow duties whose turn it is. Returns how many things were removed."""
+        return sum(duty.run_once() for duty in self.slow)
+
     def run_forever(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then drain: claim nothing more, let activations end, give
         commands `drain_ms` and then hand them back, and let go of whatever is left."""
@@ -108,6 +119,7 @@ class Worker:
         bell = self._tools.store.bell()
         threads = self._start_threads(bell, stop, ended)
         try:
+            self._say(self.heartbeat.show)
             while not stop.is_set():
                 self._wake.clear()
                 self._wake.wait(self._turn(runs, commands) / 1000)
@@ -119,6 +131,14 @@ class Worker:
                 thread.join(timeout=settings.poll_ms / 1000 + 1)
             bell.close()
             self._spool.flush()
+            self._say(self.heartbeat.stop)
+
+    def _say(self, tell: Callable[[], None]) -> None:
+        """Tell people; work does not depend on it."""
+        try:
+            tell()
+        except SluiceError as error:
+            _log.warning("the row of this worker is out of date: %s", error)
 
     def _turn(self, runs: Slots[Claim], commands: Slots[Operation]) -> int:
         """Claim what is due for the places that are free. Returns how many milliseconds to wait
@@ -178,6 +198,7 @@ class Worker:
             ("heartbeat", lambda: _repeat(ended, beats, self.heartbeat.run_once)),
             ("logs", lambda: _repeat(ended, FLUSH_MS / 1000, self._spool.flush)),
             ("housekeeping", lambda: _repeat(stop, settings.housekeep_ms / 1000, housekeep)),
+            ("tidying", lambda: _repeat(stop, TIDY_SECONDS, self.tidy)),
             ("stop", watch_stop),
         )
         threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in loops]

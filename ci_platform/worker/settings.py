@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ci_platform.engine import Limits
+from ci_platform.housekeeping import Layers
 from ci_platform.model import WorkerId
-from ci_platform.ports import Clock, Runner, Sandbox, Source, Store
+from ci_platform.ports import Capabilities, Clock, Runner, Sandbox, Source, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Settings:
     log_bytes: int = 1 << 30  # kept of one step's output
     drain_ms: int = 10_000  # what executes may take to end when the worker is asked to stop
     housekeep_ms: int = 1_000  # between two looks for leases that ran out and for waiting pushes
+    retention_ms: int = 30 * 24 * 3600 * 1000  # of finished runs
+    kept_runs: int = 50  # finished ones of each pipeline that stay, however old
     always_hibernate: bool = False  # testing: drop the sandbox at every await
     limits: Limits = field(default_factory=Limits)
 
@@ -40,4 +43,9 @@ class Tools:
     source: Source
     clock: Clock
     settings: Settings = field(default_factory=Settings)
+    capabilities: Capabilities | None = None  # what code may do beyond its steps
     dispatch_pending: Callable[[], int] = _nothing_pending  # start what pushes ask for
+    maintain_git: Callable[[], int] = _nothing_pending  # the git store's upkeep
+    layers: Layers | None = None  # stored workspace layers, for their sweep
+    host: str = ""  # the machine's name, for people
+    labels: tuple[str, ...] = ()

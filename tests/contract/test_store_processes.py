@@ -18,6 +18,7 @@ from ci_platform.errors import InvalidRequest, StoreUnavailable
 from ci_platform.model import LogLine, RepositoryId, RunId, RunState
 from ci_platform.ports import RunFilter
 from ci_platform.store import SqlStore, database, open_store
+from ci_platform.store.tables import SCHEMA_VERSION
 from tests.contract.conftest import KEY, OpenStore
 from tests.contract.store_values import (
     WORKER,
@@ -99,7 +100,7 @@ def test_another_schema_is_refused_by_name(
         with pytest.raises(StoreUnavailable, match="schema"):
             open_store(database_url, clock=clock, key=KEY)
     finally:
-        store_version(store, "0001")
+        store_version(store, SCHEMA_VERSION)
 
 
 def store_version(store: SqlStore, version: str | None) -> None:

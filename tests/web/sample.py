@@ -81,6 +81,16 @@ from web.patterns import (
 )
 
 NOW_MS = 1_795_000_000_000
+SILENT = WorkerView(
+    worker="host-1/4711",
+    host="host-1",
+    alive=False,
+    runs=2,
+    operations=1,
+    labels=(),
+    started_ms=NOW_MS - 3_600_000,
+    seen_ms=NOW_MS - 120_000,
+)
 ANA = User(UserId("usr_ana"), "ana", admin=True, created_ms=NOW_MS)
 EMPTY = replace(REPOSITORY, id=RepositoryId("repo_empty"), name="empty", description="")
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
@@ -323,7 +333,7 @@ class SampleQueries(Queries):
             due=0 if self.empty else 3,
             oldest_due_ms=None if self.empty else NOW_MS - 2 * MINUTE,
             next_ready_ms=NOW_MS + 5 * MINUTE,
-            workers=[] if self.empty else [WorkerView("host-1/4711", 2, NOW_MS + 20_000)],
+            workers=[] if self.empty else [SILENT],
             approvals_open=1,
             now_ms=NOW_MS,
         )

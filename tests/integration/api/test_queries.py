@@ -6,8 +6,9 @@ import pytest
 
 from ci_platform.commands import StartRun
 from ci_platform.errors import Forbidden, NotSignedIn, RunNotFound, StepNotFound
+from ci_platform.housekeeping import WorkerRecord
 from ci_platform.identity import ANONYMOUS
-from ci_platform.model import SYSTEM, Actor, Repository, Role, RunState
+from ci_platform.model import SYSTEM, Actor, Repository, Role, RunState, WorkerId
 from ci_platform.ports import RunFilter
 from tests.integration.api.front import BROKEN, PUSHED, Front, pipeline_file
 
@@ -136,9 +137,11 @@ def test_the_system_page_names_who_holds_runs(front: Front) -> None:
     front.repository()
     system = front.queries.system(SYSTEM)
     assert (system.due, list(system.workers)) == (1, [])
+    now_ms = front.clock.now_ms()
+    front.store.workers.beat(WorkerRecord(WorkerId("w"), "host", 1, now_ms, now_ms, 10_000))
     front.claim()
     system = front.queries.system(SYSTEM)
-    assert [(one.worker, one.runs) for one in system.workers] == [("w", 1)]
+    assert [(one.worker, one.runs, one.alive) for one in system.workers] == [("w", 1, True)]
     assert (system.due, system.counts[RunState.RUNNING]) == (0, 1)
 
 

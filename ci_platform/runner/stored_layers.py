@@ -1,0 +1,53 @@
+"""The stored layers as a whole, for their sweep: which are old, and removing them.
+
+What refers to them is the platform's knowledge. Called by the worker's duty of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+
+from ci_platform.errors import StoreUnavailable
+from ci_platform.runner.layers import layer_path
+
+PAGE = 500
+_PREFIX = layer_path("")
+
+
+class StoredLayers:
+    """ports.Layers over an object store."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    def stored(self, *, before_ms: int) -> Iterator[Sequence[str]]:
+        try:
+            for page in obstore.list(self._objects, _PREFIX, chunk_size=PAGE):
+                old = [item["path"] for item in page if _written_ms(item) < before_ms]
+                yield [path.rsplit("/", 1)[-1] for path in old]
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"layers cannot be listed: {error}") from error
+
+    def remove(self, digests: Sequence[str], *, before_ms: int) -> int:
+        removed = 0
+        for digest in digests:
+            path = layer_path(digest)
+            try:
+                # A command that made the same changes has stored the same layer again: its entry
+                # is about to refer to it.
+                if _written_ms(obstore.head(self._objects, path)) < before_ms:
+                    obstore.delete(self._objects, path)
+                    removed += 1
+            except FileNotFoundError:
+                continue  # another sweep was here first
+            except (BaseError, OSError) as error:
+                raise StoreUnavailable(f"layer {digest} cannot be removed: {error}") from error
+        return removed
+
+
+def _written_ms(found: obstore.ObjectMeta) -> float:
+    return found["last_modified"].timestamp() * 1000
