@@ -18,6 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 from ci_platform.api import create_api
+from ci_platform.capabilities import (
+    FilesHandler,
+    Granted,
+    KvHandler,
+    LocalShelf,
+    SqlDatabases,
+    SqlHandler,
+    StorageLimits,
+)
 from ci_platform.commands import Commands, Limits, Parts
 from ci_platform.config import Config
 from ci_platform.data_lock import make_directory
@@ -95,8 +104,11 @@ class Platform:
     live: Live
     errands: Errands
     objects: obstore.store.ObjectStore
+    databases: SqlDatabases
+    capabilities: Granted
 
     def close(self) -> None:
+        self.databases.close()
         self.errands.close()
         self.live.close()
         self.sandbox.close()
@@ -136,12 +148,14 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     )
     repositories = GitRepositories(git)
     sandbox = LazySandbox(lambda: _sandbox(config, sandboxes))
+    databases = _databases(config)
     parts = Parts(
         store=store,
         source=source,
         repositories=repositories,
         outbox=GitPushes(git),
         describe=sandbox.describe,
+        forget_storage=databases.remove,
         clock=clock,
         base_url=config.base_url,
         limits=Limits(value_bytes=config.value_bytes, body_bytes=config.body_bytes),
@@ -162,7 +176,21 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         live=Live(store.bell),
         errands=Errands(commands),
         objects=objects,
+        databases=databases,
+        capabilities=Granted(
+            {
+                "files": FilesHandler(repositories, source),
+                "storage.kv": KvHandler(databases),
+                "storage.sql": SqlHandler(databases),
+            }
+        ),
     )
+
+
+def _databases(config: Config) -> SqlDatabases:
+    """The repositories' own databases, `self.env.storage`."""
+    limits = StorageLimits(database_bytes=config.storage_bytes, value_bytes=config.value_bytes)
+    return SqlDatabases(LocalShelf(config.data.resolve() / "storage"), limits)
 
 
 def database_url(config: Config) -> str:

@@ -17,10 +17,12 @@ from hashlib import sha256
 
 from ci_platform.errors import SourceError
 from ci_platform.model import (
+    Ask,
     Command,
     Description,
     Entry,
     ErrorInfo,
+    Json,
     Outcome,
     Raised,
     RepositoryId,
@@ -35,6 +37,7 @@ from ci_platform.ports import (
     Commit,
 )
 from ci_platform.sandbox import decode, wiring
+from ci_platform.sandbox.host import UNANSWERED
 from ci_platform.sandbox.limits import SandboxLimits
 from ci_platform.testing_store import InMemoryStore
 from pipelines.determinism import Senses
@@ -97,6 +100,7 @@ class DummyRunner:
     results: Mapping[str, Sequence[CommandResult | Exception]] = field(default_factory=dict)
     before: Callable[[CommandSpec], None] = lambda spec: None  # called while the command "runs"
     ran: list[CommandSpec] = field(default_factory=list)
+    collisions: Mapping[tuple[str, str], str] = field(default_factory=dict)  # layers -> path
 
     def run(
         self,
@@ -116,6 +120,9 @@ class DummyRunner:
             raise result
         output("stdout", result.output_tail.encode())
         return result
+
+    def collision(self, layer: str, other: str) -> str | None:
+        return self.collisions.get((layer, other))
 
 
 # --- pipeline code --------------------------------------------------------------------------------
@@ -189,15 +196,22 @@ class _Wire:
     def mode(self, body: bool, now_ms: int) -> None:
         """The clock of this interpreter is not switched."""
 
+    def allow(self, body: str, ms: int) -> None:
+        """Nothing can stop code of this interpreter."""
+
     def sleep(self, ms: int) -> None:
         time.sleep(ms / 1000)  # real, as everything is inside a body
+
+    def ask(self, request: str) -> str:
+        try:
+            return json.dumps(self._host.ask(decode.ask(request)))
+        except BaseException as error:
+            self.failed = error
+            return UNANSWERED
 
 
 _ONE_AT_A_TIME = threading.RLock()  # the guest owns sys.stdout and the author's modules
 
-
-    def allow(self, body: str, ms: int) -> None:
-        """Nothing can stop code of this interpreter."""
 
 class InProcessSandbox:
     """The guest in this interpreter. One activation at a time; no limits, no isolation."""
@@ -245,6 +259,9 @@ class _Nobody:
 
     def log(self, step: str, stream: str, text: str) -> None:
         """What a module prints while it loads is not kept."""
+
+    def ask(self, ask: Ask) -> Mapping[str, Json]:
+        raise AssertionError("a describe asks for nothing")
 
 
 @dataclass(slots=True)

@@ -6,7 +6,9 @@ lease and not the run's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import TypeAlias
 
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.endings import check_value, error_json
@@ -24,10 +26,12 @@ from ci_platform.model import (
     Operation,
     OperationId,
     StepKind,
+    StepState,
 )
 from ci_platform.ports import CommandResult, CommandSpec
 
 LOST_RETRY_MS = 1_000  # pause before a command goes to another worker when this one cannot run it
+Collision: TypeAlias = Callable[[str, str], str | None]  # see Runner.collision
 _BRANCH, _TAG = "refs/heads/", "refs/tags/"
 
 
@@ -42,6 +46,7 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
         base=tuple(view.layers[: step.base]),
         script=config["script"],
         env={**platform_env(view, step, attempt), **(config.get("env") or {})},
+        trusted=view.run.trusted,
         **{name: config[name] for name in _PASSED_ON if config.get(name) is not None},
     )
     return OpenOperation(
@@ -113,17 +118,27 @@ def command_started(view: RunView, operation: Operation, now_ms: int) -> Decisio
 
 
 def command_finished(
-    view: RunView, operation: Operation, result: CommandResult, now_ms: int, *, limits: Limits
+    view: RunView,
+    operation: Operation,
+    result: CommandResult,
+    now_ms: int,
+    *,
+    limits: Limits,
+    collision: Collision,
 ) -> Decision | None:
     """What a command's end writes: a result, another attempt, or the step's failure. None as for
-    `command_started`."""
+    `command_started`. `collision` is the runner's."""
     step = wanted(view, operation)
     if step is None:
         return None
     pen = Pen(view, now_ms)
     pen.cause(CloseOperation(operation.id, operation.fence))
     ran = result.ended is None and result.exit_code is not None
-    if ran and (result.exit_code == 0 or step.config.get("allow_failure")):
+    collided = _collided(view, step, result.layer, collision)
+    if collided is not None:
+        error = {"type": "CommandFailed", "message": collided}
+        fail_attempt(pen, step, error, retry_at_ms=now_ms, retryable=False)
+    elif ran and (result.exit_code == 0 or step.config.get("allow_failure")):
         _pass(pen, step, result, limits)
     else:
         again_ms = now_ms + delay_ms(step.config, step.attempt)
@@ -195,6 +210,27 @@ def _pass(pen: Pen, step: StepView, result: CommandResult, limits: Limits) -> No
         pen.write(EntryKind.STEP_FAILED, data, key=step.key, attempt=step.attempt)
     else:
         pen.write(EntryKind.STEP_PASSED, {"value": value}, key=step.key, attempt=step.attempt)
+
+
+def _collided(view: RunView, step: StepView, layer: str | None, collision: Collision) -> str | None:
+    """What to say if the step changed a file that a step beside it has changed too. Layers join
+    in journal order, so the step that ends later is the one that cannot be joined."""
+    if layer is None:
+        return None
+    for other in dict.fromkeys(view.layers[step.base :]):
+        path = None if other == layer else collision(layer, other)
+        if path is not None:
+            beside = next(one for one in view.steps.values() if _layer_of(one) == other)
+            return (
+                f"{step.key.label!r} and {beside.key.label!r} ran at the same time, and both "
+                f"changed {path}: let them write to different files, or one after the other"
+            )
+    return None
+
+
+def _layer_of(step: StepView) -> str | None:
+    passed = step.key.kind is StepKind.SH and step.state is StepState.PASSED
+    return step.value.get("layer") if passed else None
 
 
 def _failure(step: StepView, result: CommandResult) -> dict[str, Json]:

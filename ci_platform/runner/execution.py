@@ -32,6 +32,7 @@ from ci_platform.runner.limits import (
 )
 from ci_platform.runner.manifest import Manifest, TooManyFiles, compare, scan
 from ci_platform.runner.outputs import BadOutputs, parse
+from ci_platform.runner.overlap import overlap
 from ci_platform.runner.workspaces import Workspace, Workspaces
 
 SHELLS = {
@@ -80,6 +81,9 @@ class Execution:
             if not kept:
                 self._workspaces.drop(workspace)
         return took(result)
+
+    def collision(self, layer: str, other: str) -> str | None:
+        return overlap(self._layers.listing(layer), self._layers.listing(other))
 
     def _take(self, spec: CommandSpec) -> Workspace:
         try:

@@ -15,6 +15,7 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
@@ -27,6 +28,7 @@ from obstore.store import LocalStore, ObjectStore
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.manifest import Changes, Manifest, chmod_beneath
+from ci_platform.runner.overlap import DIRECTORY, Listing, cache_directories
 from ci_platform.runner.restore import TOP, apply
 
 _COMPRESSION_LEVEL = 1
@@ -60,14 +62,19 @@ class LayerStore:
         """Apply layers in order. On an error the workspace is half done: throw it away."""
         modes: dict[str, int] = {}
         for digest in digests:
-            try:
+            with _damage(digest):
                 found = self._apply(root, digest, modes)
-            except (tarfile.TarError, zstandard.ZstdError, ValueError, EOFError) as error:
-                raise RunnerUnavailable(f"layer {digest} is damaged: {error}") from error
             if found != digest:
                 raise RunnerUnavailable(f"layer {digest} is damaged: its content is {found}")
         for path, mode in modes.items():
             chmod_beneath(root, path, mode)
+
+    def listing(self, digest: str) -> Listing:
+        """What a layer changes, read from it."""
+        with _damage(digest):
+            stream = _Hashed(self._read(digest))
+            with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
+                return _list(archive)
 
     def _apply(self, root: int, digest: str, modes: dict[str, int]) -> str:
         stream = _Hashed(self._read(digest))
@@ -88,6 +95,14 @@ class LayerStore:
         return cast(IO[bytes], decompressor.stream_reader(source, read_size=_COPY_BYTES))
 
 
+@contextmanager
+def _damage(digest: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zstandard.ZstdError, ValueError, EOFError) as error:
+        raise RunnerUnavailable(f"layer {digest} is damaged: {error}") from error
+
+
 def layer_path(digest: str) -> str:
     return f"layers/{digest}"
 
@@ -97,6 +112,9 @@ def pack(to: IO[bytes], root: int, changes: Changes, after: Manifest) -> str:
     header = {
         "SLUICE.version": _VERSION,
         "SLUICE.deleted": json.dumps(list(changes.deleted)),
+        "SLUICE.caches": json.dumps(
+            cache_directories([*changes.written, *changes.deleted], after.marks)
+        ),
     }
     compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL, write_checksum=True)
     first_path: dict[int, str] = {}  # inode -> the first path packed of a file with several
@@ -139,6 +157,28 @@ def _add(
         with os.fdopen(_open_readable(root, path, mark.mode), "rb") as content:
             member.size = os.fstat(content.fileno()).st_size
             archive.addfile(member, content)
+
+
+def _list(archive: tarfile.TarFile) -> Listing:
+    headers = archive.pax_headers
+    written: dict[str, str] = {}
+    for member in archive:
+        if member.isdir():
+            written[member.name] = DIRECTORY
+        elif member.issym():
+            written[member.name] = f"link to {member.linkname}"
+        elif member.islnk():
+            written[member.name] = written[member.linkname]
+        else:
+            content = archive.extractfile(member)
+            if content is None:
+                raise ValueError(f"{member.name!r} is a device, socket or unknown kind of member")
+            digest = hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()
+            written[member.name] = f"{member.mode:o} {digest}"
+    written.pop(TOP, None)
+    deleted = cast(list[str], json.loads(headers.get("SLUICE.deleted", "[]")))
+    caches = cast(list[str], json.loads(headers.get("SLUICE.caches", "[]")))
+    return Listing(written, deleted, caches)
 
 
 def _open_readable(root: int, path: str, mode: int) -> int:

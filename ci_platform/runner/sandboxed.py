@@ -92,6 +92,9 @@ class SandboxRunner:
             spec, output=output, stop=stop, start=self._start, refused=self._refusal(spec)
         )
 
+    def collision(self, layer: str, other: str) -> str | None:
+        return self._execution.collision(layer, other)
+
     def probe(self) -> Probe:
         """Start one sandbox and look around in it. Never raises for what does not work."""
         said: list[str] = []
@@ -139,6 +142,8 @@ class SandboxRunner:
                 f"The command asks to reach {hosts}, but this server gives commands no network "
                 "(SLUICE_COMMAND_NETWORK).",
             )
+        if spec.network and not spec.trusted:
+            return Excess("network", "Commands of untrusted code get no network.")
         try:
             self._rules(spec)
         except ValueError as error:

@@ -59,6 +59,9 @@ class UnsandboxedRunner:
     ) -> CommandResult:
         return self._execution.run(spec, output=output, stop=stop, start=self._start)
 
+    def collision(self, layer: str, other: str) -> str | None:
+        return self._execution.collision(layer, other)
+
     def close(self) -> None:
         """Remove the workspaces kept. Safe to call twice."""
         self._workspaces.close()

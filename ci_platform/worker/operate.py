@@ -155,7 +155,14 @@ class Operations:
         limits = tools.settings.limits
         self._write(
             operation,
-            lambda view, now_ms: command_finished(view, operation, result, now_ms, limits=limits),
+            lambda view, now_ms: command_finished(
+                view,
+                operation,
+                result,
+                now_ms,
+                limits=limits,
+                collision=tools.runner.collision,
+            ),
         )
 
     def _lost(self, operation: Operation, log: StepLog, why: str, delay_ms: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from tests.integration.runner_world import (
     Bench,
@@ -174,6 +175,20 @@ def test_parallel_steps_do_not_see_each_other_and_their_layers_join(bench: Bench
     assert bench.text("stdout") == "README\n"
     bench.sh("cat left right", left, right)
     assert bench.text("stdout") == "l\nr\n"
+
+
+def test_layers_collide_in_a_file_that_both_changed_differently(world: World) -> None:
+    bench = world.machine()
+    tool = "mkdir -p .tool; echo x > .tool/CACHEDIR.TAG; echo $RANDOM$$ > .tool/state\n"
+    left = bench.layer(f"{tool}echo same > same; echo l > README; ln -s a link")
+    right = bench.layer(f"{tool}echo same > same; echo r > README; ln -s a link")
+    other = bench.layer("echo same > same; echo own > own; mkdir -p .tool; echo 1 > .tool/more")
+    judge = world.machine("second").runner
+    assert judge.collision(left, right) == judge.collision(right, left) == "README"
+    assert judge.collision(left, other) is None
+    assert judge.collision(right, bench.layer("rm README")) == "README"
+    with pytest.raises(RunnerUnavailable, match="not in the object store"):
+        judge.collision(left, "0" * 64)
 
 
 def test_runs_of_the_same_commit_share_nothing(bench: Bench) -> None:

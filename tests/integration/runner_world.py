@@ -55,6 +55,7 @@ class Bench:
         env: Mapping[str, str] | None = None,
         timeout_ms: int = 30_000,
         network: Sequence[str] = (),
+        trusted: bool = True,
         output: Callable[[str, bytes], None] | None = None,
     ) -> CommandResult:
         self.said.clear()
@@ -70,6 +71,7 @@ class Bench:
             env=env or {},
             timeout_ms=timeout_ms,
             network=network,
+            trusted=trusted,
         )
 
         def hear(stream: str, data: bytes) -> None:

@@ -106,6 +106,12 @@ def test_other_hosts_are_refused_by_name_in_the_log(bench: Bench, site: int) -> 
     )
 
 
+def test_untrusted_code_gets_no_network_whatever_it_names(bench: Bench, site: int) -> None:
+    result = bench.sh("true", network=[f"{HOST}:{site}"], trusted=False)
+    assert (result.exit_code, result.ended) == (None, "network")
+    assert "untrusted code" in result.detail
+
+
 def test_nothing_goes_past_the_proxy(bench: Bench, site: int) -> None:
     script = (
         f"python3 -c 'import socket; socket.create_connection((\"{HOST}\", {site}), 2)' && "

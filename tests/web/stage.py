@@ -178,7 +178,14 @@ class Stage:
             layer=None,
             duration_ms=40,
         )
-        decision = command_finished(view, operation, result, now_ms, limits=Limits())
+        decision = command_finished(
+            view,
+            operation,
+            result,
+            now_ms,
+            limits=Limits(),
+            collision=lambda layer, other: None,
+        )
         assert decision is not None
         appended = self.store.runs.append(propose(view, decision, now_ms))
         assert appended.applied

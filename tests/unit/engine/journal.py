@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ci_platform.engine import Decision, Limits, RunView, accept, fold, propose, settle
+from ci_platform.engine.operations import Collision
 from ci_platform.model import (
     Command,
     Draft,
@@ -26,6 +27,7 @@ from ci_platform.model import (
 )
 
 LIMITS = Limits()
+NO_COLLISION: Collision = lambda layer, other: None  # noqa: E731
 COMMIT = "c" * 40
 NEWER = "d" * 40
 

@@ -55,6 +55,7 @@ from ci_platform.ports import CommandResult
 from tests.unit.engine.journal import (
     COMMIT,
     LIMITS,
+    NO_COLLISION,
     RUN,
     run_with,
     start_approval,
@@ -214,7 +215,9 @@ class JournalMachine(RuleBasedStateMachine):
             assert self.decide(lambda view, now: command_lost(view, operation, "gone", now))
         else:
             assert self.decide(
-                lambda view, now: command_finished(view, operation, outcome, now, limits=LIMITS)
+                lambda view, now: command_finished(
+                    view, operation, outcome, now, limits=LIMITS, collision=NO_COLLISION
+                )
             )
 
     @rule(type=TYPES)

@@ -15,6 +15,7 @@ from ci_platform.engine import (
     resume,
 )
 from ci_platform.engine.limits import LOST_COMMANDS_MAX
+from ci_platform.engine.operations import Collision
 from ci_platform.model import (
     AbandonStep,
     CloseOperation,
@@ -29,7 +30,7 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import CommandResult
-from tests.unit.engine.journal import LIMITS, Journal, row, start_sh
+from tests.unit.engine.journal import LIMITS, NO_COLLISION, RUN, Journal, row, start_sh
 
 TEST = StepKey(StepKind.SH, "test")
 RETRY = {"limit": 1, "delay_ms": 5_000, "backoff": "constant"}
@@ -73,13 +74,25 @@ def begun(**config: Json) -> tuple[Journal, Operation]:
     return journal, opened(journal)
 
 
-def finish(journal: Journal, operation: Operation, result: CommandResult) -> None:
+def finish(
+    journal: Journal,
+    operation: Operation,
+    result: CommandResult,
+    *,
+    collision: Collision = NO_COLLISION,
+) -> None:
     def decide(view: RunView, now_ms: int) -> Decision:
-        decision = command_finished(view, operation, result, now_ms, limits=LIMITS)
+        decision = command_finished(
+            view, operation, result, now_ms, limits=LIMITS, collision=collision
+        )
         assert decision is not None
         return decision
 
     journal.decide(decide)
+
+
+def ended_late(view: RunView, operation: Operation) -> Decision | None:
+    return command_finished(view, operation, OK, 0, limits=LIMITS, collision=NO_COLLISION)
 
 
 def start(journal: Journal, operation: Operation) -> bool:
@@ -120,6 +133,60 @@ def test_a_command_that_succeeds_wakes_its_run_and_keeps_its_layer() -> None:
     assert journal.view.layers == ["l1"]
     assert (journal.state, journal.ready_ms) == (RunState.QUEUED, 1_500)
     assert CloseOperation(operation.id, operation.fence) in journal.effects
+
+
+def beside() -> tuple[Journal, Operation, Operation]:
+    """Two commands that started over the same files."""
+    journal = Journal().claim()
+    journal.ask(start_sh("unit"))
+    first = opened(journal)
+    journal.ask(start_sh("lint"))
+    return journal, first, opened(journal)
+
+
+def test_a_file_that_two_parallel_steps_changed_fails_the_later_and_names_both() -> None:
+    journal, first, second = beside()
+    finish(journal, first, OK)
+    collisions = {("l2", "l1"): "report.txt"}
+    finish(
+        journal,
+        second,
+        replace(OK, layer="l2"),
+        collision=lambda layer, other: collisions.get((layer, other)),
+    )
+    lint = journal.view.steps[StepKey(StepKind.SH, "lint")]
+    assert lint.state is StepState.FAILED
+    assert lint.error is not None
+    assert lint.error["type"] == "CommandFailed"
+    assert "'lint' and 'unit' ran at the same time" in lint.error["message"]
+    assert "both changed report.txt" in lint.error["message"]
+    assert journal.view.layers == ["l1"]
+
+
+def test_layers_that_do_not_collide_join_in_journal_order() -> None:
+    journal, first, second = beside()
+    finish(journal, second, replace(OK, layer="l2"))
+    finish(journal, first, OK)
+    assert journal.view.layers == ["l2", "l1"]
+
+
+def test_a_layer_is_compared_only_with_those_of_steps_beside_it() -> None:
+    journal, operation = begun()
+    finish(journal, operation, OK)
+    journal.claim().ask(start_sh("after"))
+
+    def never(layer: str, other: str) -> str | None:
+        raise AssertionError("the step before was its base")
+
+    finish(journal, opened(journal), replace(OK, layer="l2"), collision=never)
+    assert journal.view.layers == ["l1", "l2"]
+
+
+def test_a_command_s_spec_says_whether_its_run_is_trusted() -> None:
+    assert begun()[1].spec["trusted"] is True
+    untrusted = Journal(replace(RUN, trusted=False)).claim()
+    untrusted.ask(start_sh("test"))
+    assert opened(untrusted).spec["trusted"] is False
 
 
 def test_commands_work_on_the_layers_below_them_in_journal_order() -> None:
@@ -204,7 +271,7 @@ def test_nothing_is_written_for_a_command_that_nobody_waits_for() -> None:
     journal.ask(AbandonStep(TEST))
     view = journal.view
     assert command_started(view, operation, 0) is None
-    assert command_finished(view, operation, OK, 0, limits=LIMITS) is None
+    assert ended_late(view, operation) is None
     assert command_lost(view, operation, "gone", 0) is None
 
 
@@ -212,7 +279,7 @@ def test_an_old_attempt_cannot_end_a_newer_one() -> None:
     journal, operation = begun(retries=RETRY)
     finish(journal, operation, FAILED)
     start(journal, opened(journal))
-    assert command_finished(journal.view, operation, OK, 0, limits=LIMITS) is None
+    assert ended_late(journal.view, operation) is None
 
 
 def test_a_lost_worker_costs_a_command_an_attempt_but_not_one_of_its_retries() -> None:

@@ -1,0 +1,80 @@
+"""Commands in a whole deployment: real sandboxes, real layers, a clock that the test drives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ci_platform.config import read_config
+from ci_platform.errors import InvalidRequest
+from ci_platform.model import RunId
+from tests.deployment import Deployment, deployed
+
+HEAD = """
+import asyncio
+from pipelines import *
+
+class CI(Pipeline):
+    triggers = [on_manual()]
+
+    async def run(self, event, step):
+"""
+
+
+def pipeline(body: str) -> dict[str, str]:
+    lines = body.strip().splitlines()
+    return {".ci/pipeline.py": HEAD + "".join(f"        {line}\n" for line in lines)}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Deployment]:
+    with deployed(tmp_path / "data", cache=read_config().cache) as made:
+        yield made
+
+
+def run(world: Deployment, **what: str) -> RunId:
+    run_id = world.start(**what)
+    world.work()
+    return run_id
+
+
+def test_parallel_steps_that_change_the_same_file_are_told_apart(world: Deployment) -> None:
+    world.push(
+        pipeline(
+            """
+await asyncio.gather(step.sh("one", "echo 1 > one; echo 1 > both"),
+                     step.sh("two", "echo 2 > two; echo 2 > both"))
+"""
+        )
+    )
+    done = world.run(run(world))
+    assert (done.state, done.error.type if done.error else "") == ("failed", "CommandFailed")
+    assert done.error is not None
+    assert "'two' and 'one' ran at the same time, and both changed both" in done.error.message
+
+
+def test_the_layers_of_parallel_steps_join(world: Deployment) -> None:
+    world.push(
+        pipeline(
+            """
+await asyncio.gather(step.sh("one", "echo 1 > one"), step.sh("two", "echo 2 > two"))
+return (await step.sh("both", "cat one two")).output_tail
+"""
+        )
+    )
+    assert world.run(run(world)).output == "1\n2\n"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"command_hosts": "http://x"}, {"command_private_networks": "10.0.0.1/8"}]
+)
+def test_a_setting_of_the_network_that_cannot_be_read_is_named(
+    setting: dict[str, str], tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(InvalidRequest, match="SLUICE_COMMAND_HOSTS, SLUICE_COMMAND_PRIVATE"),
+        deployed(tmp_path, cache=read_config().cache, command_network=True, **setting),
+    ):
+        pass
