@@ -3,10 +3,12 @@
     SluiceError
     ├── RequestError        the caller asked for something that cannot be; becomes a 4xx
     │   ├── InvalidRequest      a field has a bad value (400); names the field
+    │   │   └── SqlError            what a repository's own database says of a statement
     │   ├── NotSignedIn         no or bad credentials (401)
     │   ├── NotFound            no such thing, or not yours to see (404)
-    │   │   ├── RepositoryNotFound, RunNotFound, StepNotFound, HookNotFound
+    │   │   ├── RepositoryNotFound, RunNotFound, StepNotFound, HookNotFound, FileMissing
     │   ├── Forbidden           you may see it, but not do this (403)
+    │   │   └── NotGranted          code in a sandbox may not do this here
     │   ├── Conflict            the thing's present state does not allow it (409)
     │   │   ├── RunExists, RepositoryExists
     │   ├── TooLarge            over a limit; names the limit (413)
@@ -49,6 +51,10 @@ class InvalidRequest(RequestError):
         self.field = field
 
 
+class SqlError(InvalidRequest):
+    """The statement cannot be carried out."""
+
+
 class NotSignedIn(RequestError):
     """Sign in, or send a valid token."""
 
@@ -73,6 +79,10 @@ class StepNotFound(NotFound):
     """The run has no such step."""
 
 
+class FileMissing(NotFound):
+    """The repository has no such file at this commit."""
+
+
 class HookNotFound(NotFound):
     """No webhook has this id."""
 
@@ -81,6 +91,10 @@ class Forbidden(RequestError):
     """You may see this, but not do it."""
 
     status = 403
+
+
+class NotGranted(Forbidden):
+    """This capability is not granted."""
 
 
 class Conflict(RequestError):

@@ -63,6 +63,14 @@ class StepKind(StrEnum):
     TIMER = "timer"  # a timer of the event loop itself, as asyncio.sleep makes
 
 
+class RollbackOutcome(StrEnum):
+    """How far the undoing of a failed or cancelled run has come."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"  # every handler has passed
+    FAILED = "failed"  # one failed, or could not be reached; those behind it did not run
+
+
 class EntryKind(StrEnum):
     """Past tense: what has happened to a run. `data` of each is given behind it."""
 
@@ -83,11 +91,12 @@ class EntryKind(StrEnum):
     RUN_PAUSED = "run_paused"  # {reason, detail}
     RUN_RESUMED = "run_resumed"  # {actor, shifted_ms}
     CANCEL_REQUESTED = "cancel_requested"  # {actor, reason, rollback}
+    ROLLBACK_STARTED = "rollback_started"  # {steps: [[kind, name, occurrence], ...], end, data}
     DIVERGED = "diverged"  # key; {change: "inserted" | "missing" | "fell_back", commit}
     RUN_PASSED = "run_passed"  # {output}
-    RUN_FAILED = "run_failed"  # {error, reason?}
-    RUN_ERRORED = "run_errored"  # {error, reason?}
-    RUN_CANCELLED = "run_cancelled"  # {reason, actor}
+    RUN_FAILED = "run_failed"  # {error, reason?, rollback?: {outcome, error}}
+    RUN_ERRORED = "run_errored"  # {error, reason?, rollback?}
+    RUN_CANCELLED = "run_cancelled"  # {reason, actor, rollback?}
 
 
 STEP_NAME_MAX = 256
@@ -167,6 +176,14 @@ class ErrorInfo:
     message: str
     traceback: str = ""  # the author's frames only
     data: Mapping[str, Json] = field(default_factory=dict)  # e.g. CommandFailed: exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The undoing of a run, for people."""
+
+    outcome: RollbackOutcome
+    error: ErrorInfo | None  # of the handler that failed
 
 
 class Resume(StrEnum):
@@ -381,6 +398,7 @@ class FinishAttempt:
     error: ErrorInfo | None = None
     retryable: bool = True
     delay_ms: int | None = None  # computed by the author's delay function
+    early_ms: int | None = None  # the code has gone on with the value, at this time on its clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +406,15 @@ class AbandonStep:
     """The author's code stopped waiting for a step, as asyncio.timeout does."""
 
     key: StepKey
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What code in a sandbox wants of `self.env`. No command: it leaves no entry."""
+
+    capability: str  # files, storage.kv, storage.sql, runs
+    method: str
+    arguments: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +439,7 @@ class Suspended:
 @dataclass(frozen=True, slots=True)
 class Returned:
     output: Json
+    commands: Sequence[Command] = ()  # ends of steps that come before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +449,9 @@ class Raised:
     error: ErrorInfo
     limit: str | None = None  # memory, cpu, recursion, output... when the sandbox stopped it
     loading: bool = False  # the module itself did not load
+    overran: StepKey | None = None  # a body that did not let go of its sandbox in time...
+    overran_asking: bool = False  # ... or its delay function did not
+    commands: Sequence[Command] = ()  # ends of steps that come before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,9 +463,6 @@ class Mismatch:
     got: str
 
 
-    overran: StepKey | None = None  # a body that did not let go of its sandbox in time...
-    overran_asking: bool = False  # ... or its delay function did not
-    commands: Sequence[Command] = ()  # ends of steps that come before it
 @dataclass(frozen=True, slots=True)
 class Broke:
     """The sandbox itself failed; the run may be tried again."""

@@ -17,7 +17,7 @@ from typing import Protocol
 from pipelines import errors, loading
 from pipelines.declare import Pipeline
 from pipelines.determinism import Senses, real_monotonic
-from pipelines.env import Env
+from pipelines.env import Desk, Env
 from pipelines.loading import NoPipeline, Sources
 from pipelines.loop import BODY
 from pipelines.replay import Answer, Replay, label
@@ -44,6 +44,8 @@ class GuestHost(Protocol):
 
     def sleep(self, ms: int) -> None: ...
 
+    def ask(self, request: str) -> str: ...
+
 
 class GuestClock:
     """Switches the interpreter's senses, and the host's wall clock with them."""
@@ -57,11 +59,11 @@ class GuestClock:
         self._senses.now_ms = now_ms
         self._host.mode(body, now_ms)
 
-    def monotonic(self) -> float:
-        return real_monotonic()
     def allow(self, body: str, seconds: float) -> None:
         self._host.allow(body, math.ceil(seconds * 1000))
 
+    def monotonic(self) -> float:
+        return real_monotonic()
 
     def sleep(self, seconds: float) -> None:
         self._host.sleep(int(seconds * 1000) + 1)
@@ -206,13 +208,13 @@ class Guest:
         for output in outputs:
             output.replay = replay
 
-        return replay.run(lambda: main(pipeline, event, Step(replay)))
+        return replay.run(lambda: main(pipeline, event, Step(replay), Env(Desk(self._host.ask))))
 
 
-async def main(pipeline: type[Pipeline], event: Event, step: Step) -> Json:
+async def main(pipeline: type[Pipeline], event: Event, step: Step, env: Env) -> Json:
     """The run's main task: the author's code from top to end."""
     made = pipeline()
-    made.env = Env()
+    made.env = env
     running: Json = made.run(event, step)
     if not isinstance(running, Coroutine):
         raise TypeError(f"{pipeline.__name__}.run must be `async def run(self, event, step)`")

@@ -28,6 +28,7 @@ from pipelines import errors
 from pipelines.checks import one_of
 from pipelines.declare import Pipeline, describe
 from pipelines.durations import Duration, datetime_of, duration_ms
+from pipelines.env import Env
 from pipelines.errors import NonRetryable
 from pipelines.guest import Output, main
 from pipelines.history import Entry, Key
@@ -213,9 +214,11 @@ class PipelineTest:
         random.seed(self._seed)
         try:
             with _printing_to(world, replay):
-                answer = replay.run(lambda: main(self._pipeline, self._event, Step(replay)))
+                answer = replay.run(lambda: main(self._pipeline, self._event, Step(replay), Env()))
         finally:
             random.setstate(before)
+        if "commands" in answer:
+            world.next(json.dumps(answer["commands"]))
         if "suspended" in answer and world.idle:
             world.add("run_suspended", {})
         return answer
@@ -318,11 +321,11 @@ class _World:
     def enter(self, body: bool, now_ms: int) -> None:
         """Time and randomness of tests are not patched."""
 
-    def monotonic(self) -> float:
-        return time.monotonic() + self._slept
-
     def allow(self, body: str, seconds: float) -> None:
         """A test's own timeout stops a body that never lets go."""
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._slept
 
     def sleep(self, seconds: float) -> None:
         self._slept += seconds
@@ -372,7 +375,8 @@ class _World:
 
     def _finish(self, key: Key, command: Mapping[str, Json]) -> None:
         if "error" not in command:
-            self._end(key, "passed", {"value": command["value"]})
+            told = ("value", "early_ms")
+            self._end(key, "passed", {name: command[name] for name in told if name in command})
             return
         retryable, delay_ms = command["retryable"], command["delay_ms"]
         self._fail(key, command["error"], retryable=retryable, delay_ms=delay_ms)

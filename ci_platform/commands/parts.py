@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 
 from ci_platform.errors import InvalidRequest, NotFound, NotSignedIn, RunNotFound, TooLarge
 from ci_platform.identity import Action, authorise
-from ci_platform.model import Actor, Description, Json, Repository, Run, RunId, SourceFiles
+from ci_platform.model import (
+    Actor,
+    Description,
+    Json,
+    Repository,
+    RepositoryId,
+    Run,
+    RunId,
+    SourceFiles,
+)
 from ci_platform.ports import Clock, Pushes, Repositories, Source, Store
 
 MIB = 1 << 20
@@ -32,6 +41,10 @@ class Limits:
     hook_tries: int = 12  # of the work of one delivery: nearly three hours
 
 
+def _nothing_stored(repository_id: RepositoryId) -> None:
+    """No repository has storage here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The ports every command is made over."""
@@ -43,6 +56,7 @@ class Parts:
     describe: Callable[[SourceFiles], Description]  # Sandbox.describe
     clock: Clock
     base_url: str
+    forget_storage: Callable[[RepositoryId], None] = _nothing_stored  # of a deleted repository
     limits: Limits = field(default_factory=Limits)
 
     def run_url(self, run_id: RunId) -> str:

@@ -50,6 +50,7 @@ class Repositories:
         self._delete_runs(repository)
         for hook in self.parts.store.hooks.of_repository(repository.id):
             self.parts.store.hooks.remove(hook.id)
+        self.parts.forget_storage(repository.id)
         self.parts.repositories.delete(repository.id)
         self.parts.audit(actor, "repository deleted", repository.full_name)
 

@@ -25,6 +25,7 @@ class Frame(Enum):
     NEXT = b"N"  # child: commands of the guest; worker: the answer
     LOG = b"L"  # child: JSON [step, stream, text]
     SLEEP = b"S"  # child: the guest sleeps for so many milliseconds, silently
+    ASK = b"Q"  # child: JSON of what the guest wants of self.env; worker: the answer
     ANSWER = b"R"  # child: eight bytes of resident size, then the guest's answer
     TRAP = b"T"  # child: eight bytes of resident size, then JSON [kind, detail]
 

@@ -24,12 +24,13 @@ from ci_platform.sandbox.channel import (
     Frame,
 )
 from ci_platform.sandbox.confine import confine, leave_network, volunteer_for_oom
-from ci_platform.sandbox.host import Instance, Machine, Trap
-from pipelines.wire import VERSION
+from ci_platform.sandbox.host import UNANSWERED, Instance, Machine, Trap
+from pipelines.wire import ASK_BYTES_MAX, VERSION
 
 LOG_CALL_BYTES = 64  # what a call costs of the log's limit, however little it says
 LOG_PIECE = 64 * 1024  # characters of one frame
 SLEEP_MS_MAX = 3_600_000  # of one call
+ASK_TOO_LARGE = f"what is given to self.env is larger than {ASK_BYTES_MAX:,} bytes"
 
 
 class Serving:
@@ -52,6 +53,18 @@ class Serving:
             self.failed = error
             return '{"fatal":"the worker is gone"}'
         return answer.decode() if frame is Frame.NEXT else '{"fatal":"out of step"}'
+
+    def ask(self, request: str) -> str:
+        payload = request.encode("utf-8", "replace")
+        if len(payload) > ASK_BYTES_MAX:
+            return json.dumps({"error": {"type": "TooLarge", "message": ASK_TOO_LARGE}})
+        try:
+            self._channel.send(Frame.ASK, payload)
+            frame, answer = self._channel.receive()
+        except ChannelClosed as error:
+            self.failed = error
+            return UNANSWERED
+        return answer.decode() if frame is Frame.ASK else UNANSWERED
 
     def log(self, step: str, stream: str, text: str) -> None:
         if self._log_left <= 0:
@@ -150,6 +163,9 @@ class _Nobody:
 
     def sleep(self, ms: int) -> None:
         """Nobody sleeps."""
+
+    def ask(self, request: str) -> str:
+        return UNANSWERED
 
 
 _WARM_UP = """

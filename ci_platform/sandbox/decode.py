@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from ci_platform.model import (
     AbandonStep,
+    Ask,
     Command,
     Description,
     ErrorInfo,
@@ -28,9 +29,11 @@ from ci_platform.model import (
     Trigger,
 )
 from pipelines.wire import (
+    ASK_VERSION,
     NAME_MAX,
     PERIOD_MS_MAX,
     RETRIES_MAX,
+    ROLLBACK_NAME,
     TIMER_NAME,
     VALUE_DEPTH_MAX,
 )
@@ -43,9 +46,11 @@ FORM_BYTES_MAX = 64 * 1024
 SCRIPT_MAX = 256 * 1024
 ENV_VALUE_MAX = 32 * 1024
 PIPELINES_MAX = 50
+INSTANT_MS_MAX = 1 << 53
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}", re.DOTALL)
 _OCCURRENCE = re.compile(r"#[0-9]+\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+_WORD = re.compile(r"[a-z][a-z_.]{0,49}", re.ASCII)
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 
@@ -76,7 +81,34 @@ def _finite(text: str) -> float:
 
 def commands(text: str, *, value_bytes: int) -> list[Command]:
     """The commands of one `next`. Raises BadMessage."""
-    found = loads(text, "a message")
+    return _commands(loads(text, "a message"), value_bytes)
+
+
+def ask(text: str) -> Ask:
+    """What the guest wants of its env. Raises BadMessage."""
+    found = loads(text, "a request")
+    if not isinstance(found, dict):
+        raise BadMessage("a request is no object")
+    _fields(found, {"v", "capability", "method", "arguments"})
+    capability, method, arguments = found["capability"], found["method"], found["arguments"]
+    if found["v"] != ASK_VERSION:
+        raise BadMessage("a request is of a version that this platform does not speak")
+    if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in (capability, method)):
+        raise BadMessage("a request is for no capability")
+    if not isinstance(arguments, dict) or not _shallow(arguments):
+        raise BadMessage("a request's arguments are no object, or nested too deeply")
+    return Ask(capability, method, arguments)
+
+
+def ends(found: Json, *, value_bytes: int) -> list[Command]:
+    """The commands that come with the answer of code that has ended. Raises BadMessage."""
+    ended = _commands(found, value_bytes)
+    if not all(isinstance(each, FinishAttempt) for each in ended):
+        raise BadMessage("an answer asks for something")
+    return ended
+
+
+def _commands(found: Json, value_bytes: int) -> list[Command]:
     if not isinstance(found, list):
         raise BadMessage("a message is no list of commands")
     if len(found) > COMMANDS_MAX:
@@ -115,14 +147,23 @@ def _key(found: Json) -> StepKey:
         raise BadMessage("a step is of no kind that exists") from None
     if not _whole(occurrence, 1, OCCURRENCE_MAX):
         raise BadMessage("a step's occurrence is no count")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(_undone(name)):
         raise BadMessage(f"a step's name is empty, longer than {NAME_MAX} or unprintable")
     if kind is StepKind.TIMER:
         if name != TIMER_NAME:
             raise BadMessage("a timer is not named as timers are")
-    elif name.startswith("$") or _OCCURRENCE.search(name):
+    elif _undone(name).startswith("$") or _OCCURRENCE.search(name):
         raise BadMessage("a step's name is reserved for the platform")
     return StepKey(kind, name, occurrence)
+
+
+def _undone(name: str) -> str:
+    """The name of the step that a rollback's handler undoes; any other name as it is."""
+    return name.removeprefix(ROLLBACK_NAME).partition(":")[2] if _rolls_back(name) else name
+
+
+def _rolls_back(name: str) -> bool:
+    return name.startswith((f"{ROLLBACK_NAME}do:", f"{ROLLBACK_NAME}sh:"))
 
 
 def _finish(found: Mapping[str, Json], key: StepKey, value_bytes: int) -> FinishAttempt:
@@ -132,8 +173,12 @@ def _finish(found: Mapping[str, Json], key: StepKey, value_bytes: int) -> Finish
     if not _whole(attempt, 1, RETRIES_MAX + 1):
         raise BadMessage("an attempt is no count")
     if "error" not in found:
-        _fields(found, {"op", "key", "attempt", "value"})
-        return FinishAttempt(key, attempt, value=value(found["value"], value_bytes))
+        early_ms = found.get("early_ms", 0)
+        _fields({**found, "early_ms": early_ms}, {"op", "key", "attempt", "value", "early_ms"})
+        if not _whole(early_ms, 0, INSTANT_MS_MAX):
+            raise BadMessage("a step completes early at no time")
+        passed = value(found["value"], value_bytes)
+        return FinishAttempt(key, attempt, value=passed, early_ms=found.get("early_ms"))
     _fields(found, {"op", "key", "attempt", "error", "retryable", "delay_ms"})
     delay = found["delay_ms"]
     if not _flag(found["retryable"]) or not (delay is None or _period(delay)):
@@ -299,7 +344,7 @@ def _event_type(found: Json) -> bool:
 _NAMES = _texts(_text(256))
 _PATHS = _texts(_inside)
 _SLEEP_FOR: Checks = {"duration_ms": _period}
-_SLEEP_UNTIL: Checks = {"until_ms": lambda found: _whole(found, 0, 1 << 53)}
+_SLEEP_UNTIL: Checks = {"until_ms": lambda found: _whole(found, 0, INSTANT_MS_MAX)}
 _CONFIGS: Mapping[StepKind, Checks] = {
     StepKind.DO: {
         "retries": _retries,

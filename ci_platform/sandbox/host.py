@@ -20,11 +20,12 @@ from ci_platform.sandbox.machine import engine_config
 
 HOST = "sluice:pipeline/host@1.0.0"
 WALL_CLOCK = "wasi:clocks/wall-clock@0.2.9"
+UNANSWERED = '{"error":{"type":"NotGranted","message":"nobody is there to answer"}}'
 TICK_SECONDS = 0.02  # how exactly CPU time is measured
-
 BODY_GRACE_SECONDS = 1.0  # for a step's body to end in good order when its time is over
 BODY_MS_MAX = 366 * 86_400_000  # beyond any timeout
 BODY_NAME_MAX = 600  # characters
+
 
 class Calls(Protocol):
     """What the guest may ask for. Nothing here may raise."""
@@ -34,6 +35,8 @@ class Calls(Protocol):
     def log(self, step: str, stream: str, text: str) -> None: ...
 
     def sleep(self, ms: int) -> None: ...
+
+    def ask(self, request: str) -> str: ...
 
 
 class Trap(Exception):
@@ -68,12 +71,12 @@ class Machine:
         self._cpu_until = float("inf")
         self._body = False
         self._now_ms = 0
-        self.calls: Calls | None = None
-        self._component = Component.deserialize_file(self._engine, str(guest))
-        self._linker = self._link()
         self._body_name = ""
         self._body_until = float("inf")  # on the monotonic clock
         self._overran = False  # the body named had to be stopped
+        self.calls: Calls | None = None
+        self._component = Component.deserialize_file(self._engine, str(guest))
+        self._linker = self._link()
         threading.Thread(target=self._tick, name="epochs", daemon=True).start()
 
     def _link(self) -> Linker:
@@ -85,10 +88,11 @@ class Machine:
                 host.add_func("next", lambda _, commands: self._next(commands))
                 host.add_func("log", lambda _, *said: self._log(*said))
                 host.add_func("mode", lambda _, body, now_ms: self._mode(body, now_ms))
+                host.add_func("allow", lambda _, body, ms: self._allow(body, ms))
                 host.add_func("sleep", lambda _, ms: self._sleep(ms))
+                host.add_func("ask", lambda _, request: self._ask(request))
             with root.add_instance(WALL_CLOCK) as clock:
                 clock.add_func("now", lambda _: self._wall_clock())
-                host.add_func("allow", lambda _, body, ms: self._allow(body, ms))
                 clock.add_func("resolution", lambda _: _instant(1_000_000))
         return linker
 
@@ -118,17 +122,18 @@ class Machine:
         try:
             return instance.activate(message)
         except WasmtimeError as error:
+            if self._overran:
+                raise Trap("timeout", self._body_name) from None
             raise _trap(error) from None
         except UnicodeError as error:
             raise Trap("crash", f"the guest's answer is not text: {error}") from None
         finally:
-            if self._overran:
-                raise Trap("timeout", self._body_name) from None
             self._cpu_until = self._body_until = float("inf")
             self.calls = None
 
     def _tick(self) -> None:
-        """Stop the guest once the main thread has used its CPU time; waiting costs none."""
+        """Stop the guest once the main thread has used its CPU time; waiting costs none. A step's
+        body is stopped when its own time is over, which is no fault of the rest of the run."""
         while True:
             time.sleep(TICK_SECONDS)
             if time.monotonic() > self._body_until:
@@ -136,22 +141,29 @@ class Machine:
             elif time.clock_gettime(self._cpu_clock) > self._cpu_until:
                 self._engine.increment_epoch()
 
-    # --- host functions ---
-
-    def _next(self, commands: str) -> str:
-        return self.calls.next(commands) if self.calls is not None else "[]"
-
     def _stop_body(self) -> None:
         self._overran = True
         self._engine.increment_epoch()
 
+    # --- host functions ---
+
+    def _next(self, commands: str) -> str:
+        self._body_until = float("inf")  # what the worker takes to answer is not the body's time
+        return self.calls.next(commands) if self.calls is not None else "[]"
+
     def _log(self, step: str, stream: str, text: str) -> None:
         if self.calls is not None:
             self.calls.log(step, stream, text)
-        self._body_until = float("inf")  # what the worker takes to answer is not the body's time
 
     def _mode(self, body: bool, now_ms: int) -> None:
         self._body, self._now_ms = body, now_ms
+        if not body:
+            self._body_until = float("inf")
+
+    def _allow(self, body: str, ms: int) -> None:
+        self._body_name = body[:BODY_NAME_MAX]
+        seconds = min(ms, BODY_MS_MAX) / 1000 + BODY_GRACE_SECONDS
+        self._body_until = time.monotonic() + seconds
 
     def _sleep(self, ms: int) -> None:
         if self.calls is None:
@@ -165,13 +177,6 @@ class Machine:
         """The guest stands still until the worker answers; that is its body's time, not CPU's."""
         return self.calls.ask(request) if self.calls is not None else UNANSWERED
 
-        if not body:
-            self._body_until = float("inf")
-
-    def _allow(self, body: str, ms: int) -> None:
-        self._body_name = body[:BODY_NAME_MAX]
-        seconds = min(ms, BODY_MS_MAX) / 1000 + BODY_GRACE_SECONDS
-        self._body_until = time.monotonic() + seconds
     def _wall_clock(self) -> Record:
         return _instant(time.time_ns() if self._body else self._now_ms * 1_000_000)
 

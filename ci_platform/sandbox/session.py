@@ -93,6 +93,11 @@ class Session:
                 self.dead = True
                 return Suspended()
             self._channel.send(Frame.NEXT, self._next(payload), seconds=GRACE_SECONDS)
+        elif frame is Frame.ASK:
+            if self.stopped:
+                self.dead = True
+                return Suspended()
+            self._channel.send(Frame.ASK, self._ask(payload), seconds=GRACE_SECONDS)
         elif frame is Frame.SLEEP:
             self._sleep_seconds = int(payload) / 1000
         elif frame is Frame.ANSWER:
@@ -119,6 +124,13 @@ class Session:
         entries = self._host.next(commands)
         self.stopped = not entries
         return entries_json(entries).encode()
+
+    def _ask(self, payload: bytes) -> bytes:
+        if self._host is None:
+            raise BadMessage("a request while it was only asked to describe itself")
+        if len(payload) > ASK_BYTES_MAX:
+            raise BadMessage("a request is larger than the limit")
+        return json.dumps(self._host.ask(decode.ask(_text(payload)))).encode()
 
     def _log(self, payload: bytes) -> None:
         step, stream, text = json.loads(payload)
@@ -147,6 +159,8 @@ class Session:
     # --- ends that are limits ---
 
     def _trap(self, kind: str, detail: str) -> Raised:
+        if kind == "timeout":
+            return _overran(detail)
         if kind == "cpu":
             return _raised(
                 "LimitExceeded",
@@ -159,8 +173,6 @@ class Session:
                 "LimitExceeded",
                 "the code called itself too deeply: the sandbox's stack is used up (limit: "
                 "recursion)",
-        if kind == "timeout":
-            return _overran(detail)
                 "recursion",
             )
         if kind == "output":
@@ -193,11 +205,6 @@ def _raised(kind: str, message: str, limit: str | None) -> Raised:
     return Raised(ErrorInfo(kind, message), limit=limit)
 
 
-def _text(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        raise BadMessage("bytes that are no text") from None
 def _overran(body: str) -> Raised:
     """A step's body, or its delay function, did not let go of its sandbox in time."""
     asking = body.startswith(ASKING)
@@ -209,3 +216,8 @@ def _overran(body: str) -> Raised:
     return Raised(ErrorInfo("StepTimeout", message), overran=key, overran_asking=asking)
 
 
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise BadMessage("bytes that are no text") from None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ci_platform.model import (
+    Command,
     Entry,
     Json,
     Mismatch,
@@ -66,7 +67,8 @@ def run_message(activation: Activation, limits: SandboxLimits, *, loaded: bool, 
 def outcome(answer: Mapping[str, Json], activation: Activation, limits: SandboxLimits) -> Outcome:
     """Read how an activation ended, from a guest that was not told to suspend."""
     if "returned" in answer:
-        return Returned(decode.value(answer["returned"], limits.value_bytes))
+        output = decode.value(answer["returned"], limits.value_bytes)
+        return Returned(output, commands=_ends(answer, limits))
     if "raised" in answer:
         return raised(answer, limits)
     if "mismatch" in answer:
@@ -82,7 +84,12 @@ def raised(answer: Mapping[str, Json], limits: SandboxLimits) -> Raised:
     if limit == "memory":
         mib = limits.memory_bytes // MIB
         error = decode.replaced(error, f"the code used more than its {mib} MiB of memory")
-    return Raised(error, limit=limit, loading=answer.get("loading") is True)
+    loading = answer.get("loading") is True
+    return Raised(error, limit=limit, loading=loading, commands=_ends(answer, limits))
+
+
+def _ends(answer: Mapping[str, Json], limits: SandboxLimits) -> Sequence[Command]:
+    return decode.ends(answer.get("commands", []), value_bytes=limits.value_bytes)
 
 
 _LIMIT_OF = {"MemoryError": "memory", "RecursionError": "recursion"}

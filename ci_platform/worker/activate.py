@@ -125,10 +125,11 @@ class Activations:
             for candidate in candidates(session.view, self._tools.source):
                 outcome = self._try(session, candidate, event)
                 if candidate.trial and isinstance(outcome, Raised) and not session.reached:
-                    self._fall_back(session, candidate, outcome)
-                else:
-                    self._conclude(session, outcome)
-                    return
+                    if not outcome.commands:  # else its bodies have run: it came to new work
+                        self._fall_back(session, candidate, outcome)
+                        continue
+                self._conclude(session, outcome)
+                return
         except EnvelopeMismatch as error:
             self._audit(session, error)
             self._errored(session, error, "envelope")
@@ -138,6 +139,7 @@ class Activations:
         tools, run = self._tools, session.run
         trial = candidate.commit if candidate.trial else None
         session.begin(trial, "accept")
+        session.commit = candidate.commit
         try:
             files = tools.source.load(run.repository_id, candidate.commit)
         except SourceError as error:
@@ -153,20 +155,18 @@ class Activations:
         while tries < SANDBOX_TRIES_MAX:
             session.begin(trial, policy)
             outcome = self._sandboxed(session, files, candidate, event)
-            if not isinstance(outcome, Broke):
-                return outcome
             if isinstance(outcome, Raised) and self._overran(session, outcome):
                 continue  # an attempt is used up, so this ends
+            if not isinstance(outcome, Broke):
+                return outcome
+            tries += 1
             broke = outcome
             _log.warning("%s: the sandbox broke: %s", run.id, broke.detail)
-            tries += 1
             if session.over:
                 return Suspended()
             session.write(lambda view, now_ms: bodies_lost(view, now_ms, "the sandbox broke"))
         return broke
 
-    def _sandboxed(
-        self,
     def _overran(self, session: Session, outcome: Raised) -> bool:
         """Whether it was one step's body that had to be stopped, and not the run's own code."""
         key = outcome.overran
@@ -176,6 +176,8 @@ class Activations:
         session.write(lambda view, now_ms: body_overran(view, key, now_ms, asking=asking))
         return not session.over
 
+    def _sandboxed(
+        self,
         session: Session,
         files: SourceFiles,
         candidate: Candidate,
@@ -221,7 +223,8 @@ class Activations:
             said = f"{SANDBOX_TRIES_MAX} sandboxes broke in a row: {outcome.detail}"
             self._errored(session, InternalError(said), "sandbox")
         else:
-            session.conclude(self._ending(outcome))
+            ends = () if isinstance(outcome, Mismatch) else outcome.commands
+            session.conclude(self._ending(outcome), ends)
 
     def _ending(self, outcome: Returned | Raised | Mismatch) -> Decider:
         limits = self._tools.settings.limits

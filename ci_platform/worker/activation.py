@@ -7,7 +7,7 @@ decides again. It ends when the lease is let go, by a suspension, a pause, or th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
@@ -15,18 +15,22 @@ from ci_platform.engine import Decision, Pen, RunView, accept, fold, propose, re
 from ci_platform.errors import InternalError, LeaseLost, PipelineError
 from ci_platform.model import (
     RUN_LOG,
+    Ask,
     Command,
+    Draft,
     Entry,
     EntryKind,
     FinishAttempt,
+    Json,
     NoteDivergence,
     StepKey,
     StepKind,
 )
-from ci_platform.ports import Claim
+from ci_platform.ports import Claim, Grant
 from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.settings import Tools
 
+ASKS_MAX = 10_000  # uses of self.env in one activation
 APPENDS_MAX = 100  # refused appends in a row: someone floods the run's journal
 NAMES_MAX = 20  # of steps that a run_suspended entry tells of
 PRINTED_MAX = 16 << 20  # bytes printed by one activation to one log
@@ -58,6 +62,8 @@ class Session:
         self.known = 0  # how many entries the guest has
         self.reached = False  # the code has replayed its journal and asked for more
         self.on_divergence = "accept"
+        self.commit = claim.run.commit  # of the code that executes
+        self._asked = 0
 
     @property
     def over(self) -> bool:
@@ -81,17 +87,25 @@ class Session:
         end."""
         if self.over:
             raise Over
-        self.write(lambda view, now_ms: self._decide(view, commands, now_ms))
+        self.write(lambda view, now_ms: self._decide(view, commands, now_ms), ends=_ends(commands))
         self.reached = True
         self._trial = None
         fresh = self.entries[self.known :]
         self.known = len(self.entries)
         return () if self.over else fresh
 
-    def conclude(self, decide: Decider) -> None:
-        """Write how the activation ended, unless a pause or an end came first."""
+    def conclude(self, decide: Decider, ends: Sequence[Command] = ()) -> None:
+        """Write how the activation ended, unless a pause or an end came first. `ends`: how steps
+        did, which comes before."""
+
+        def concluded(view: RunView, now_ms: int) -> Decision:
+            if not ends:
+                return self._resolve(view, now_ms) + decide(view, now_ms)
+            decision = self._accepted(view, ends, now_ms)
+            return decision + decide(view, now_ms) if view.leased else decision
+
         if not self.over:
-            self.write(lambda view, now_ms: self._resolve(view, now_ms) + decide(view, now_ms))
+            self.write(concluded, ends=ends)
 
     def hand_back(self, why: str) -> None:
         """Let the lease go so that the run is claimed again at once."""
@@ -111,13 +125,8 @@ class Session:
         return pen.decision()
 
     def _decide(self, view: RunView, commands: Sequence[Command], now_ms: int) -> Decision:
-        limits = self._tools.settings.limits
-        decision = self._resolve(view, now_ms) + accept(
-            view, commands, now_ms, limits=limits, on_divergence=self.on_divergence
-        )
-        if view.leased:
-            decision += settle(view, now_ms)
-        may_end = any(isinstance(each, FinishAttempt | NoteDivergence) for each in commands)
+        decision = self._accepted(view, commands, now_ms)
+        may_end = any(isinstance(each, NoteDivergence) for each in commands)
         if view.leased and not may_end and not view.bodies and not self._moves_code(decision):
             # The guest would come straight back with nothing to ask. Suspending in the same
             # append saves a round trip and a commit; it sees these entries when it replays.
@@ -128,21 +137,36 @@ class Session:
             decision += pen.decision()
         return decision
 
+    def _accepted(self, view: RunView, commands: Sequence[Command], now_ms: int) -> Decision:
+        """What the commands decide, and what is due besides."""
+        limits = self._tools.settings.limits
+        decision = self._resolve(view, now_ms) + accept(
+            view, commands, now_ms, limits=limits, on_divergence=self.on_divergence
+        )
+        return decision + settle(view, now_ms) if view.leased else decision
+
+    def _refused(self, error: PipelineError, ends: Sequence[Command], now_ms: int) -> Decision:
+        """Fail the run, of which steps have ended nevertheless, as `ends` says."""
+        self.view = fold(self.run, self.entries)  # the refused decision had moved it half-way
+        try:
+            decision = self._accepted(self.view, ends, now_ms)
+        except PipelineError:
+            return self._refused(error, (), now_ms)
+        return decision + refused(self.view, error, now_ms) if self.view.leased else decision
+
     def _moves_code(self, decision: Decision) -> bool:
         """Whether anything that the guest does not know yet lets its code go on."""
-        return any(_moves(entry.kind, entry.key) for entry in self.entries[self.known :]) or any(
-            _moves(draft.kind, draft.key) for draft in decision.drafts
-        )
+        return any(map(_moves, self.entries[self.known :])) or any(map(_moves, decision.drafts))
 
-    def write(self, decide: Decider) -> None:
-        """Decide and append, again and again while others are faster."""
+    def write(self, decide: Decider, *, ends: Sequence[Command] = ()) -> None:
+        """Decide and append, again and again while others are faster. When the run fails instead,
+        because of what its code asks for, `ends` is written still."""
         for _ in range(APPENDS_MAX):
             now_ms = self._tools.clock.now_ms()
             try:
                 decision = decide(self.view, now_ms)
             except PipelineError as error:
-                self.view = fold(self.run, self.entries)  # the decision had moved it half-way
-                decision = refused(self.view, error, now_ms)
+                decision = self._refused(error, ends, now_ms)
             if not decision:
                 return
             append = propose(self.view, decision, now_ms, fence=self._fence)
@@ -154,6 +178,29 @@ class Session:
             if self.over:
                 raise LeaseLost(f"{self.run.id} was ended or taken over")
         raise Crowded(f"{APPENDS_MAX} appends in a row came too late")
+
+    # --- what the author asks for besides ---
+
+    def ask(self, ask: Ask) -> Mapping[str, Json]:
+        """See ActivationHost. The repository is the run's own, whatever the guest says."""
+        if self.over:
+            raise Over
+        self._asked += 1
+        if self._asked > ASKS_MAX:
+            return _no("TooMany", f"one activation may use self.env {ASKS_MAX:,} times")
+        capabilities = self._tools.capabilities
+        if capabilities is None:
+            return _no("NotGranted", "self.env is not available on this worker")
+        run = self.run
+        grant = Grant(
+            repository_id=run.repository_id,
+            commit=self.commit,
+            before=run.event.get("before"),
+            run=run,
+            body=bool(self.view.bodies),
+            trusted=run.trusted,
+        )
+        return capabilities.ask(grant, ask)
 
     # --- what the author prints ---
 
@@ -183,7 +230,15 @@ class Session:
         self._logs.clear()
 
 
-def _moves(kind: EntryKind, key: StepKey | None) -> bool:
-    if kind is EntryKind.STEP_STARTED:
-        return key is not None and key.kind is StepKind.DO  # its body executes now
-    return kind in _MOVES_CODE
+def _moves(entry: Entry | Draft) -> bool:
+    if entry.kind is EntryKind.STEP_STARTED:
+        return entry.key is not None and entry.key.kind is StepKind.DO  # its body executes now
+    return entry.kind in _MOVES_CODE and "early_ms" not in entry.data
+
+
+def _no(kind: str, message: str) -> Mapping[str, Json]:
+    return {"error": {"type": kind, "message": message}}
+
+
+def _ends(commands: Sequence[Command]) -> Sequence[Command]:
+    return [each for each in commands if isinstance(each, FinishAttempt)]
