@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 
+from bench.browser import log_latency
+from bench.git import git_store
 from bench.measure import Result, latency, rate, show
 from bench.sandbox import cold_start
 from bench.server import Server, connect, launch, serving
@@ -260,6 +262,8 @@ ALL: dict[str, Callable[[], list[Result]]] = {
     "events": events,
     "timers": timers,
     "waiting": waiting,
+    "browser": log_latency,
+    "git": git_store,
 }
 
 

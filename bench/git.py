@@ -1,0 +1,350 @@
+"""The git store beside `git http-backend`: the same client, the same work, one after the other.
+
+Each row is a ratio of two measurements made in turn, so a busy machine blurs it little. CPU is the
+server's with its child processes; of git's side the bridge in front of it is left out. Memory is
+what an operation adds to the server's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from bench.measure import Result, percentile
+from bench.server import Server, serving
+
+COMMITS = 12_600  # each a commit, two trees and a file: 50,400 objects
+BLOB_BYTES = 200_000_000
+REFS = 20_000
+SMALL = 100
+MEMORY_MIB = 64
+_REFS_A_PUSH = 10_000
+_SAMPLE_SECONDS = 0.02
+
+
+@dataclass(slots=True)
+class Cost:
+    """What one operation cost its server."""
+
+    wall: float
+    cpu: float
+    memory: int
+
+
+@dataclass(slots=True)
+class Side:
+    """One of the two servers: where its repositories are, and the processes that serve them."""
+
+    name: str
+    create: Callable[[str], str]  # a repository's name -> its URL
+    root: psutil.Process
+    own_cpu: bool  # whether the root's own CPU counts, or that of its children alone
+    costs: dict[str, list[Cost]] = field(default_factory=dict)
+
+    def cpu_seconds(self) -> float:
+        total = 0.0
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.children_user + times.children_system
+                if self.own_cpu or process != self.root:
+                    total += times.user + times.system
+        return total
+
+    def anonymous_bytes(self) -> int:
+        return sum(_anonymous(process.pid) for process in self._family())
+
+    def _family(self) -> list[psutil.Process]:
+        return [self.root, *self.root.children(recursive=True)]
+
+    def measure(self, what: str, work: Callable[[], object]) -> None:
+        before_bytes, before_cpu = self.anonymous_bytes(), self.cpu_seconds()
+        peak, done = [before_bytes], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_SAMPLE_SECONDS):
+                peak.append(self.anonymous_bytes())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        started = time.perf_counter()
+        try:
+            work()
+            wall = time.perf_counter() - started
+        finally:
+            done.set()
+            watcher.join()
+        cost = Cost(wall, self.cpu_seconds() - before_cpu, max(peak) - before_bytes)
+        self.costs.setdefault(what, []).append(cost)
+
+
+def _anonymous(pid: int) -> int:
+    """Memory of a process that no file backs: what maps of packs cost is the page cache's."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = [line for line in text.splitlines() if line.startswith("RssAnon:")]
+    return int(found[0].split()[1]) << 10 if found else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Both servers and a directory of the client's own."""
+
+    sides: Sequence[Side]
+    directory: Path
+
+    def git(self, *arguments: str, cwd: Path | str = ".", given: bytes | None = None) -> str:
+        done = subprocess.run(
+            ["git", "-c", "gc.auto=0", *arguments],
+            cwd=self.directory / cwd,
+            env=_environment(),
+            input=given,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"git {arguments[0]} failed: {done.stderr.decode()[-300:]}")
+        return done.stdout.decode().strip()
+
+    def both(self, what: str, work: Callable[[Side], object], *, rounds: int = 1) -> None:
+        for number in range(rounds):
+            for side in self.sides if number % 2 else reversed(self.sides):
+                side.measure(what, lambda side=side: work(side))  # type: ignore[misc]
+
+
+def _environment() -> dict[str, str]:
+    who = {"NAME": "bench", "EMAIL": "bench@example.org"}
+    names = {f"GIT_{role}_{key}": who[key] for role in ("AUTHOR", "COMMITTER") for key in who}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        **names,
+    }
+
+
+@contextlib.contextmanager
+def _both() -> Iterator[Bench]:
+    with serving(workers=1) as server, tempfile.TemporaryDirectory(prefix="git-bench-") as place:
+        bare, clients = Path(place, "bare"), Path(place, "clients")
+        bare.mkdir()
+        clients.mkdir()
+        peer = subprocess.Popen(
+            [sys.executable, "-m", "bench.git_peer", str(bare)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            assert peer.stdout is not None
+            url = f"http://127.0.0.1:{int(peer.stdout.readline())}"
+            ours = psutil.Process(server.process.pid)
+            yield Bench(
+                [
+                    Side("ours", lambda name: _create(server, name), ours, True),
+                    Side(
+                        "git", lambda name: _init(bare, url, name), psutil.Process(peer.pid), False
+                    ),
+                ],
+                clients,
+            )
+        finally:
+            peer.terminate()
+            peer.wait()
+
+
+def _create(server: Server, name: str) -> str:
+    server.http.post("/api/v1/repos", json={"owner": "bench", "name": name}).raise_for_status()
+    return server.url.replace("://", f"://any:{server.token}@") + f"/bench/{name}.git"
+
+
+def _init(bare: Path, url: str, name: str) -> str:
+    path = bare / f"{name}.git"
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", path], check=True)
+    subprocess.run(["git", "-C", path, "config", "http.receivepack", "true"], check=True)
+    subprocess.run(["git", "-C", path, "config", "uploadpack.allowFilter", "true"], check=True)
+    return f"{url}/{name}.git"
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def git_store() -> list[Result]:
+    with _both() as bench:
+        _small(bench)
+        _large(bench)
+        _blob(bench)
+        _many_refs(bench)
+        ours, theirs = bench.sides
+    return [
+        _row(what, ours.costs[what], theirs.costs[what], small=what in _SMALL_ONES)
+        for what in ours.costs
+    ]
+
+
+_PUSHES = f"{SMALL} small pushes, 4 at once"
+_CLONES = f"{SMALL} small clones, 4 at once"
+_COMMIT_PUSH = "push of one commit to 50,000 objects"
+_COMMIT_FETCH = "fetch of one commit of 50,000 objects"
+_LS_REMOTE = f"ls-remote of {REFS:,} refs"
+_SMALL_ONES = {_PUSHES, _CLONES, _COMMIT_PUSH, _COMMIT_FETCH}
+
+
+def _row(what: str, ours: Sequence[Cost], theirs: Sequence[Cost], *, small: bool) -> Result:
+    wall, their_wall = (percentile([c.wall for c in side], 0.5) for side in (ours, theirs))
+    cpu, their_cpu = (sum(c.cpu for c in side) / len(side) for side in (ours, theirs))
+    memory = max(cost.memory for cost in ours) >> 20
+    wall_bar, cpu_bar = (0.5, 0.2) if small else (3.0, None)
+    passed = wall <= wall_bar * their_wall and memory <= MEMORY_MIB
+    passed = passed and (cpu_bar is None or cpu <= cpu_bar * their_cpu)
+    return Result(
+        f"git: {what}: {wall:.2f} s beside {their_wall:.2f} s",
+        f"{wall / their_wall:.2f}x, CPU {cpu / max(their_cpu, 0.01):.2f}x, {memory} MiB",
+        f"CPU {cpu:.2f} s : {their_cpu:.2f} s",
+        f"{wall_bar}x{f', CPU {cpu_bar}x' if cpu_bar else ''}, {MEMORY_MIB} MiB",
+        passed,
+    )
+
+
+def _small(bench: Bench) -> None:
+    """Repositories as pipelines have them: three commits of a few files."""
+    bench.git("init", "-q", "-b", "main", "small")
+    for number in range(3):
+        for name in ("a.txt", "b/c.txt"):
+            path = bench.directory / "small" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{name} {number}\n")
+        bench.git("add", "-A", cwd="small")
+        bench.git("commit", "-qm", str(number), cwd="small")
+    urls = {s.name: [s.create(f"small-{n}") for n in range(SMALL)] for s in bench.sides}
+    with ThreadPoolExecutor(4) as pool:
+
+        def push(side: Side) -> None:
+            list(
+                pool.map(
+                    lambda url: bench.git("push", "-q", url, "main", cwd="small"), urls[side.name]
+                )
+            )
+
+        def clone(side: Side) -> None:
+            targets = [f"{side.name}-clone-{n}" for n in range(SMALL)]
+            list(
+                pool.map(
+                    lambda url, to: bench.git("clone", "-q", url, to), urls[side.name], targets
+                )
+            )
+
+        bench.both(_PUSHES, push)
+        bench.both(_CLONES, clone)
+
+
+def _large(bench: Bench) -> None:
+    """A made-up history, pushed, cloned, and then one commit on top of it each way."""
+    bench.git("init", "-q", "-b", "main", "large")
+    bench.git("fast-import", "--quiet", cwd="large", given=history(COMMITS))
+    bench.git("reset", "-q", "--hard", "main", cwd="large")
+    urls = {side.name: side.create("large") for side in bench.sides}
+    bench.both(
+        "push of 50,000 objects",
+        lambda side: bench.git("push", "-q", urls[side.name], "main", cwd="large"),
+    )
+    bench.both(
+        "clone of 50,000 objects",
+        lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-large"),
+    )
+    bench.both(
+        "shallow clone of 50,000 objects",
+        lambda side: bench.git(
+            "clone", "-q", "--bare", "--depth=1", urls[side.name], f"{side.name}-shallow"
+        ),
+    )
+    for _ in range(10):
+        bench.git("commit", "-q", "--allow-empty", "-m", "more", cwd="large")
+        bench.both(
+            _COMMIT_PUSH,
+            lambda side: bench.git("push", "-q", urls[side.name], "main", cwd="large"),
+        )
+        bench.both(
+            _COMMIT_FETCH,
+            lambda side: bench.git("fetch", "-q", "origin", "main:main", cwd=f"{side.name}-large"),
+        )
+    bench.both(
+        "clone of them again, in several packs",
+        lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-again"),
+    )
+
+
+def history(commits: int) -> bytes:
+    """A stream for `git fast-import`: each commit changes one file in one of many directories."""
+    chance = random.Random(7)
+    parts = [b"reset refs/heads/main\n"]
+    for number in range(commits):
+        path = f"d{chance.randrange(100)}/f{chance.randrange(40)}.txt"
+        text = f"{number} {chance.randbytes(200).hex()}\n".encode()
+        message = f"change {number}".encode()
+        parts.append(
+            b"commit refs/heads/main\ncommitter bench <b@example.org> %d +0000\ndata %d\n%s\n"
+            b"M 100644 inline %s\ndata %d\n%s\n"
+            % (1_600_000_000 + number, len(message), message, path.encode(), len(text), text)
+        )
+    return b"".join(parts)
+
+
+def _blob(bench: Bench) -> None:
+    work = bench.directory / "blob"
+    bench.git("init", "-q", "-b", "main", "blob")
+    work.joinpath("blob.bin").write_bytes(random.Random(8).randbytes(BLOB_BYTES))
+    bench.git("-c", "core.compression=0", "add", "-A", cwd="blob")
+    bench.git("commit", "-qm", "blob", cwd="blob")
+    urls = {side.name: side.create("blob") for side in bench.sides}
+    bench.both(
+        "push of a 200 MB file",
+        lambda side: bench.git(
+            "-c", "core.compression=0", "push", "-q", urls[side.name], "main", cwd="blob"
+        ),
+    )
+    bench.both(
+        "clone of a 200 MB file",
+        lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-blob"),
+    )
+
+
+def _many_refs(bench: Bench) -> None:
+    """The refs come by a push spoken raw: git's own client needs minutes for so many."""
+    head = bench.git("rev-parse", "HEAD", cwd="small")
+    names = [f"refs/tags/t{number:05}" for number in range(REFS)]
+    urls = {side.name: side.create("refs") for side in bench.sides}
+    for side in bench.sides:
+        bench.git("push", "-q", urls[side.name], "main", cwd="small")
+        for at in range(0, REFS, _REFS_A_PUSH):
+            _push_refs(urls[side.name], names[at : at + _REFS_A_PUSH], head)
+    bench.both(_LS_REMOTE, lambda side: bench.git("ls-remote", urls[side.name]), rounds=5)
+
+
+def _push_refs(url: str, names: Sequence[str], sha: str) -> None:
+    lines = [f"{'0' * 40} {sha} {name}" for name in names]
+    lines[0] += "\0report-status"
+    body = b"".join(b"%04x%s" % (len(line) + 4, line.encode()) for line in lines) + b"0000"
+    pack = b"PACK\0\0\0\2\0\0\0\0"
+    kind = {"content-type": "application/x-git-receive-pack-request"}
+    content = body + pack + hashlib.sha1(pack).digest()
+    answer = httpx.post(f"{url}/git-receive-pack", content=content, headers=kind, timeout=120)
+    if answer.status_code != 200 or b"ng " in answer.content:
+        raise RuntimeError(f"pushing refs failed: {answer.content[:300]!r}")
