@@ -224,7 +224,9 @@ class GitHttp:
         if command == b"ls-refs":
             refs = self._store.refs.all(repository.id, ref_prefixes(arguments))
             branch = repository.default_branch
-            head = self._store.refs.get(repository.id, f"refs/heads/{branch}")
+            name = f"refs/heads/{branch}"
+            listed = (ref for ref in refs if ref.name == name)
+            head = next(listed, None) or self._store.refs.get(repository.id, name)
             list_refs(refs, head, branch, arguments, answer)
         elif command == b"fetch":
             self._fetcher(repository).fetch(arguments, answer)

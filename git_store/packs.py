@@ -21,7 +21,7 @@ from pathlib import Path
 import obstore
 from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, ObjectStore
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from git_store.database import Clock, Database, new_id
 from git_store.errors import BadPack, ObjectNotFound
@@ -34,6 +34,18 @@ PREFIX = "packs/"
 _ROOTS_KEPT = 4096  # a pack with more is never sent again whole
 _IDS_PER_QUERY = 500
 _INLINE_OVERHEAD_BYTES = 4096  # an index and its objects in Python
+# What every request asks is built once: building a statement costs as much as running it.
+_LISTED = (
+    select(repository_packs.c.pack_id)
+    .where(repository_packs.c.repository_id == bindparam("repository"))
+    .order_by(repository_packs.c.pack_id)
+)
+_GROW = (
+    update(repositories)
+    .where(repositories.c.id == bindparam("repository"))
+    .values(pack_bytes=repositories.c.pack_bytes + bindparam("size"))
+)
+_ADD_PACK, _ADD_TO_LIST = insert(packs), insert(repository_packs)
 
 
 class Pack:
@@ -137,26 +149,19 @@ class Packs:
 
     def insert(self, connection: Connection, repository_id: str, new: NewPack) -> None:
         """Add the row, put the pack on the repository's list and on its account."""
-        connection.execute(
-            insert(packs).values(
-                id=new.id,
-                checksum=new.checksum,
-                size=new.size,
-                objects=new.objects,
-                roots=b"".join(new.roots) if len(new.roots) <= _ROOTS_KEPT else None,
-                data=new.data,
-                created_ms=self._clock(),
-                released_ms=None,
-            )
-        )
-        connection.execute(
-            insert(repository_packs).values(repository_id=repository_id, pack_id=new.id)
-        )
-        connection.execute(
-            update(repositories)
-            .where(repositories.c.id == repository_id)
-            .values(pack_bytes=repositories.c.pack_bytes + new.size)
-        )
+        row = {
+            "id": new.id,
+            "checksum": new.checksum,
+            "size": new.size,
+            "objects": new.objects,
+            "roots": b"".join(new.roots) if len(new.roots) <= _ROOTS_KEPT else None,
+            "data": new.data,
+            "created_ms": self._clock(),
+            "released_ms": None,
+        }
+        connection.execute(_ADD_PACK, row)
+        connection.execute(_ADD_TO_LIST, {"repository_id": repository_id, "pack_id": new.id})
+        connection.execute(_GROW, {"repository": repository_id, "size": new.size})
 
     def release(self, connection: Connection, repository_id: str, pack_ids: Sequence[str]) -> int:
         """Take packs off the repository's list and account. Returns how many were on it."""
@@ -192,13 +197,9 @@ class Packs:
 
     def of_repository(self, repository_id: str) -> list[Pack]:
         """The repository's packs as of now, opened, oldest first."""
-        listed = (
-            select(repository_packs.c.pack_id)
-            .where(repository_packs.c.repository_id == repository_id)
-            .order_by(repository_packs.c.pack_id)
-        )
         with self._database.reading() as connection:
-            pack_ids = list(connection.execute(listed).scalars())
+            found = connection.execute(_LISTED, {"repository": repository_id})
+            pack_ids = list(found.scalars())
         return self.open(pack_ids)
 
     def open(self, pack_ids: Sequence[str]) -> list[Pack]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from git_store import refs
 from git_store.database import Clock, Database, new_id
@@ -32,6 +33,17 @@ from git_store.tables import push_events, repositories
 log = logging.getLogger(__name__)
 
 _TRIES = 3  # while objects are being removed beside the push
+_MARK_SECONDS = 0.5  # handled events are marked together: a transaction each would double a push
+# What every push asks is built once: building a statement costs as much as running it.
+_STANDING = select(repositories.c.generation, repositories.c.pack_bytes).where(
+    repositories.c.id == bindparam("id")
+)
+_ADD_EVENT = insert(push_events)
+_MARK = (
+    update(push_events)
+    .where(push_events.c.id == bindparam("event"), push_events.c.handled_ms.is_(None))
+    .values(handled_ms=bindparam("now_ms"))
+)
 
 Say = Callable[[str], None]
 
@@ -80,8 +92,9 @@ class PushListener(Protocol):
     `before` is called once for a push, when all is checked and nothing is visible; raising
     PushRejected refuses the whole push with that message. `after` is called when the push is
     committed, before the client has its answer: what it says appears in the pusher's terminal as
-    `remote: ...`. When `after` returns, the event is marked handled; when it raises, the pusher is
-    told and the event stays in the outbox, so `after` may see the same event again.
+    `remote: ...`. When `after` returns, the event is marked handled, with others, soon; when it
+    raises, the pusher is told and the event stays in the outbox. So `after` may see the same event
+    again.
     """
 
     def before(self, push: Push) -> None: ...
@@ -133,6 +146,7 @@ class Pushes:
         self._limits = limits
         self._heavy = heavy
         self.listener: PushListener | None = None
+        self._marks = _Marks(database, clock)
 
     def quarantine(self) -> Quarantine:
         """A place for one pack to come."""
@@ -199,11 +213,8 @@ class Pushes:
 
     def standing(self, repository_id: str) -> tuple[int, int]:
         """The repository's generation, and what its quota leaves."""
-        standing = select(repositories.c.generation, repositories.c.pack_bytes).where(
-            repositories.c.id == repository_id
-        )
         with self._database.reading() as connection:
-            generation, pack_bytes = connection.execute(standing).one()
+            generation, pack_bytes = connection.execute(_STANDING, {"id": repository_id}).one()
         return generation, self._limits.repository_bytes - pack_bytes
 
     def _check(
@@ -264,7 +275,7 @@ class Pushes:
         if arrived is not None and any(change.new for change in accepted):
             self._packs.insert(connection, repository_id, arrived.new)
         event = self._event(request, accepted)
-        connection.execute(insert(push_events).values(**_row(event)))
+        connection.execute(_ADD_EVENT, _row(event))
         return event
 
     def _compare(self, connection: Connection, request: Request, report: Report) -> None:
@@ -326,11 +337,12 @@ class Pushes:
                 f"{what}). It will be tried again."
             )
             return
-        self.mark_handled(event.id)
+        self._marks.add(event.id)
 
     # --- the outbox -------------------------------------------------------------------------------
 
     def pending(self, limit: int) -> list[PushEvent]:
+        self._marks.flush()
         waiting = (
             select(push_events)
             .where(push_events.c.handled_ms.is_(None))
@@ -351,13 +363,49 @@ class Pushes:
             ]
 
     def mark_handled(self, event_id: str) -> None:
-        handled = (
-            update(push_events)
-            .where(push_events.c.id == event_id, push_events.c.handled_ms.is_(None))
-            .values(handled_ms=self._clock())
-        )
+        self._marks.add(event_id)
+        self._marks.flush()
+
+    def close(self) -> None:
+        self._marks.flush()
+
+
+class _Marks:
+    """Events that were handled and are not marked yet. If the process dies with them, they are
+    told again: listeners expect that."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._events: set[str] = set()
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+
+    def add(self, event_id: str) -> None:
+        with self._lock:
+            self._events.add(event_id)
+            if self._timer is None:
+                self._timer = threading.Timer(_MARK_SECONDS, self._flush_later)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def flush(self) -> None:
+        with self._lock:
+            events, self._events = self._events, set()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        if not events:
+            return
+        now_ms = self._clock()
         with self._database.writing() as connection:
-            connection.execute(handled)
+            connection.execute(_MARK, [{"event": one, "now_ms": now_ms} for one in sorted(events)])
+
+    def _flush_later(self) -> None:
+        try:
+            self.flush()
+        except SQLAlchemyError:
+            log.exception("marking pushes as handled failed; they will be told again")
 
 
 def _target(

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -62,9 +63,9 @@ class Refs:
         """A ref by its full name."""
         if ref_problem(name, self._ref_bytes):
             return None
-        found = _of(repository_id).where(refs.c.name == name)
         with self._database.reading() as connection:
-            row = connection.execute(found).one_or_none()
+            found = connection.execute(_ONE, {"repository": repository_id, "name": name})
+            row = found.one_or_none()
         return None if row is None else Ref(*row)
 
     def list(
@@ -82,7 +83,11 @@ class Refs:
     def all(self, repository_id: str, prefixes: Sequence[str] = ()) -> builtins.list[Ref]:
         """Every visible ref whose name starts with one of the prefixes, by name."""
         with self._database.reading() as connection:
-            return [Ref(*row) for row in connection.execute(visible(repository_id, prefixes))]
+            if prefixes:
+                found = connection.execute(visible(repository_id, prefixes))
+            else:
+                found = connection.execute(_VISIBLE, {"repository": repository_id})
+            return [Ref(*row) for row in found]
 
     def resolve(self, repository_id: str, name: str) -> str | None:
         """The commit behind HEAD, a full ref (tags peeled), a branch or tag by its short name, or
@@ -168,6 +173,17 @@ def _starts(prefix: str) -> ColumnElement[bool]:
     return and_(refs.c.name >= prefix, refs.c.name < prefix[:-1] + last)
 
 
+# What every request asks is built once: building a statement costs as much as running it.
+_OF = select(refs.c.name, refs.c.sha, refs.c.peeled).where(
+    refs.c.repository_id == bindparam("repository")
+)
+_ONE = _OF.where(refs.c.name == bindparam("name"))
+_VISIBLE = _OF.where(not_(_starts(HIDDEN))).order_by(refs.c.name)
+_COUNT = (
+    select(func.count()).select_from(refs).where(refs.c.repository_id == bindparam("repository"))
+)
+
+
 def default_branch(connection: Connection, repository_id: str) -> str:
     """Raises RepoNotFound."""
     found = select(repositories.c.default_branch).where(repositories.c.id == repository_id)
@@ -199,8 +215,7 @@ def current(connection: Connection, repository_id: str, names: Sequence[str]) ->
 
 
 def count(connection: Connection, repository_id: str) -> int:
-    number = select(func.count()).select_from(refs).where(refs.c.repository_id == repository_id)
-    return int(connection.execute(number).scalar_one())
+    return int(connection.execute(_COUNT, {"repository": repository_id}).scalar_one())
 
 
 def write(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, delete, insert, literal, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from git_store.database import Clock, Database, new_id
@@ -45,6 +45,13 @@ _COLUMNS = (
     repositories.c.pack_bytes,
 )
 
+# What every request asks is built once: building a statement costs as much as running it.
+_BY_NAME = select(*_COLUMNS).where(repositories.c.full_name == bindparam("full_name"))
+_BY_ID = select(*_COLUMNS).where(repositories.c.id == bindparam("id"))
+_LOCK = (
+    select(repositories.c.generation).where(repositories.c.id == bindparam("id")).with_for_update()
+)
+
 
 class Repositories:
     """Safe to call from any thread and from several processes at once."""
@@ -67,9 +74,8 @@ class Repositories:
         """Raises RepoNotFound."""
         if not is_part(owner) or not is_part(name):
             raise RepoNotFound(f"There is no repository {owner[:100]!r}/{name[:100]!r}.")
-        found = select(*_COLUMNS).where(repositories.c.full_name == f"{owner}/{name}")
         with self._database.reading() as connection:
-            row = connection.execute(found).one_or_none()
+            row = connection.execute(_BY_NAME, {"full_name": f"{owner}/{name}"}).one_or_none()
         if row is None:
             raise RepoNotFound(f"There is no repository {owner}/{name}.")
         return _repository(row)
@@ -178,12 +184,7 @@ def lock(connection: Connection, repository_id: str) -> int:
     Everything that changes refs or packs of a repository goes through here first, so changes of
     one repository happen one after the other. Raises RepoNotFound.
     """
-    held = (
-        select(repositories.c.generation)
-        .where(repositories.c.id == repository_id)
-        .with_for_update()
-    )
-    generation = connection.execute(held).scalar_one_or_none()
+    generation = connection.execute(_LOCK, {"id": repository_id}).scalar_one_or_none()
     if generation is None:
         raise RepoNotFound()
     return int(generation)
@@ -200,8 +201,7 @@ def _insert(connection: Connection, made: Repository) -> None:
 
 
 def _by_id(connection: Connection, repository_id: str) -> Repository:
-    found = select(*_COLUMNS).where(repositories.c.id == repository_id)
-    row = connection.execute(found).one_or_none()
+    row = connection.execute(_BY_ID, {"id": repository_id}).one_or_none()
     if row is None:
         raise RepoNotFound(f"There is no repository {repository_id}.")
     return _repository(row)

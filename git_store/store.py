@@ -89,8 +89,10 @@ class GitStore:
 
     def files(self, repository_id: str) -> Files:
         """Read a repository as it is now. Raises RepoNotFound."""
-        self.repositories.by_id(repository_id)
-        return Files(self.objects(repository_id), self.limits)
+        objects = self.objects(repository_id)
+        if not objects.packs:
+            self.repositories.by_id(repository_id)
+        return Files(objects, self.limits)
 
     def commit(
         self,
@@ -197,4 +199,5 @@ class GitStore:
 
     def close(self) -> None:
         """Let go of opened packs. The engine stays its owner's."""
+        self.pushes.close()
         self._packs.close()
