@@ -11,6 +11,7 @@ from typing import Any
 
 from ci_platform.model import (
     AbandonStep,
+    Ask,
     Command,
     Entry,
     EntryKind,
@@ -94,6 +95,9 @@ class Host:
                 self.add(EntryKind.STEP_CANCELLED, key, reason="abandoned")
             case NoteDivergence(key, change):
                 self.add(EntryKind.DIVERGED, key, change=change)
+
+    def ask(self, ask: Ask) -> Mapping[str, Any]:
+        return {"error": {"type": "NotGranted", "message": "this host grants nothing"}}
 
     def log(self, step: str, stream: str, text: str) -> None:
         self.logs.append((step, stream, text))

@@ -24,6 +24,7 @@ from pipelines import determinism
 SENSES = determinism.install()
 
 from pipelines.guest import Guest  # noqa: E402
+from pipelines.loading import uninstall  # noqa: E402
 
 STDLIB = os.path.dirname(importlib.abc.__file__).removesuffix("/importlib")
 LEFT_OUT = frozenset(
@@ -142,6 +143,6 @@ import json  # noqa: E402
 
 sys.meta_path.append(FrozenLibrary())
 warm_up()
-sys.modules.pop("pipeline", None)
+uninstall()
 gc.collect()
 gc.freeze()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from pipelines import loading
 from pipelines.determinism import Senses
 from pipelines.guest import Guest
-from pipelines.loading import Sources
 from pipelines.wire import VERSION
 from tests.unit.pipelines.replay_world import Journal
 
@@ -41,13 +41,16 @@ class Host:
     def sleep(self, ms: int) -> None:
         raise AssertionError("nobody sleeps here")
 
+    def ask(self, request: str) -> str:
+        raise AssertionError("nobody asks here")
+
 
 @pytest.fixture
 def host() -> Iterator[Host]:
     out, err = sys.stdout, sys.stderr
     yield Host()
     sys.stdout, sys.stderr = out, err
-    Sources({}).uninstall()
+    loading.uninstall()
 
 
 _GUESTS: list[Guest] = []  # kept, as the sandbox keeps its one

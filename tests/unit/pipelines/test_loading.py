@@ -23,7 +23,7 @@ class CI(Pipeline):
 @pytest.fixture(autouse=True)
 def _cleaned() -> Iterator[None]:
     yield
-    Sources({}).uninstall()
+    loading.uninstall()
 
 
 def load(**files: str) -> Any:
@@ -77,7 +77,7 @@ def test_tracebacks_show_the_authors_lines_and_path() -> None:
 
 def test_nothing_of_it_stays_importable() -> None:
     load(pipeline=PIPELINE, helpers="")
-    Sources({}).uninstall()
+    loading.uninstall()
     assert "pipeline" not in sys.modules
     with pytest.raises(ModuleNotFoundError):
         __import__("helpers")

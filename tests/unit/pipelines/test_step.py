@@ -284,8 +284,8 @@ def test_the_name_may_be_left_out_in_the_decorator_form() -> None:
 def test_the_environment_says_what_it_does_not_grant() -> None:
     class Reaching(Pipeline):
         async def run(self, event: Any, step: Step) -> Any:
-            return self.env.files
+            return self.env.secrets
 
     run = PipelineTest(Reaching).run()
     assert run.error is not None
-    assert run.error["message"].startswith("self.env.files is not granted to this run")
+    assert run.error["message"].startswith("self.env.secrets is not granted to this run")
