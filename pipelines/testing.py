@@ -28,13 +28,14 @@ from pipelines import errors
 from pipelines.checks import one_of
 from pipelines.declare import Pipeline, describe
 from pipelines.durations import Duration, datetime_of, duration_ms
-from pipelines.env import Env
+from pipelines.env import Desk, Env
 from pipelines.errors import NonRetryable
 from pipelines.guest import Output, main
 from pipelines.history import Entry, Key
 from pipelines.jsontext import encode
 from pipelines.replay import Answer, Replay, label
 from pipelines.step import Step
+from pipelines.testing_env import TestedEnv
 from pipelines.values import Event
 from pipelines.wire import VALUE_BYTES_MAX, Json
 
@@ -73,6 +74,7 @@ class TestedRun:
     log: str  # what it printed
     elapsed_ms: int  # on the run's own clock
     journal: Sequence[Entry]
+    rollback: Mapping[str, Json] | None = None  # outcome (complete, failed) and error
 
 
 @dataclass(slots=True)
@@ -102,6 +104,8 @@ class PipelineTest:
         hibernate: str = "auto",
         seed: str = "test",
         now: datetime = START,
+        files: Mapping[str, str] | None = None,
+        changed: Sequence[str] | None = None,
     ) -> None:
         describe(pipeline)
         self._pipeline = pipeline
@@ -111,6 +115,11 @@ class PipelineTest:
         self._begun_ms = int(now.timestamp() * 1000)
         self._world = _World(self._begun_ms)
         self._ended: Answer | None = None
+        self._failed: Answer | None = None  # and is being rolled back, or was
+        self._rollback: Mapping[str, Json] | None = None
+        self._env = TestedEnv(files, changed)
+        self.kv = self._env.kv  # what self.env.storage holds
+        self.sql = self._env.sql
 
     # --- what happens ---
 
@@ -195,9 +204,15 @@ class PipelineTest:
                 return self._result()
             self._world.settle()
             answer = self._activate()
-            if "suspended" not in answer:
-                self._ended = answer
+            if "raised" in answer and self._failed is None and self._world.roll_back(answer):
+                self._failed = answer
+            elif "suspended" not in answer:
+                self._ended = self._failed or answer
                 self._world.cancel_open()
+                if self._failed is not None:
+                    self._rollback = {"outcome": "complete", "error": None}
+                    if "returned" not in answer:
+                        self._rollback = {"outcome": "failed", "error": answer.get("raised")}
             elif self._world.idle and not self._world.settle() and not self._world.advance():
                 return self._result()
         raise RuntimeError(f"the run goes on for ever: {TURNS_MAX} activations")
@@ -210,11 +225,12 @@ class PipelineTest:
         replay = Replay(host=world, clock=world, entries=entries, always_hibernate=self._always)
         _PAST.append(replay)
         world.screen = sys.stdout
+        env = Env(Desk(self._env.ask))
         before = random.getstate()
         random.seed(self._seed)
         try:
             with _printing_to(world, replay):
-                answer = replay.run(lambda: main(self._pipeline, self._event, Step(replay), Env()))
+                answer = replay.run(lambda: main(self._pipeline, self._event, Step(replay), env))
         finally:
             random.setstate(before)
         if "commands" in answer:
@@ -243,6 +259,7 @@ class PipelineTest:
             log="".join(world.printed),
             elapsed_ms=world.now_ms - self._begun_ms,
             journal=list(world.entries),
+            rollback=self._rollback,
         )
 
 
@@ -405,6 +422,17 @@ class _World:
         step = self.steps[label(key)]
         step.state, step.value, step.error = state, data.get("value"), data.get("error")
         self.add(f"step_{state}", data, key, step.attempts)
+
+    def roll_back(self, answer: Answer) -> bool:
+        """The code failed: have its steps undone. False: there is nothing to undo."""
+        begun = [step for step in self.steps.values() if step.config.get("rollback")]
+        if not begun:
+            return False
+        steps = [[step.kind, step.name, step.occurrence] for step in reversed(begun)]
+        data = {"error": answer["raised"]}
+        self.add("rollback_started", {"steps": steps, "end": "run_failed", "data": data})
+        self.cancel_open()
+        return True
 
     def cancel_open(self) -> None:
         """The run has ended: nobody waits for its steps any more."""

@@ -104,7 +104,7 @@ class Statement:
                 return self._execute(connection)
         except MemoryError:
             raise Refusal("TooLarge", "the statement needs more memory than it may use") from None
-        except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError) as error:
+        except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError) as error:
             raise self._refusal(error) from error
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ trusted code only: a fork's pull request must neither read nor spoil what a repo
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 
@@ -51,12 +52,17 @@ def _values(found: Json) -> list[Json]:
     if not isinstance(found, list) or len(found) > ARGUMENTS_MAX:
         raise InvalidRequest(f"arguments must be at most {ARGUMENTS_MAX:,}", field="arguments")
     for value in found:
-        blob = isinstance(value, dict) and set(value) == {"base64"}
-        if isinstance(value, list) or (isinstance(value, dict) and not blob):
-            raise InvalidRequest("an argument is no value of a database", field="arguments")
-        if isinstance(value, dict) and not isinstance(value["base64"], str):
+        if isinstance(value, list) or (isinstance(value, dict) and not _is_blob(value)):
             raise InvalidRequest("an argument is no value of a database", field="arguments")
     return found
+
+
+def _is_blob(value: Mapping[str, Json]) -> bool:
+    try:
+        base64.b64decode(value["base64"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return len(value) == 1
 
 
 class KvHandler:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from ci_platform.model import (
+    Ask,
     Broke,
     Command,
     Entry,
@@ -55,6 +57,7 @@ class Host:
         self.answers = list(answers)
         self.asked: list[Sequence[Command]] = []
         self.logs: list[tuple[str, str, str]] = []
+        self.questions: list[Ask] = []
 
     def next(self, commands: Sequence[Command]) -> Sequence[Entry]:
         self.asked.append(commands)
@@ -65,6 +68,10 @@ class Host:
 
     def log(self, step: str, stream: str, text: str) -> None:
         self.logs.append((step, stream, text))
+
+    def ask(self, ask: Ask) -> Mapping[str, Any]:
+        self.questions.append(ask)
+        return {"value": len(self.questions)}
 
 
 class Script:
@@ -97,6 +104,48 @@ def test_commands_are_served_and_the_answer_returned() -> None:
     assert script.process.receive(seconds=1)[0] is Frame.ACTIVATE
     frame, payload = script.process.receive(seconds=1)
     assert (frame, json.loads(payload)[0]["seq"]) == (Frame.NEXT, 3)
+
+
+def question(**other: Any) -> dict[str, Any]:
+    return {"v": 1, "capability": "storage.kv", "method": "get", "arguments": {"key": "a"}} | other
+
+
+def test_a_question_is_passed_on_and_its_answer_sent_back() -> None:
+    script = Script().says(Frame.ASK, question()).says(Frame.ANSWER, {"returned": 1})
+    host = Host()
+    assert script.run(host) == {"returned": 1}
+    assert host.questions == [Ask("storage.kv", "get", {"key": "a"})]
+    script.process.receive(seconds=1)
+    frame, payload = script.process.receive(seconds=1)
+    assert (frame, json.loads(payload)) == (Frame.ASK, {"value": 1})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        question(v=2),
+        question(capability="../secrets"),
+        question(capability=None),
+        question(method="Get"),
+        question(method=""),
+        question(arguments=[]),
+        question(arguments={"key": "\ud800"}),
+        question(repository_id="repo_b"),
+        {"capability": "files"},
+        [],
+        b"\xff",
+        b"{",
+        question(arguments={"key": "x" * (3 << 20)}),
+    ],
+)
+def test_a_question_that_no_pipeline_asks_ends_the_process(asked: Any) -> None:
+    script, host = Script(), Host()
+    sender = threading.Thread(target=script.says, args=(Frame.ASK, asked))  # may be large
+    sender.start()
+    assert script.run(host).error.type == "SandboxProtocol"
+    sender.join()
+    assert script.session.dead
+    assert host.questions == []
 
 
 def test_a_guest_that_was_told_to_suspend_is_not_listened_to_any_more() -> None:

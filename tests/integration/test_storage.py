@@ -1,0 +1,260 @@
+"""The storage of repositories: real SQLite in real processes, and SQL that means harm."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci_platform.capabilities import KvHandler, LocalShelf, SqlDatabases, SqlHandler, StorageLimits
+from ci_platform.errors import NotGranted, RequestError, SqlError, TooLarge, TooMany
+from ci_platform.model import RepositoryId
+from ci_platform.ports import Grant
+from tests.unit.engine.journal import RUN
+
+A, B = RepositoryId("repo_a"), RepositoryId("repo_b")
+MIB = 1 << 20
+COUNTING = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def databases(folder: Path) -> Iterator[SqlDatabases]:
+    made = SqlDatabases(LocalShelf(folder), StorageLimits(database_bytes=2 * MIB, seconds=0.5))
+    yield made
+    made.close()
+
+
+def run(databases: SqlDatabases, statement: str, *values: Any, at: RepositoryId = A) -> Any:
+    return databases.execute(at, "sql", statement, values)
+
+
+def test_a_statement_is_durable_and_another_repository_does_not_see_it(
+    databases: SqlDatabases, folder: Path
+) -> None:
+    run(databases, "CREATE TABLE kept (name TEXT, n INTEGER)")
+    assert run(databases, "INSERT INTO kept VALUES (?, ?) RETURNING n", "é", 2**62) == [
+        {"n": 2**62}
+    ]
+    again = SqlDatabases(LocalShelf(folder), StorageLimits())
+    assert run(again, "SELECT * FROM kept") == [{"name": "é", "n": 2**62}]
+    again.close()
+    with pytest.raises(SqlError, match="no such table"):
+        run(databases, "SELECT * FROM kept", at=B)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ATTACH ':memory:' AS other",
+        "ATTACH '/etc/passwd' AS other",
+        "ATTACH '../repo_b/sql.db' AS other",
+        "DETACH main",
+        "VACUUM",
+        "VACUUM INTO '/tmp/stolen.db'",
+        "PRAGMA writable_schema = ON",
+        "PRAGMA journal_mode = OFF",
+        "PRAGMA max_page_count = 1000000",
+        "PRAGMA synchronous = OFF",
+        "PRAGMA mmap_size = 1000000000000",
+        "PRAGMA temp_store_directory = '/tmp'",
+        "PRAGMA trusted_schema = ON",
+        "PRAGMA hard_heap_limit = 0",
+        "SELECT load_extension('/tmp/evil.so')",
+        "SELECT fts3_tokenizer('simple', x'4141414141414141')",
+        "CREATE VIRTUAL TABLE v USING fts5(a)",
+        "CREATE VIRTUAL TABLE v USING rtree(a, b, c)",
+        "CREATE TEMP TABLE t (a)",
+        "CREATE TEMP TRIGGER g AFTER INSERT ON kept BEGIN SELECT 1; END",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT a",
+        "RELEASE a",
+        "SELECT readfile('/etc/passwd')",
+        "SELECT writefile('/tmp/evil', 'x')",
+        "SELECT edit('x')",
+        "SELECT * FROM sqlite_dbpage",
+        "UPDATE sqlite_master SET sql = 'x'",
+        "DELETE FROM sqlite_master",
+        "SELECT 1; SELECT 2",
+        "SELECT ?",
+        "SELEC",
+        "",
+        "SELECT zeroblob(1000000000)",
+        "SELECT replace(hex(zeroblob(400000)), '0', hex(zeroblob(400000)))",
+        "SELECT 9e999",
+        "SELECT " + "(" * 500 + "1" + ")" * 500,
+        " UNION ".join(["SELECT 1"] * 100),
+        "SELECT " + ", ".join(["1"] * 5_000),
+    ],
+)
+def test_a_statement_that_reaches_out_or_too_far_is_refused(
+    databases: SqlDatabases, statement: str
+) -> None:
+    if not statement:
+        assert run(databases, statement) == []
+        return
+    with pytest.raises(RequestError):
+        run(databases, statement)
+    assert run(databases, "SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        COUNTING + "SELECT count(*) FROM r",
+        COUNTING + "SELECT group_concat(n) FROM r",
+        COUNTING + "SELECT max(randomblob(500000)) FROM r",
+        "WITH RECURSIVE r(n, b) AS (SELECT 1, zeroblob(900000) UNION "
+        "SELECT n + 1, randomblob(900000) FROM r) SELECT count(*) FROM r",
+        "WITH RECURSIVE r(n, b) AS (SELECT 1, zeroblob(900000) UNION ALL "
+        "SELECT n + 1, randomblob(900000) FROM r LIMIT 5000) SELECT n FROM r ORDER BY b",
+        "SELECT "
+        + " + ".join(
+            f"instr(hex(zeroblob(49000{n})), hex(zeroblob(250000)) || '{n + 1}')" for n in range(9)
+        ),
+    ],
+)
+def test_a_statement_that_never_ends_or_eats_memory_is_stopped(
+    databases: SqlDatabases, statement: str
+) -> None:
+    begun = time.monotonic()
+    with pytest.raises(RequestError, match="took longer|memory|too big"):
+        run(databases, statement)
+    assert time.monotonic() - begun < 15
+    assert run(databases, "SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_the_quota_holds_and_nothing_of_the_statement_stays(databases: SqlDatabases) -> None:
+    run(databases, "CREATE TABLE filled (b)", at=B)
+    with pytest.raises(TooMany, match="its quota is 2,097,152 bytes"):
+        run(databases, f"{COUNTING}INSERT INTO filled SELECT randomblob(9000) FROM r", at=B)
+    assert run(databases, "SELECT count(*) AS n FROM filled", at=B) == [{"n": 0}]
+
+
+def test_an_answer_has_limits_of_rows_and_bytes(databases: SqlDatabases) -> None:
+    with pytest.raises(TooLarge, match="10,000 rows"):
+        run(databases, f"{COUNTING}SELECT n FROM r")
+    with pytest.raises(TooLarge, match="bytes"):
+        run(databases, f"{COUNTING}SELECT hex(zeroblob(100000)) AS b FROM r LIMIT 20")
+
+
+def test_a_failed_statement_leaves_nothing_behind(databases: SqlDatabases) -> None:
+    run(databases, "CREATE TABLE whole (n UNIQUE)")
+    with pytest.raises(SqlError, match="UNIQUE"):
+        run(databases, "INSERT INTO whole VALUES (1), (2), (1)")
+    with pytest.raises(TooLarge):
+        run(databases, f"{COUNTING}INSERT INTO whole SELECT n FROM r LIMIT 20000 RETURNING n")
+    assert run(databases, "SELECT * FROM whole") == []
+
+
+@pytest.mark.parametrize("value", [2**70, {"base64": "!"}, {"other": 1}, [1]])
+def test_a_value_that_is_none_of_a_databases_is_refused(
+    databases: SqlDatabases, value: Any
+) -> None:
+    grant = Grant(A, "c", body=True)
+    with pytest.raises(RequestError):
+        SqlHandler(databases)(
+            grant, "execute", {"statement": "SELECT ? AS a", "arguments": [value]}
+        )
+    assert run(databases, "SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_a_process_that_is_killed_is_replaced(databases: SqlDatabases) -> None:
+    run(databases, "SELECT 1")
+    databases._processes[A].popen.kill()
+    databases._processes[A].popen.wait()
+    assert run(databases, "SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_more_repositories_than_processes_share_them(databases: SqlDatabases) -> None:
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            at = RepositoryId(f"repo_{number}")
+            run(databases, "CREATE TABLE IF NOT EXISTS t (n)", at=at)
+            for n in range(3):
+                run(databases, "INSERT INTO t VALUES (?)", n, at=at)
+            assert run(databases, "SELECT count(*) AS n FROM t", at=at) == [{"n": 3}]
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(databases._processes) <= databases.limits.processes
+
+
+def test_two_workers_count_without_losing_one(folder: Path) -> None:
+    limits = StorageLimits()
+    workers = [SqlDatabases(LocalShelf(folder), limits) for _ in range(2)]
+    run(workers[0], "CREATE TABLE IF NOT EXISTS n (n)")
+    run(workers[0], "INSERT INTO n VALUES (0)")
+
+    def count(worker: SqlDatabases) -> None:
+        for _ in range(10):
+            run(worker, "UPDATE n SET n = n + 1")
+
+    threads = [threading.Thread(target=count, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert run(workers[0], "SELECT n FROM n") == [{"n": 20}]
+    for worker in workers:
+        worker.close()
+
+
+def test_values_by_key_are_listed_page_by_page(databases: SqlDatabases) -> None:
+    kv, grant = KvHandler(databases), Grant(A, "c", body=True)
+    keys = ["a", "a/1", "a/2", "a/\U0010ffff", "b%", "b_", "bx"]
+    for key in keys:
+        kv(grant, "put", {"key": key, "value": {"of": key}})
+    listed = kv(grant, "list", {"prefix": "a/", "after": "", "limit": 2})
+    assert listed == ["a/1", "a/2"]
+    rest = kv(grant, "list", {"prefix": "a/", "after": "a/2", "limit": 2})
+    assert rest == ["a/\U0010ffff"]
+    assert kv(grant, "list", {"prefix": "b%", "after": "", "limit": 9}) == ["b%"]
+    assert kv(grant, "get", {"key": "b_"}) == [{"of": "b_"}]
+    assert kv(grant, "delete", {"key": "b_"}) is True
+    assert kv(grant, "get", {"key": "b_"}) == []
+    with pytest.raises(TooLarge, match="the limit is"):
+        kv(grant, "put", {"key": "large", "value": "x" * MIB})
+    with pytest.raises(TooLarge, match="512"):
+        kv(grant, "put", {"key": "x" * 600, "value": 1})
+
+
+def test_the_database_of_values_is_not_the_database_of_statements(databases: SqlDatabases) -> None:
+    KvHandler(databases)(Grant(A, "c", body=True), "put", {"key": "k", "value": 1})
+    with pytest.raises(SqlError, match="no such table"):
+        run(databases, "SELECT * FROM kv")
+
+
+def test_storage_needs_a_body_and_trusted_code(databases: SqlDatabases) -> None:
+    kv = KvHandler(databases)
+    with pytest.raises(NotGranted, match="no step's body"):
+        kv(Grant(A, "c", run=RUN, body=False), "get", {"key": "k"})
+    with pytest.raises(NotGranted, match="outside of the repository"):
+        kv(Grant(A, "c", run=RUN, body=True, trusted=False), "get", {"key": "k"})
+
+
+def test_what_a_deleted_repository_stored_is_gone(databases: SqlDatabases, folder: Path) -> None:
+    gone = RepositoryId("repo_gone")
+    run(databases, "CREATE TABLE t (n)", at=gone)
+    assert (folder / gone / "sql.db").exists()
+    databases.remove(gone)
+    databases.remove(gone)
+    assert not (folder / gone).exists()
