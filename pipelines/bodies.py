@@ -45,14 +45,16 @@ class Run(Protocol):
 
     def send_finish(self, key: Key, attempt: int, fields: str) -> None: ...
 
+    def send_passed(self, key: Key, attempt: int, value: str, at_ms: int) -> None: ...
+
     def fail_run(self, error: BaseException) -> None: ...
 
     def monotonic(self) -> float: ...
 
-
-Config: TypeAlias = Mapping[str, Json]
     def now_ms(self) -> int: ...
 
+
+Config: TypeAlias = Mapping[str, Json]
 
 
 class Bodies:
@@ -109,7 +111,10 @@ class Bodies:
             self._finish(body, _error_fields(error, retryable=False, fatal=True))
             self._run.fail_run(error)
         else:
-            self._finish(body, f'"value":{text}')
+            if not body.closed:
+                took_ms = int((self._run.monotonic() - body.begun) * 1000)
+                self._run.send_passed(body.key, body.attempt, text, body.begun_ms + took_ms)
+                self.close(body.key)
 
     async def _failed(self, body: Body, work: Work, ctx: StepContext, error: BaseException) -> None:
         retryable = isinstance(error, (Exception, asyncio.CancelledError)) and not isinstance(

@@ -82,6 +82,11 @@ class History:
         for index in self._held.pop(key, ()):
             heapq.heappush(self._due, index)
 
+    @property
+    def pending(self) -> bool:
+        """Whether something stays back for steps that the code may yet ask for."""
+        return not self.strict and bool(self.unmatched or self._held)
+
     def rest(self) -> Sequence[Entry]:
         """What strict delivery has not come to."""
         return self._entries[self._at :]
@@ -104,9 +109,10 @@ class History:
 
 
 def _frontier(entries: Sequence[Entry]) -> int:
-    """The last entry that an earlier activation surely came to: it asked for a step there, or went
-    to sleep. What comes behind is delivered for the first time, so its prints are new."""
+    """The last entry that an earlier activation surely came to: it asked for a step there, went on
+    early, or went to sleep. What comes behind is delivered for the first time, so its prints are
+    new."""
     for entry in reversed(entries):
-        if entry["kind"] in ("step_started", "run_suspended"):
+        if entry["kind"] in ("step_started", "run_suspended") or "early_ms" in entry["data"]:
             return int(entry["seq"])
     return 0

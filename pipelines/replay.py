@@ -6,6 +6,10 @@ order. A step_started entry is matched against what the code asked for; in stric
 difference is a mismatch. When history ends and nothing is ready, the collected commands go to the
 host. Suspension is nothing but returning: no author code is unwound. Called by guest.py and, in the
 tests of authors, by testing.py; knows nothing of WebAssembly.
+
+A `do` step completes *early*, before its end is journaled, when no other completion can come before
+its own: its `finish` then travels with whatever the code asks for next. The journal says so with
+`early_ms`, the time the code was told, so that a replay tells it the same.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ Main: TypeAlias = Callable[[], Coroutine[Json, Json, Json]]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 SUSPENDED: Answer = {"suspended": True}
+FINISH = "finish"
 
 
 class Host(Protocol):
@@ -47,12 +52,12 @@ class Clock(Protocol):
 
     def enter(self, body: bool, now_ms: int) -> None: ...
 
+    def allow(self, body: str, seconds: float) -> None: ...
+
     def monotonic(self) -> float: ...
 
     def sleep(self, seconds: float) -> None: ...
 
-
-    def allow(self, body: str, seconds: float) -> None: ...
 
 class NeverAwaited(Exception):
     """A step was called, but its await forgotten: it would silently not run."""
@@ -68,6 +73,16 @@ class _Differs(Exception):
     def __init__(self, seq: int, expected: str, got: str) -> None:
         super().__init__(expected, got)
         self.answer: Answer = {"mismatch": {"seq": seq, "expected": expected, "got": got}}
+
+
+@dataclass(eq=False, slots=True)
+class Passed:
+    """A `finish` command of a body that returned."""
+
+    attempt: int
+    value: str  # as JSON
+    at_ms: int  # on the run's clock
+    early: bool = False  # the code has gone on with it already
 
 
 @dataclass(eq=False, slots=True)
@@ -134,8 +149,9 @@ class Replay:
         self._counts: dict[tuple[str, str], int] = {}
         self._requests: dict[Key, tuple[Request, StepFuture]] = {}
         self._waiting = 0  # requests without an end that somebody waits for
+        self._open: dict[Key, Request] = {}  # those that the host knows of and that have no end
         self._asked: deque[Request] = deque()  # strict: not matched yet, in the order asked
-        self._out: dict[tuple[str, Key], Mapping[str, Json] | str] = {}  # for the host, in order
+        self._out: dict[tuple[str, Key], Mapping[str, Json] | Passed | str] = {}  # for the host
         self._fatal: Mapping[str, Json] | None = None
         self._main: asyncio.Task[Json] | None = None
 
@@ -174,9 +190,12 @@ class Replay:
         self._send("abandon", request.key)
 
     def send_finish(self, key: Key, attempt: int, fields: str) -> None:
-        self._out["finish", key] = (
+        self._out[FINISH, key] = (
             f'{{"op":"finish","key":{json.dumps(key)},"attempt":{attempt},{fields}}}'
         )
+
+    def send_passed(self, key: Key, attempt: int, value: str, at_ms: int) -> None:
+        self._out[FINISH, key] = Passed(attempt, value, at_ms)
 
     def fail_run(self, error: BaseException) -> None:
         """End the run at once, whatever the code would like to catch."""
@@ -187,9 +206,18 @@ class Replay:
         if sensed != self._sensed:
             self._sensed = sensed
             self._clock.enter(*sensed)
+        if body is None:
+            self._allowed = None
+        elif (body, body.until) != self._allowed:
+            self._allowed = (body, body.until)
+            what = ASKING * body.asking + label(body.key)
+            self._clock.allow(what, max(0.0, body.until - self._clock.monotonic()))
 
     def now_s(self) -> float:
         return self._now_ms / 1000
+
+    def now_ms(self) -> int:
+        return self._now_ms
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
@@ -206,19 +234,10 @@ class Replay:
     @property
     def live(self) -> bool:
         """Whether the code runs for the first time here, so that what it prints is new."""
-        if body is None:
-            self._allowed = None
-        elif (body, body.until) != self._allowed:
-            self._allowed = (body, body.until)
-            what = ASKING * body.asking + label(body.key)
-            self._clock.allow(what, max(0.0, body.until - self._clock.monotonic()))
         frontier = self._history.frontier
         return self._asked_host or frontier == 0 or self._seq > frontier
 
     def _send(self, op: str, key: Key, **fields: Json) -> None:
-    def now_ms(self) -> int:
-        return self._now_ms
-
         self._out[op, key] = fields
 
     # --- the activation ---
@@ -232,7 +251,7 @@ class Replay:
         except _Differs as found:
             return found.answer
         except (SystemExit, KeyboardInterrupt, NothingToWaitFor) as error:
-            return _raised(errors.describe(error))
+            return self._ending(_raised(errors.describe(error)))
         finally:
             self._flush()
             asyncio._set_running_loop(outer)
@@ -241,7 +260,7 @@ class Replay:
         while True:
             self.loop.drain(self._main)
             if self._fatal is not None:
-                return self._give_up(self._fatal)
+                return self._ending(_raised(self._fatal))
             if self._main is not None and self._main.done():
                 return self._end(self._main)
             entry = self._history.peek(self._requests)
@@ -251,7 +270,7 @@ class Replay:
                 self._deliver(entry)
                 if self._main is None and entry["kind"] == "run_claimed":
                     self._begin(main)
-            elif not self._exchange():
+            elif not self._complete_early() and not self._exchange():
                 return SUSPENDED
 
     def _begin(self, main: Main) -> None:
@@ -260,6 +279,8 @@ class Replay:
 
     def _exchange(self) -> bool:
         """Nothing is ready and history is used up. False: suspend."""
+        if self._waiting == 0 and not self.bodies.running and self._all_early():
+            raise self._stuck()
         commands = self._take_commands()
         if commands or not self.bodies.running:
             if not commands and self._waiting == 0:
@@ -275,9 +296,31 @@ class Replay:
         self.loop.fire_real()
         return True
 
+    def _complete_early(self) -> bool:
+        """Let the code go on with the result of a body that the journal does not hold yet. False:
+        there is none, or another completion might come before it there."""
+        if self._always_hibernate or self._history.pending:
+            return False
+        if any((FINISH, key) not in self._out for key in self._open):
+            return False  # it may end at any moment, elsewhere
+        for (_, key), passed in self._out.items():
+            if not isinstance(passed, Passed):
+                return False  # what is asked for before it may come about before it
+            if not passed.early:
+                passed.early = True
+                passed.at_ms = self._now_ms = max(self._now_ms, passed.at_ms)
+                value = {"value": json.loads(passed.value)}
+                self._complete(*self._requests[key], "step_passed", value)
+                return True
+        return False
+
+    def _all_early(self) -> bool:
+        return all(isinstance(each, Passed) and each.early for each in self._out.values())
+
     def _ask(self, commands: Sequence[str]) -> bool:
         """Send commands, learn what came of them. False: the host wants no more."""
         self._flush()
+        self._allowed = None
         answer = json.loads(self._host.next(f"[{','.join(commands)}]"))
         if not isinstance(answer, list) or not answer:
             return False
@@ -296,10 +339,8 @@ class Replay:
                 continue
             if op == "start":
                 request.sent = True
-            if isinstance(fields, str):
-                commands.append(fields)
-            else:  # encoded only now: most commands of a replay are never sent
-                commands.append(_encode({"op": op, "key": key, **fields}))
+                self._open[key] = request
+            commands.append(_command(op, key, fields))
         self._out.clear()
         if self._asked:
             self._asked = deque(each for each in self._asked if each.sent)
@@ -320,12 +361,16 @@ class Replay:
                 encode(main.result(), "what run() returned", bytes_max=self.value_bytes)
             except NotJson as found:
                 error = found
-        self._allowed = None
         if error is not None:
-            return _raised(errors.describe(error))
+            return self._ending(_raised(errors.describe(error)))
         if not self._note_missing():
             return SUSPENDED
-        return {"returned": main.result()}
+        return self._ending({"returned": main.result()})
+
+    def _ending(self, answer: Answer) -> Answer:
+        """An answer that ends the run, with the ends of steps that the host has not heard of."""
+        ends = [_command(op, key, ended) for (op, key), ended in self._out.items() if op == FINISH]
+        return {**answer, "commands": [json.loads(command) for command in ends]} if ends else answer
 
     def _note_missing(self) -> bool:
         """Tell of steps in the journal that newer code did not reach. False: the host gave up."""
@@ -335,15 +380,6 @@ class Replay:
             return True
         commands = [{"op": "diverge", "key": key, "change": "missing"} for key in missing]
         return isinstance(json.loads(self._host.next(json.dumps(commands))), list)
-
-    def _give_up(self, error: Mapping[str, Json]) -> Answer:
-        """Fail the run, after telling the host how its steps ended."""
-        commands = self._take_commands()
-        if commands:
-            self._flush()
-            if not isinstance(json.loads(self._host.next(f"[{','.join(commands)}]")), list):
-                return SUSPENDED
-        return _raised(error)
 
     def _stuck(self) -> NothingToWaitFor:
         error = NothingToWaitFor(
@@ -357,7 +393,10 @@ class Replay:
     def _deliver(self, entry: Entry) -> None:
         self._history.take()
         self._seq = entry["seq"]
-        self._now_ms = max(self._now_ms, entry["at_ms"])
+        if entry["key"] is not None or self._main is None:
+            # Entries of no step let no code go on. Were they to move the clock, one that came
+            # behind an early completion, but stands before it, would change what a replay sees.
+            self._now_ms = max(self._now_ms, entry["data"].get("early_ms", entry["at_ms"]))
         kind = entry["kind"]
         if kind == "step_started":
             request = self._match(entry, "nothing: it waits")
@@ -386,6 +425,7 @@ class Replay:
             request, _ = self._requests[key]
             self._history.unmatched.discard(key)
         request.sent = True
+        self._open[key] = request
         self._out.pop(("start", key), None)
         return request
 
@@ -403,7 +443,10 @@ class Replay:
     def _complete(
         self, request: Request, future: StepFuture, kind: str, data: Mapping[str, Json]
     ) -> None:
+        if request.ended:  # early
+            return
         request.ended = True
+        self._open.pop(request.key, None)
         self.bodies.close(request.key)
         self._out.pop(("abandon", request.key), None)
         if future.done():
@@ -420,6 +463,19 @@ class Replay:
         if (error.get("data") or {}).get("fatal"):
             self._fatal = error
         future.set_exception(errors.revive(error, label(request.key)))
+
+
+def _command(op: str, key: Key, fields: Mapping[str, Json] | Passed | str) -> str:
+    """A command as JSON. Encoded no sooner: most commands of a replay are never sent."""
+    if isinstance(fields, str):
+        return fields
+    if isinstance(fields, Passed):
+        early = f',"early_ms":{fields.at_ms}' if fields.early else ""
+        return (
+            f'{{"op":"finish","key":{json.dumps(key)},"attempt":{fields.attempt},'
+            f'"value":{fields.value}{early}}}'
+        )
+    return _encode({"op": op, "key": key, **fields})
 
 
 def _raised(error: Mapping[str, Json]) -> Answer:

@@ -152,11 +152,15 @@ def _finish(pen: Pen, command: FinishAttempt, limits: Limits) -> None:
     try:
         check_value(command.value, f"the result of step {key.label!r}", limits)
     except PipelineError as error:
+        if command.early_ms is not None:
+            raise  # the code has gone on with it: there is no way back
         fail_attempt(pen, step, error_json(error), retry_at_ms=pen.now_ms, retryable=False)
         return
     data = {"value": command.value}
     if step.config.get("sensitive"):
         data["sensitive"] = True  # for whoever shows this entry, see summary.shown
+    if command.early_ms is not None:
+        data["early_ms"] = command.early_ms
     pen.write(EntryKind.STEP_PASSED, data, key=key, attempt=step.attempt)
 
 

@@ -89,7 +89,7 @@ def raised(answer: Mapping[str, Json], limits: SandboxLimits) -> Raised:
 
 
 def _ends(answer: Mapping[str, Json], limits: SandboxLimits) -> Sequence[Command]:
-    return decode.ends(answer.get("commands", []), value_bytes=limits.value_bytes)
+    return tuple(decode.ends(answer.get("commands", []), value_bytes=limits.value_bytes))
 
 
 _LIMIT_OF = {"MemoryError": "memory", "RecursionError": "recursion"}

@@ -125,11 +125,10 @@ class Activations:
             for candidate in candidates(session.view, self._tools.source):
                 outcome = self._try(session, candidate, event)
                 if candidate.trial and isinstance(outcome, Raised) and not session.reached:
-                    if not outcome.commands:  # else its bodies have run: it came to new work
-                        self._fall_back(session, candidate, outcome)
-                        continue
-                self._conclude(session, outcome)
-                return
+                    self._fall_back(session, candidate, outcome)
+                else:
+                    self._conclude(session, outcome)
+                    return
         except EnvelopeMismatch as error:
             self._audit(session, error)
             self._errored(session, error, "envelope")
@@ -155,6 +154,8 @@ class Activations:
         while tries < SANDBOX_TRIES_MAX:
             session.begin(trial, policy)
             outcome = self._sandboxed(session, files, candidate, event)
+            if isinstance(outcome, Raised) and outcome.commands:
+                session.reached = True  # bodies have run
             if isinstance(outcome, Raised) and self._overran(session, outcome):
                 continue  # an attempt is used up, so this ends
             if not isinstance(outcome, Broke):

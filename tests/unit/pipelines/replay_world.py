@@ -102,7 +102,10 @@ class World:
         async def main() -> Any:
             return await code(step)
 
-        return self.replay.run(main)
+        answer = self.replay.run(main)
+        if "commands" in answer:  # heard like any others; kept off the answer, to compare it
+            self.next(json.dumps(answer.pop("commands")))
+        return answer
 
     def next(self, commands: str) -> str:
         found = json.loads(commands)
@@ -127,7 +130,8 @@ class World:
                 attempt = command["attempt"]
                 self.journal.add("step_failed", step, attempt, error=command["error"])
             else:
-                self.journal.passed(step, command["value"], command["attempt"])
+                told = {name: command[name] for name in ("value", "early_ms") if name in command}
+                self.journal.add("step_passed", step, command["attempt"], **told)
 
     def log(self, step: str, stream: str, text: str) -> None:
         self.printed.append((step, stream, text))
@@ -135,10 +139,10 @@ class World:
     def enter(self, body: bool, now_ms: int) -> None:
         self.senses.append((body, now_ms))
 
-    def monotonic(self) -> float:
     def allow(self, body: str, seconds: float) -> None:
         self.allowed.append((body, round(seconds, 3)))
 
+    def monotonic(self) -> float:
         return self.slept
 
     def sleep(self, seconds: float) -> None:

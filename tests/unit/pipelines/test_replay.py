@@ -22,23 +22,16 @@ RESULT = {"exit_code": 0, "outputs": {}, "output_tail": "", "layer": None, "dura
 
 
 def test_a_first_activation_asks_runs_bodies_and_returns() -> None:
-    world = World(obliging=True)
-
-    def oblige_and_end_c(journal: Journal) -> None:
-        journal.started("do:b").started("sh:c")
-
     world = World(
         None,
         lambda journal: journal.started("do:a"),
-        lambda journal: journal.passed("do:a", 1),
-        oblige_and_end_c,
+        lambda journal: journal.passed("do:a", 1).started("do:b").started("sh:c"),
         lambda journal: journal.passed("do:b", 2).passed("sh:c", RESULT),
     )
     assert world.run(three) == {"returned": [1, 2, 0]}
     assert world.said == [
         ["start do:a"],
-        ["finish do:a = 1"],
-        ["start do:b", "start sh:c"],
+        ["finish do:a = 1", "start do:b", "start sh:c"],
         ["finish do:b = 2"],
     ]
 
@@ -328,7 +321,7 @@ def test_bodies_sense_the_real_world_and_everything_else_the_journal() -> None:
         return await step.do("a", lambda: [world.senses[-1][0]])
 
     assert world.run(code) == {"returned": [True]}
-    assert world.senses[-1] == (False, world.journal.entries[-1]["at_ms"])
+    assert world.senses[-1] == (False, world.journal.entries[-1]["data"]["early_ms"])
 
 
 # --- printing ---
