@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ci_platform.engine.fold import fold
-from ci_platform.engine.summary import shown, steps
+from ci_platform.engine.summary import rollback, shown, steps
 from ci_platform.errors import (
     InvalidRequest,
     NotFound,
@@ -37,6 +37,7 @@ from ci_platform.model import (
     Repository,
     RepositoryId,
     Role,
+    Rollback,
     Run,
     RunId,
     RunState,
@@ -131,6 +132,7 @@ class RunView:
     may_delete: bool
     pause_requested_by: str | None
     cancelled_by: str | None
+    rollback: Rollback | None = None  # of a failed or cancelled run that has steps to undo
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +273,12 @@ class Queries:
         run = self.run(actor, run_id)
         entries = self.store.runs.journal(run_id)
         repository = self.repositories.by_id(run.repository_id)
+        view = fold(run, entries)
         return RunView(
             run=run,
             repository=repository,
-            steps=steps(fold(run, entries)),
+            steps=steps(view),
+            rollback=rollback(view),
             approvals=self._gates(actor, self.store.approvals.of_run(run_id)),
             logs=self._logs(run_id),
             commit=self._commit(run.repository_id, run.commit),

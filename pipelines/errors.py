@@ -9,6 +9,8 @@
     │   ├── Rejected            a person said no
     │   └── WaitTimeout         an event or a decision did not come in time
     ├── CapabilityError     self.env did not do what was asked; `type` and the message say why
+    ├── RunCancelled        what a rollback handler is told when somebody cancelled the run
+    ├── RollbackFailed      a step began with a handler that the code does not make any more
     └── NotGranted          the run does not have this capability
 
 An exception becomes data (`describe`) when a body or a run fails, and an exception again (`revive`)
@@ -42,6 +44,14 @@ class NonRetryableDelayError(NonRetryable):
 
 class StepTimeout(TimeoutError):
     """An attempt at a step's body took longer than the step's timeout."""
+
+
+class RunCancelled(Exception):
+    """Somebody cancelled the run: the `error` that its rollback handlers get. Never raised."""
+
+
+class RollbackFailed(Exception):
+    """A step cannot be undone, since its handler is not there."""
 
 
 class NotGranted(Exception):

@@ -19,6 +19,7 @@ from ci_platform.model import (
     ErrorInfo,
     Json,
     Repository,
+    Rollback,
     Run,
     RunId,
     RunState,
@@ -83,6 +84,7 @@ class RunPage:
     log: LogView | None
     may_change: bool
     params: Json
+    rollback: Rollback | None
     live_url: str | None
     older_href: str | None = None
     newer_href: str | None = None
@@ -147,6 +149,7 @@ def run_context(
         log=log,
         may_change=view.may_change,
         params=view.params,
+        rollback=view.rollback,
         live_url=None if run.state.terminal else _live_url(run, pinned),
         older_href=older_href,
         newer_href=newer_href,

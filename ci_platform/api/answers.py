@@ -17,6 +17,7 @@ from ci_platform.model import (
     Json,
     LogLine,
     Repository,
+    Rollback,
     Run,
     Step,
     StepKey,
@@ -230,11 +231,25 @@ class RunList(Answer):
     cursor: str | None
 
 
+class RollbackAnswer(Answer):
+    """How far the undoing of a failed or cancelled run has come."""
+
+    outcome: str  # running | complete | failed
+    error: ErrorAnswer | None
+
+    @classmethod
+    def of(cls, rollback: Rollback | None) -> RollbackAnswer | None:
+        if rollback is None:
+            return None
+        return cls(outcome=rollback.outcome, error=ErrorAnswer.of(rollback.error))
+
+
 class RunAnswer(RunSummary):
     repository: str
     steps: list[StepAnswer]
     output: Json
     error: ErrorAnswer | None
+    rollback: RollbackAnswer | None
     payload: Json
 
     @classmethod
@@ -248,6 +263,7 @@ class RunAnswer(RunSummary):
             steps=[StepAnswer.of(step) for step in view.steps],
             output=run.output,
             error=ErrorAnswer.of(run.error),
+            rollback=RollbackAnswer.of(view.rollback),
             payload=dict(run.payload),
         )
 

@@ -15,6 +15,7 @@ from ci_platform.engine.endings import check_value, end_run
 from ci_platform.engine.fold import RunView, StepView
 from ci_platform.engine.limits import EVENTS_PENDING_MAX, Limits
 from ci_platform.engine.operations import queue_held
+from ci_platform.engine.rollback import begin, outcome, to_undo
 from ci_platform.engine.settle import iso, match_event, overdue, time_out
 from ci_platform.errors import (
     Conflict,
@@ -198,15 +199,25 @@ def resume(view: RunView, actor: str, now_ms: int) -> Decision:
 def cancel(
     view: RunView, actor: str, now_ms: int, *, reason: str = "user", rollback: bool = False
 ) -> Decision:
-    """End a run now, whatever it does. Its commands are asked to stop; a worker that has it finds
-    its lease gone."""
+    """End a run now, whatever it does, or with `rollback` as soon as its steps are undone. Its
+    commands are asked to stop; a worker that has it finds its lease gone.
+
+    A run that is being undone already goes on with that, unless it is cancelled without rollback.
+    """
     _check_alive(view, "be cancelled")
-    if rollback:
-        raise InvalidRequest("rollback is not available yet", field="rollback")
+    if rollback and view.rollback is not None:
+        return Decision(view.seq)
     pen = Pen(view, now_ms)
     data = {"actor": actor, "reason": reason, "rollback": rollback}
     pen.write(EntryKind.CANCEL_REQUESTED, data)
-    end_run(pen, EntryKind.RUN_CANCELLED, {"reason": reason, "actor": actor})
+    ending: dict[str, Json] = {"reason": reason, "actor": actor}
+    steps = to_undo(view) if rollback else []
+    if steps:
+        begin(pen, steps, EntryKind.RUN_CANCELLED, ending)
+    elif rollback:
+        end_run(pen, EntryKind.RUN_CANCELLED, {**ending, "rollback": outcome(None)})
+    else:
+        end_run(pen, EntryKind.RUN_CANCELLED, ending)
     return pen.decision()
 
 

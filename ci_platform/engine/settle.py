@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ci_platform.engine.decision import Decision, Pen
-from ci_platform.engine.endings import end_run
+from ci_platform.engine.endings import end_run, fail_run
 from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
 from ci_platform.engine.limits import LOST_LEASES_MAX
 from ci_platform.engine.retry import attempts_max, delay_ms
@@ -44,7 +44,7 @@ def _give_up(pen: Pen) -> bool:
     if view.deadline_ms is not None and view.deadline_ms <= pen.now_ms:
         seconds = (view.run.timeout_ms or 0) / 1000
         error = {"type": "RunTimeout", "message": f"the run took longer than {seconds:g} s"}
-        end_run(pen, EntryKind.RUN_FAILED, {"error": error, "reason": "timeout"})
+        fail_run(pen, EntryKind.RUN_FAILED, {"error": error, "reason": "timeout"})
         return True
     return False
 

@@ -11,7 +11,18 @@ from itertools import islice
 
 from ci_platform.engine.fold import RunView, StepView, error_of
 from ci_platform.errors import InternalError
-from ci_platform.model import Entry, Json, RunState, RunUpdate, Step, StepKind, StepState, Wait
+from ci_platform.model import (
+    Entry,
+    Json,
+    Rollback,
+    RollbackOutcome,
+    RunState,
+    RunUpdate,
+    Step,
+    StepKind,
+    StepState,
+    Wait,
+)
 
 WAITS_MAX = 50  # kept in the row; a run that waits for more shows the first ones
 REDACTED = "[REDACTED]"  # shown in place of what a step with sensitive=True returned
@@ -112,6 +123,15 @@ def steps(view: RunView) -> list[Step]:
         )
         for step in view.steps.values()
     ]
+
+
+def rollback(view: RunView) -> Rollback | None:
+    """How far the undoing of a failed or cancelled run has come; None if nothing is undone."""
+    if view.rolled_back is not None:
+        error = view.rolled_back.get("error")
+        outcome = RollbackOutcome(view.rolled_back["outcome"])
+        return Rollback(outcome, None if error is None else error_of(error))
+    return None if view.rollback is None else Rollback(RollbackOutcome.RUNNING, None)
 
 
 def _shown_value(step: StepView) -> Json:

@@ -77,6 +77,10 @@ MOVES: dict[tuple[RunState, EntryKind], RunState] = {
     (_RUNNING, EntryKind.CANCEL_REQUESTED): _RUNNING,
     (_WAITING, EntryKind.CANCEL_REQUESTED): _WAITING,
     (_PAUSED, EntryKind.CANCEL_REQUESTED): _PAUSED,
+    (_QUEUED, EntryKind.ROLLBACK_STARTED): _QUEUED,  # whoever claims it next runs the handlers
+    (_RUNNING, EntryKind.ROLLBACK_STARTED): _QUEUED,  # the lease is let go, or taken
+    (_WAITING, EntryKind.ROLLBACK_STARTED): _QUEUED,
+    (_PAUSED, EntryKind.ROLLBACK_STARTED): _QUEUED,
     (_QUEUED, EntryKind.RUN_CANCELLED): RunState.CANCELLED,
     (_RUNNING, EntryKind.RUN_CANCELLED): RunState.CANCELLED,
     (_WAITING, EntryKind.RUN_CANCELLED): RunState.CANCELLED,

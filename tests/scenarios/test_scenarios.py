@@ -5,9 +5,12 @@ Each is played twice: as it comes, and with the sandbox dropped at every await. 
     params      of the run
     script      what happens while it waits: {"advance": seconds}, {"event": [type, payload]},
                 {"approve": [gate, user]}, {"reject": [gate, user, comment]},
-                {"expect_state": word}, {"expect_wait": {kind, name, type?}}
+                {"push": file}, {"cancel": {rollback?}}, {"expect_state": word},
+                {"expect_wait": {kind, name, type?}}
     state, reason, output, error (parts of its type, message, traceback)
-    steps       step -> state, all of them; attempts: step -> count
+    steps       step -> state, all of them; attempts: step -> count; values: step -> its value
+    rollback    how it came out, if the run was rolled back
+    unseen      texts that nobody gets to see in the run's journal and steps
 """
 
 from __future__ import annotations
@@ -45,6 +48,11 @@ def act(deployment: Deployment, run_id: RunId, action: dict[str, Any]) -> None:
                 deployment.person(what[1]), run_id, what[0], decision="reject", comment=what[2]
             )
             deployment.work()
+        case "push":
+            deployment.push({".ci/pipeline.py": (scenario / what).read_text()})
+        case "cancel":
+            commands.runs.cancel(OWNER, run_id, **what)
+            deployment.work()
         case "expect_state":
             assert deployment.run(run_id).state == what
         case "expect_wait":
@@ -69,6 +77,9 @@ def test_the_run_ends_as_its_scenario_says(
         for action in expect.get("script", ()):
             act(deployment, run_id, action)
         run, steps = deployment.run(run_id), deployment.steps(run_id)
+        journal = deployment.journal(run_id)
+        seen = deployment.seen(run_id)
+        rollback = deployment.platform.queries.run_page(OWNER, run_id).rollback
     assert run.state == expect["state"], run.error
     assert run.output == expect.get("output")
     assert run.reason == expect.get("reason", run.reason)
@@ -77,3 +88,12 @@ def test_the_run_ends_as_its_scenario_says(
     assert {name: step.state for name, step in steps.items()} == expect["steps"]
     for name, count in expect.get("attempts", {}).items():
         assert steps[name].attempts == count
+    assert (rollback and rollback.outcome) == expect.get("rollback"), rollback
+    for name, value in expect.get("values", {}).items():
+        assert steps[name].value == value
+    for text in expect.get("unseen", ()):
+        assert text not in seen
+    diverged = [entry for entry in journal if entry.kind is EntryKind.DIVERGED]
+    assert [[str(entry.key or ""), entry.data["change"]] for entry in diverged] == expect.get(
+        "diverged", []
+    )

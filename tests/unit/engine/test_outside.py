@@ -11,7 +11,6 @@ from ci_platform.engine.limits import EVENTS_PENDING_MAX
 from ci_platform.errors import (
     Conflict,
     InvalidRequest,
-    RequestError,
     StepNotFound,
     TooLarge,
     TooMany,
@@ -328,9 +327,11 @@ def test_a_run_that_has_ended_cannot_be_changed(change: Callable[..., object]) -
         change(journal.view, 0)
 
 
-def test_a_cancel_with_rollback_is_refused_rather_than_half_done() -> None:
-    with pytest.raises(RequestError, match="rollback"):
-        cancel(Journal().view, "ada", 0, rollback=True)
+def test_a_cancel_with_rollback_of_a_run_that_has_nothing_to_undo_ends_it_at_once() -> None:
+    journal = Journal()
+    journal.decide(lambda view, now_ms: cancel(view, "ada", now_ms, rollback=True))
+    assert shown(journal) is RunState.CANCELLED
+    assert journal.entries[-1].data["rollback"] == {"outcome": "complete", "error": None}
 
 
 def test_a_paused_run_can_be_cancelled() -> None:
