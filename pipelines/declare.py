@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TRIGGERS_MAX = 50  # of one pipeline
 INPUTS_MAX = 50  # of one form
+CACHE_KEY_MAX = 1_024  # characters
 BACKOFFS = ("constant", "linear", "exponential")
 
 Delay: TypeAlias = Duration | Callable[["StepContext", Exception], Json]
@@ -50,6 +51,39 @@ class Retry:
     def config(self) -> dict[str, Json]:
         delay = None if callable(self.delay) else duration_ms(self.delay, "retries.delay")
         return {"limit": self.limit, "delay_ms": delay, "backoff": self.backoff}
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A handler that undoes a step, with retries and a timeout of its own.
+
+    The handler takes what it names of ctx, error and output. For a command it may be a script.
+    """
+
+    handler: Callable[..., Json] | str
+    retries: int | Retry = 5
+    timeout: Duration = "10 minutes"
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """What a command's result depends on, so that a later run need not execute it again.
+
+    `inputs` are patterns of files in the workspace, all of them unless said otherwise; `key` is any
+    text of yours. Script, environment and the kind of machine count anyway.
+    """
+
+    inputs: Sequence[str] = ("**",)
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        for path in texts("cache.inputs", self.inputs):
+            if path.startswith("/") or ".." in path.split("/"):
+                raise ValueError(f"cache.inputs must be inside the workspace, got {path!r}")
+        text("cache.key", self.key, most=CACHE_KEY_MAX, empty=True)
+
+    def config(self) -> dict[str, Json]:
+        return {"inputs": list(self.inputs), "key": self.key}
 
 
 @dataclass(frozen=True, slots=True)

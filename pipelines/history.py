@@ -16,6 +16,7 @@ from pipelines.wire import Json
 Key: TypeAlias = tuple[str, str, int]
 Entry: TypeAlias = Mapping[str, Json]
 
+ROLLBACK = "rollback_started"
 _ENDS = frozenset({"step_passed", "step_failed", "step_cancelled"})
 
 
@@ -39,6 +40,7 @@ class History:
         self._held: dict[Key, list[int]] = {}  # not strict: entries that stay back, by step
         self._due: list[int] = []  # not strict: held entries whose step was asked for meanwhile
         self.learn(entries, asked=())
+        self.rolls_back = any(each["kind"] == ROLLBACK for each in entries)  # and is not there yet
         self.frontier = _frontier(entries)  # up to here, earlier activations have come
 
     def learn(self, entries: Sequence[Entry], *, asked: Container[Key]) -> None:
@@ -113,6 +115,9 @@ def _frontier(entries: Sequence[Entry]) -> int:
     early, or went to sleep. What comes behind is delivered for the first time, so its prints are
     new."""
     for entry in reversed(entries):
-        if entry["kind"] in ("step_started", "run_suspended") or "early_ms" in entry["data"]:
+        if (
+            entry["kind"] in ("step_started", "run_suspended", ROLLBACK)
+            or "early_ms" in entry["data"]
+        ):
             return int(entry["seq"])
     return 0

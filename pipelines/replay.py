@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol, TypeAlias
 
-from pipelines import errors
+from pipelines import errors, rollback
 from pipelines.bodies import Bodies, Work
-from pipelines.history import Entry, History, Key
+from pipelines.history import ROLLBACK, Entry, History, Key
 from pipelines.jsontext import NotJson, encode
 from pipelines.loop import Body, HostLoop
 from pipelines.wire import ASKING, TIMER_NAME, VALUE_BYTES_MAX, Json
@@ -154,6 +154,9 @@ class Replay:
         self._out: dict[tuple[str, Key], Mapping[str, Json] | Passed | str] = {}  # for the host
         self._fatal: Mapping[str, Json] | None = None
         self._main: asyncio.Task[Json] | None = None
+        self.undos: dict[Key, rollback.Undo] = {}  # handlers of the steps that the code asked for
+        self._undone: Mapping[Key, tuple[Request, StepFuture]] = {}  # what was asked for until then
+        self._rolling_back = False
 
     # --- for step.py ---
 
@@ -180,6 +183,13 @@ class Replay:
                 self._send("diverge", key, change="inserted")
         self._send("start", key, config=config)
         return future
+
+    def result_of(self, key: Key) -> Json:
+        """For a rollback: what a step of the code passed with."""
+        _, future = self._undone[key]
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return None
+        return future.result()
 
     # --- for the futures, the bodies and the loop ---
 
@@ -250,7 +260,7 @@ class Replay:
             return self._run(main)
         except _Differs as found:
             return found.answer
-        except (SystemExit, KeyboardInterrupt, NothingToWaitFor) as error:
+        except NothingToWaitFor as error:
             return self._ending(_raised(errors.describe(error)))
         finally:
             self._flush()
@@ -258,11 +268,12 @@ class Replay:
 
     def _run(self, main: Main) -> Answer:
         while True:
-            self.loop.drain(self._main)
-            if self._fatal is not None:
-                return self._ending(_raised(self._fatal))
-            if self._main is not None and self._main.done():
-                return self._end(self._main)
+            self._drain()
+            if not self._history.rolls_back:  # else the journal goes on behind the code's end
+                if self._fatal is not None:
+                    return self._ending(_raised(self._fatal))
+                if self._main is not None and self._main.done():
+                    return self._end(self._main)
             entry = self._history.peek(self._requests)
             if self._main is None and (entry is None or entry["key"] is not None):
                 self._begin(main)
@@ -272,6 +283,12 @@ class Replay:
                     self._begin(main)
             elif not self._complete_early() and not self._exchange():
                 return SUSPENDED
+
+    def _drain(self) -> None:
+        try:
+            self.loop.drain(self._main)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self.fail_run(error)
 
     def _begin(self, main: Main) -> None:
         """Start the author's code: at the run's first claim, so that its clock is right."""
@@ -376,7 +393,7 @@ class Replay:
         """Tell of steps in the journal that newer code did not reach. False: the host gave up."""
         history = self._history
         missing = sorted(k for k in history.unmatched if (k, "missing") not in history.noted)
-        if history.strict or not missing:
+        if history.strict or not missing or self._rolling_back:
             return True
         commands = [{"op": "diverge", "key": key, "change": "missing"} for key in missing]
         return isinstance(json.loads(self._host.next(json.dumps(commands))), list)
@@ -409,6 +426,21 @@ class Replay:
             found = self._requests.get(tuple(entry["key"]))
             if found is not None:
                 self._complete(*found, kind, entry["data"])
+        elif kind == ROLLBACK:
+            self._roll_back(entry)
+
+    def _roll_back(self, entry: Entry) -> None:
+        """Leave the author's code where it stands, without unwinding it. From here on only the
+        handlers of its steps run."""
+        self._history.rolls_back = False
+        self._rolling_back, self._fatal = True, None
+        for key in list(self.bodies.running):
+            self.bodies.close(key)
+        self._undone, self._requests = self._requests, {}
+        for left in (self._asked, self._out, self._open, self.unawaited):
+            left.clear()
+        self._waiting = 0
+        self._main = self.loop.create_task(rollback.roll_back(self, entry), name="rollback")
 
     def _match(self, entry: Entry, otherwise: str) -> Request:
         """The request that a step_started entry answers. Raises _Differs."""

@@ -24,12 +24,13 @@ from pipelines.checks import (
     texts,
     whole,
 )
-from pipelines.declare import Input, Retry, form_of
+from pipelines.declare import Cache, Input, Retry, Rollback, form_of
 from pipelines.declared import DeclaredStep
 from pipelines.durations import Duration, Instant, duration_ms, instant_ms
 from pipelines.history import Key
 from pipelines.loop import BODY
 from pipelines.replay import Replay
+from pipelines.rollback import Undo, taken, timeout_ms
 from pipelines.values import Approval, CommandResult, ReceivedEvent, StepContext
 from pipelines.wire import RETRIES_MAX, Json
 
@@ -63,6 +64,7 @@ class Step:
         retries: int | Retry = ...,
         timeout: Duration = ...,
         sensitive: bool = ...,
+        rollback: Callable[..., Json] | Rollback | None = ...,
     ) -> Call[T]: ...
 
     @overload
@@ -74,6 +76,7 @@ class Step:
         retries: int | Retry = ...,
         timeout: Duration = ...,
         sensitive: bool = ...,
+        rollback: Callable[..., Json] | Rollback | None = ...,
     ) -> Call[T]: ...
 
     @overload
@@ -84,6 +87,7 @@ class Step:
         retries: int | Retry = ...,
         timeout: Duration = ...,
         sensitive: bool = ...,
+        rollback: Callable[..., Json] | Rollback | None = ...,
         concurrent: bool = ...,
     ) -> Callable[[Callable[..., T]], DeclaredStep[T]]: ...
 
@@ -95,32 +99,42 @@ class Step:
         retries: int | Retry = DO_RETRY,
         timeout: Duration = "10 minutes",
         sensitive: bool = False,
+        rollback: Callable[..., Json] | Rollback | None = None,
         concurrent: bool = False,
     ) -> Json:
         """Run a function inside the sandbox and journal its JSON result.
 
         `await step.do("build", fn)`, or `@step.do("build")` over a function: then parameters named
         after earlier declared steps are filled with their results, and calling the function runs
-        the step. `fn` may be sync or async and may take `ctx`.
+        the step. `fn` may be sync or async and may take `ctx`. `rollback` undoes it when the run
+        fails later: a function of what it names of ctx, error and output.
         """
         config = {
             "retries": _DO_RETRIES if retries is DO_RETRY else retry("retries", retries).config(),
             "timeout_ms": duration_ms(timeout, "timeout", least_ms=1),
             "sensitive": flag("sensitive", sensitive),
-            "rollback": False,
+            "rollback": rollback is not None,
         }
+        undo = None if rollback is None else _undo(rollback)
         delay = retries.delay if isinstance(retries, Retry) else None
         if fn is None:
             flag("concurrent", concurrent)
-            return self._declare(name, config, delay, concurrent)
+            return self._declare(name, config, delay, concurrent, undo)
         if concurrent:
             raise TypeError("concurrent is for the decorator form: it gathers what a step needs")
         function = _body(fn)
         key = self._replay.count("do", step_name(name if name is not None else ""))
-        return self._call(key, config, Work(function, delay if callable(delay) else None))
+        return self._call(
+            key, config, Work(function, delay if callable(delay) else None), undo=undo
+        )
 
     def _declare(
-        self, name: str | None, config: Mapping[str, Json], delay: Json, concurrent: bool
+        self,
+        name: str | None,
+        config: Mapping[str, Json],
+        delay: Json,
+        concurrent: bool,
+        undo: Undo | None,
     ) -> Callable[[Callable[..., T]], DeclaredStep[T]]:
         def declare(function: Callable[..., T]) -> DeclaredStep[T]:
             if not callable(function):
@@ -129,7 +143,7 @@ class Step:
 
             def call(body: Callable[[StepContext], Json]) -> Call[Json]:
                 work = Work(body, delay if callable(delay) else None)
-                return self._call(self._replay.count("do", own), config, work)
+                return self._call(self._replay.count("do", own), config, work, undo=undo)
 
             made: DeclaredStep[T] = DeclaredStep(
                 own, function, call, self._declared, concurrent=concurrent
@@ -159,9 +173,12 @@ class Step:
         artifacts: Sequence[str] = (),
         reports: Sequence[str] = (),
         allow_failure: bool = False,
+        rollback: str | Callable[..., Json] | Rollback | None = None,
     ) -> Call[CommandResult]:
         """Run a command in the workspace. A non-zero exit raises CommandFailed, unless
-        `allow_failure`; changes it made to files stay for the next command."""
+        `allow_failure`; changes it made to files stay for the next command. `rollback` undoes it
+        when the run fails later: a script, or a function as for `do`. With `cache`, the result of
+        an earlier run is taken instead if nothing that it depends on has changed."""
         key = self._replay.count("sh", step_name(name))
         resolved = retry("retries", retries)
         if callable(resolved.delay):
@@ -181,9 +198,10 @@ class Step:
             "reports": [_inside("reports", path) for path in texts("reports", reports)],
             "cache": None,
             "allow_failure": flag("allow_failure", allow_failure),
-            "rollback": False,
+            "rollback": rollback is not None,
         }
-        return self._call(key, config, then=CommandResult.from_json)
+        undo = None if rollback is None else _undo(rollback, config)
+        return self._call(key, config, then=CommandResult.from_json, undo=undo)
 
     # --- waits ---
 
@@ -243,6 +261,7 @@ class Step:
         work: Work | None = None,
         *,
         then: Callable[[Mapping[str, Json]], T] | None = None,
+        undo: Undo | None = None,
     ) -> Call[Json]:
         """A coroutine that performs the step; noted until its await begins."""
         if BODY.get() is not None:
@@ -257,6 +276,8 @@ class Step:
 
         async def perform() -> Json:
             replay.unawaited.pop(call, None)
+            if undo is not None:
+                replay.undos[key] = undo
             value = await replay.request(key, config, work)
             return value if then is None else then(value)
 
@@ -279,6 +300,31 @@ def retry(argument: str, value: int | Retry) -> Retry:
     if isinstance(value, Retry):
         return value
     return Retry(limit=whole(argument, value, least=0, most=RETRIES_MAX))
+
+
+def _undo(
+    rollback: str | Callable[..., Json] | Rollback, command: Mapping[str, Json] | None = None
+) -> Undo:
+    """How a step is undone; `command` is the config of a step that is one."""
+    made = rollback if isinstance(rollback, Rollback) else Rollback(rollback)
+    retries, timeout = retry("rollback.retries", made.retries), timeout_ms(made.timeout)
+    common = {"retries": retries.config(), "timeout_ms": timeout, "rollback": False}
+    if isinstance(made.handler, str):
+        if command is None:
+            raise TypeError("rollback must be a function: only commands are undone by a script")
+        if callable(retries.delay):
+            raise TypeError("rollback.retries.delay must be a duration: it is a command")
+        alone = {"artifacts": [], "reports": [], "allow_failure": False, "cache": None}
+        return Undo({**command, **common, **alone, "script": _script(made.handler)})
+    if not callable(made.handler):
+        raise TypeError(f"rollback must be a function, got {made.handler!r}")
+    return Undo(
+        {**common, "sensitive": False},
+        made.handler,
+        retries.delay if callable(retries.delay) else None,
+        taken(made.handler),
+        (lambda value: value) if command is None else CommandResult.from_json,
+    )
 
 
 def _script(script: str) -> str:

@@ -11,11 +11,12 @@ from typing import assert_never
 
 from ci_platform.engine.check import check_config, check_key, whole
 from ci_platform.engine.decision import Decision, Pen
-from ci_platform.engine.endings import check_value, end_run, error_json, info_json
+from ci_platform.engine.endings import check_value, error_json, fail_run, info_json
 from ci_platform.engine.fold import RunView
 from ci_platform.engine.limits import COMMANDS_MAX, DURATION_MS_MAX, ENTRIES_MAX, Limits
 from ci_platform.engine.operations import open_operation
 from ci_platform.engine.retry import DELAY_MS_MAX, delay_ms
+from ci_platform.engine.rollback import check_handler
 from ci_platform.engine.settle import fail_attempt, match_event
 from ci_platform.errors import LimitExceeded, PipelineError
 from ci_platform.model import (
@@ -60,7 +61,7 @@ def accept(
             limit="entries_max",
         )
     for command in commands:
-        if view.terminal:
+        if view.terminal or not view.leased:  # it has failed, and may have to be undone first
             break
         match command:
             case StartStep():
@@ -80,10 +81,13 @@ def _start(pen: Pen, command: StartStep, limits: Limits) -> None:
     view, key, config = pen.view, command.key, command.config
     if view.held:
         return
-    check_key(key)
+    if view.rollback is not None:
+        check_handler(view, key)
+    else:
+        check_key(key)
     if key in view.steps:
         raise PipelineError(f"step {key.label!r} was started twice")
-    if len(view.steps) >= limits.steps_max:
+    if len(view.steps) >= limits.steps_max and view.rollback is None:
         raise LimitExceeded(
             f"step {key.label!r} is one too many; the limit is {limits.steps_max:,} (steps_max)",
             limit="steps_max",
@@ -179,7 +183,8 @@ def _abandon(pen: Pen, key: StepKey) -> None:
 
 def _diverge(pen: Pen, command: NoteDivergence, limits: Limits, on_divergence: str) -> None:
     view, key, change = pen.view, command.key, command.change
-    check_key(key)
+    if view.rollback is None:
+        check_key(key)
     if change not in _CHANGES:
         raise PipelineError(f"divergence {change!r} of step {key.label!r} is not one of {_CHANGES}")
     note = (key, change, view.commit)
@@ -199,4 +204,4 @@ def _diverge(pen: Pen, command: NoteDivergence, limits: Limits, on_divergence: s
         pen.write(EntryKind.RUN_PAUSED, {"reason": "divergence", "detail": detail})
     elif on_divergence == "fail":
         error = {"type": "Diverged", "message": detail}
-        end_run(pen, EntryKind.RUN_FAILED, {"error": error, "reason": "diverged"})
+        fail_run(pen, EntryKind.RUN_FAILED, {"error": error, "reason": "diverged"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ci_platform.engine import rollback
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
 from ci_platform.engine.limits import ERROR_TEXT_MAX, ERROR_TYPE_MAX, Limits
@@ -21,7 +22,6 @@ from ci_platform.model import (
     Run,
     RunState,
     RunUpdate,
-    StepKind,
     StepState,
     StopOperations,
 )
@@ -29,6 +29,7 @@ from ci_platform.ports import Append
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode  # as the guest counts
 COMPARED_MAX = 1_000  # characters by which two messages are told apart
+_CUT_SHORT = {"type": "Cancelled", "message": "the run was ended while it was being rolled back"}
 _REASONS = {
     "Rejected": "rejected",
     "WaitTimeout": "expired",
@@ -39,24 +40,44 @@ _REASONS = {
 
 def end_run(pen: Pen, kind: EntryKind, data: Mapping[str, Json]) -> None:
     """Cancel the steps that are open, and end the run with an entry of `kind`."""
-    kinds = {step.key.kind for step in pen.view.open.values()}
-    for key in list(pen.view.open):
-        pen.write(EntryKind.STEP_CANCELLED, {"reason": "run_ended"}, key=key)
-    if StepKind.SH in kinds:
-        pen.cause(StopOperations())
-    if StepKind.APPROVAL in kinds:
-        pen.cause(CloseApproval(None, "cancelled"))
+    rollback.cancel_open(pen, "run_ended")
+    if pen.view.rollback is not None and "rollback" not in data:
+        data = {**data, "rollback": rollback.outcome(data.get("error") or _CUT_SHORT)}
     pen.write(kind, data)
 
 
+def fail_run(pen: Pen, kind: EntryKind, data: Mapping[str, Json]) -> None:
+    """End a run badly: at once if it has nothing to undo, else when that is done. What fails while
+    it is being undone is the failure of that."""
+    view = pen.view
+    if view.rollback is not None:
+        _end_rollback(pen, data.get("error"))
+    elif steps := rollback.to_undo(view):
+        rollback.begin(pen, steps, kind, data)
+    else:
+        end_run(pen, kind, data)
+
+
+def _end_rollback(pen: Pen, error: Mapping[str, Json] | None) -> None:
+    """End a run as it would have ended before it was undone, and say how that went."""
+    undoing = pen.view.rollback
+    assert undoing is not None
+    end_run(pen, undoing.end, {**undoing.data, "rollback": rollback.outcome(error)})
+
+
 def returned(view: RunView, outcome: Returned, now_ms: int, limits: Limits) -> Decision:
-    """The author's `run` came to its end."""
+    """The author's `run` came to its end, or the last handler of a rollback did."""
     pen = Pen(view, now_ms)
+    if view.rollback is not None:
+        left = rollback.next_undone(view)
+        message = f"the handler of {left.label!r} did not run" if left is not None else ""
+        _end_rollback(pen, {"type": "RollbackFailed", "message": message} if message else None)
+        return pen.decision()
     try:
         check_value(outcome.output, "the pipeline's result", limits)
     except PipelineError as error:
         reason = "limit" if isinstance(error, LimitExceeded) else None
-        end_run(pen, EntryKind.RUN_FAILED, {"error": error_json(error), "reason": reason})
+        fail_run(pen, EntryKind.RUN_FAILED, {"error": error_json(error), "reason": reason})
     else:
         end_run(pen, EntryKind.RUN_PASSED, {"output": outcome.output})
     return pen.decision()
@@ -74,7 +95,7 @@ def raised(view: RunView, outcome: Raised, now_ms: int, limits: Limits) -> Decis
         reason = _REASONS.get(cause) or ("retries_exhausted" if step.attempt > 1 else None)
     # The platform, not the author, owes an explanation when a worker was lost too often.
     kind = EntryKind.RUN_ERRORED if reason == "lost_worker" else EntryKind.RUN_FAILED
-    end_run(pen, kind, {"error": error, "reason": reason})
+    fail_run(pen, kind, {"error": error, "reason": reason})
     return pen.decision()
 
 
@@ -95,7 +116,7 @@ def refused(view: RunView, error: PipelineError, now_ms: int) -> Decision:
     """The code asked for something that cannot be; only this run pays for it."""
     pen = Pen(view, now_ms)
     reason = "limit" if isinstance(error, LimitExceeded) else None
-    end_run(pen, EntryKind.RUN_FAILED, {"error": error_json(error), "reason": reason})
+    fail_run(pen, EntryKind.RUN_FAILED, {"error": error_json(error), "reason": reason})
     return pen.decision()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -68,6 +68,15 @@ class StepView:
 
 
 @dataclass(slots=True)
+class RollbackView:
+    """What a run that failed or was cancelled has to undo, and how it ends then."""
+
+    steps: Sequence[StepKey]  # in the order in which they are undone
+    end: EntryKind
+    data: Mapping[str, Json]
+
+
+@dataclass(slots=True)
 class RunView:
     """A run as its journal tells it so far. `run` serves for what never changes: ids, timeout."""
 
@@ -97,6 +106,8 @@ class RunView:
     cancel_requested: bool = False
     paused_ms: int | None = None
     shifted_ms: int = 0  # time spent paused, all in all
+    rollback: RollbackView | None = None
+    rolled_back: Mapping[str, Json] | None = None  # how that ended: {outcome, error}
     reason: str | None = None
     output: Json = None
     error: ErrorInfo | None = None
@@ -124,8 +135,8 @@ class RunView:
     @property
     def deadline_ms(self) -> int | None:
         """When the whole run times out."""
-        if self.run.timeout_ms is None or self.first_claim_ms is None:
-            return None
+        if self.run.timeout_ms is None or self.first_claim_ms is None or self.rollback is not None:
+            return None  # what undoes a run is not cut short: its handlers have their own timeouts
         return self.first_claim_ms + self.run.timeout_ms + self.shifted_ms
 
     def next_timer(self) -> StepView | None:
@@ -363,9 +374,17 @@ def _cancel_requested(view: RunView, entry: Entry) -> None:
     view.cancel_requested = True
 
 
+def _rollback_started(view: RunView, entry: Entry) -> None:
+    steps = [StepKey(StepKind(kind), name, number) for kind, name, number in entry.data["steps"]]
+    view.rollback = RollbackView(steps, EntryKind(entry.data["end"]), entry.data["data"])
+    view.pause_requested, view.paused_ms, view.reason = False, None, None
+    view.lost_leases = 0
+
+
 def _ended(view: RunView, entry: Entry) -> None:
     view.ended_ms, view.pause_requested = entry.at_ms, False
     view.output, view.reason = entry.data.get("output"), entry.data.get("reason")
+    view.rolled_back = entry.data.get("rollback")
     if entry.data.get("error") is not None:
         view.error = error_of(entry.data["error"])
 
@@ -388,6 +407,7 @@ _READERS: Final[Mapping[EntryKind, Callable[[RunView, Entry], None]]] = {
     EntryKind.RUN_PAUSED: _paused,
     EntryKind.RUN_RESUMED: _resumed,
     EntryKind.CANCEL_REQUESTED: _cancel_requested,
+    EntryKind.ROLLBACK_STARTED: _rollback_started,
     EntryKind.DIVERGED: _diverged,
     EntryKind.RUN_PASSED: _ended,
     EntryKind.RUN_FAILED: _ended,

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import CommandFailed, Retry, Step, StepContext, StepFailed
 from pipelines.testing import PipelineTest  # noqa: F401  # its import must not need a sandbox
-from tests.unit.pipelines.replay_world import START_MS, Journal, World
+from tests.unit.pipelines.replay_world import START_MS, Journal, World, key
 
 
 async def three(step: Step) -> Any:
@@ -711,3 +711,77 @@ def test_what_a_sandbox_does_not_have_says_so(call: Any, said: str) -> None:
         await call()
 
     assert said in World().run(code)["raised"]["message"]
+
+
+def rolled_back(journal: Journal, *steps: str, error: str = "it broke") -> Journal:
+    described = {"type": "ValueError", "message": error, "traceback": "", "data": {}}
+    listed = [key(step) for step in steps]
+    return journal.add(
+        "rollback_started", steps=listed, end="run_failed", data={"error": described}
+    )
+
+
+def test_handlers_run_in_the_order_of_the_journal_and_get_what_they_name() -> None:
+    got: list[Any] = []
+
+    async def code(step: Step) -> Any:
+        await step.do("a", lambda: 1, rollback=lambda output, error: got.append([output, error]))
+        await step.do("b", lambda: 2, rollback=lambda ctx: got.append(ctx.name))
+        raise ValueError("it broke")
+
+    journal = Journal().started("do:a").passed("do:a", 1).started("do:b").passed("do:b", 2)
+    world = World(rolled_back(journal, "do:b", "do:a").add("run_claimed"), obliging=True)
+    assert world.run(code) == {"returned": None}
+    assert got[0] == "$rollback:do:b"
+    assert (got[1][0], str(got[1][1])) == (1, "it broke")
+    assert [words.split(" =")[0] for said in world.said for words in said] == [
+        "start do:$rollback:do:b",
+        "finish do:$rollback:do:b",
+        "start do:$rollback:do:a",
+        "finish do:$rollback:do:a",
+    ]
+
+
+def test_a_rollback_leaves_the_code_where_it_stands() -> None:
+    seen: list[str] = []
+
+    async def code(step: Step) -> Any:
+        try:
+            await step.do("a", lambda: 1, rollback=lambda: 1)
+            await step.sleep("long", 1000)
+        finally:
+            seen.append("unwound")
+
+    journal = Journal().started("do:a").passed("do:a", 1).started("sleep:long")
+    rolled_back(journal, "do:a").add("step_cancelled", "sleep:long", reason="rollback")
+    world = World(journal, obliging=True)
+    assert world.run(code) == {"returned": None}
+    assert seen == []
+
+
+def test_a_step_that_the_code_does_not_reach_any_more_fails_the_rollback() -> None:
+    async def code(step: Step) -> Any:
+        return None
+
+    journal = Journal().started("do:gone").passed("do:gone", 1)
+    world = World(rolled_back(journal, "do:gone"), obliging=True, strict=False)
+    error = world.run(code)["raised"]
+    assert error["type"] == "RollbackFailed"
+    assert "do:gone began with a rollback handler" in error["message"]
+
+
+def test_a_rollback_goes_on_where_it_was_interrupted() -> None:
+    async def code(step: Step) -> Any:
+        await step.do("a", lambda: 1, rollback=lambda output: output)
+        await step.do("b", lambda: 2, rollback=lambda output: output)
+        raise SystemExit(3)
+
+    journal = Journal().started("do:a").passed("do:a", 1).started("do:b").passed("do:b", 2)
+    rolled_back(journal, "do:b", "do:a")
+    journal.started("do:$rollback:do:b").passed("do:$rollback:do:b", 2)
+    world = World(journal.add("run_claimed"), obliging=True)
+    assert world.run(code) == {"returned": None}
+    assert [words for said in world.said for words in said] == [
+        "start do:$rollback:do:a",
+        "finish do:$rollback:do:a = 1",
+    ]
