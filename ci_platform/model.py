@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NewType, TypeAlias
 
+from ci_platform.scheduling import Hold, Place
+
 Json: TypeAlias = Any  # what json.loads returns; the only `Any` in the code base
 RunId = NewType("RunId", str)
 RepositoryId = NewType("RepositoryId", str)
@@ -224,6 +226,9 @@ class Run:
     pause_requested: bool
     cancel_requested: bool
     timeout_ms: int | None  # of the whole run, from its first claim
+    place: Place = Place()
+    hold: Hold | None = None  # why it is not offered to workers, while it is queued
+    slot: bool = False  # it counts as executing, where there is a limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,7 @@ class NewRun:
     trusted: bool = True
     timeout_ms: int | None = None
     failed: ErrorInfo | None = None  # born failed: the pipeline file did not load
+    place: Place = Place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +355,16 @@ class Operation:
     lease_until_ms: int | None
     ready_ms: int
     stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What a command came to, kept for later runs."""
+
+    run_id: RunId
+    number: int  # of that run
+    step: str  # str(StepKey), whose log it is
+    result: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)

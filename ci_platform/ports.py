@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ci_platform.granting import ShelfStore
 from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
 from ci_platform.model import (
     Approval,
@@ -23,6 +24,7 @@ from ci_platform.model import (
     Entry,
     Json,
     LogLine,
+    Memo,
     NewRun,
     Operation,
     OperationId,
@@ -41,6 +43,7 @@ from ci_platform.model import (
     UserId,
     WorkerId,
 )
+from ci_platform.scheduling import Scheduling
 
 
 class Clock(Protocol):
@@ -102,7 +105,7 @@ class RunPage:
     cursor: str | None  # for the next page; None on the last
 
 
-class RunStore(Retention, Protocol):
+class RunStore(Retention, Scheduling, Protocol):
     """Runs and their journals.
 
     `append` is the only way a run changes after its creation, apart from the two moves of a lease
@@ -135,7 +138,8 @@ class RunStore(Retention, Protocol):
         """Entries with seq > after, in order. Raises RunNotFound."""
 
     def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
-        """Lease up to `limit` due runs, in round robin over repositories, oldest due first.
+        """Lease up to `limit` due runs, in round robin over repositories, higher priority first and
+        then oldest due. Runs beyond a limit (`RunLimits`) stay where they are.
 
         Due: state queued or waiting, or running without a lease, with ready_ms in the past. A
         claimed run is `running` under a new fence, has a run_claimed entry, and no ready_ms.
@@ -202,6 +206,17 @@ class LogStore(Protocol):
 
     def steps(self, run_id: RunId) -> Mapping[str, int]:
         """Each step that has a log -> the number of its last line."""
+
+
+class MemoStore(Protocol):
+    """Results of commands for later runs. A memo goes when its run goes, so that the journal of
+    that run keeps alive what the memo refers to."""
+
+    def find(self, repository_id: RepositoryId, scopes: Sequence[str], key: str) -> Memo | None:
+        """The memo of the first of these scopes that has one."""
+
+    def put(self, repository_id: RepositoryId, scope: str, key: str, memo: Memo) -> None:
+        """Keep a memo, instead of one that is there. Nothing happens when its run is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +366,8 @@ class Store(Protocol):
     @property
     def logs(self) -> LogStore: ...
     @property
+    def memos(self) -> MemoStore: ...
+    @property
     def identity(self) -> IdentityStore: ...
     @property
     def hooks(self) -> HookStore: ...
@@ -362,6 +379,8 @@ class Store(Protocol):
     def workers(self) -> WorkerStore: ...
     @property
     def duties(self) -> DutyStore: ...
+    @property
+    def shelves(self) -> ShelfStore: ...
     def bell(self) -> Bell:
         """A new listener; the caller closes it."""
 
@@ -402,26 +421,6 @@ class ActivationHost(Protocol):
         it may catch. The guest stands still meanwhile, so this takes seconds at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Whose code asks for a capability. Made by the platform; nothing of it comes from the code."""
-
-    repository_id: RepositoryId
-    commit: str  # of the code that executes
-    before: str | None = None  # the commit before the push that started the run
-    run: Run | None = None  # None: a request to the repository's own endpoint
-    body: bool = False  # a step's body executes: what it does is not done again by a replay
-    trusted: bool = True
-
-
-class Capabilities(Protocol):
-    """What code in a sandbox may do beyond its steps. Every call is bounded in time and size."""
-
-    def ask(self, grant: Grant, ask: Ask) -> Mapping[str, Json]:
-        """Do what is asked, for the grant's own repository: {"value": …}, or {"error": {"type",
-        "message"}} when that cannot be. Raises InternalError, which costs the code its attempt."""
-
-
 class Sandbox(Protocol):
     """Runs pipeline code with no ambient authority. Safe to call from many threads."""
 
@@ -460,6 +459,7 @@ class CommandSpec:
     labels: Sequence[str] = ()
     image: str | None = None
     trusted: bool = True  # False: of a fork's run; no network, and nothing others read is written
+    cache: Mapping[str, Json] | None = None  # of a memoised step: inputs, key, env, ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +471,7 @@ class CommandResult:
     output_tail: str  # the last 4 KiB of its output
     layer: str | None  # digest of the changes it made; None if none, or if it failed
     duration_ms: int
+    from_run: int | None = None  # number of the run that executed it, when it is a memoised one
 
 
 class Runner(Protocol):
@@ -489,6 +490,10 @@ class Runner(Protocol):
         The workspace is the commit's tree with the base layers on top, in order. Changes are kept
         as a new layer only if the exit code is 0. Raises RunnerUnavailable (an InternalError).
         """
+
+    def fingerprint(self, spec: CommandSpec) -> str:
+        """A digest of all that the result of a memoised command depends on: the command, this
+        runner, and the files named by `spec.cache`. Raises RunnerUnavailable."""
 
     def collision(self, layer: str, other: str) -> str | None:
         """A path that two layers over the same base both changed, each in its own way. None if
@@ -535,6 +540,9 @@ class Source(Protocol):
 
     def resolve(self, repository_id: RepositoryId, ref: str) -> str | None:
         """The commit a ref points at (refs/heads/x, refs/tags/x peeled, HEAD); None if gone."""
+
+    def default_ref(self, repository_id: RepositoryId) -> str:
+        """refs/heads/… of the default branch. Raises NotFound."""
 
     def keep(self, repository_id: RepositoryId, commit: str) -> None:
         """Keep a commit alive by a hidden ref until `release`. Cheap when it is kept already."""

@@ -133,6 +133,10 @@ class GitSource:
                 found = None if fetched is None else fetched.target
             return found
 
+    def default_ref(self, repository_id: RepositoryId) -> str:
+        with translated():
+            return f"refs/heads/{self._store.repositories.by_id(repository_id).default_branch}"
+
     def keep(self, repository_id: RepositoryId, commit: str) -> None:
         with translated():
             if self._store.refs.get(repository_id, KEEP + commit) is None:

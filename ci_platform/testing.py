@@ -121,6 +121,9 @@ class DummyRunner:
         output("stdout", result.output_tail.encode())
         return result
 
+    def fingerprint(self, spec: CommandSpec) -> str:
+        return repr((spec.script, {**(spec.cache or {}), "ref": None}))
+
     def collision(self, layer: str, other: str) -> str | None:
         return self.collisions.get((layer, other))
 
@@ -152,6 +155,9 @@ class FakeSource:
 
     def resolve(self, repository_id: RepositoryId, ref: str) -> str | None:
         return self.refs.get(ref)
+
+    def default_ref(self, repository_id: RepositoryId) -> str:
+        return "refs/heads/main"
 
     def keep(self, repository_id: RepositoryId, commit: str) -> None:
         """Commits by hand are not pruned."""

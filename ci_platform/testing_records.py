@@ -6,12 +6,24 @@ Part of `testing_store.InMemoryStore`; the same rules as there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from ci_platform.errors import Conflict, HookNotFound
+from ci_platform.granting import Shelved
 from ci_platform.housekeeping import WorkerRecord
-from ci_platform.model import Description, Json, RepositoryId, Role, User, UserId, WorkerId
+from ci_platform.model import (
+    Description,
+    Json,
+    Memo,
+    RepositoryId,
+    Role,
+    Run,
+    RunId,
+    User,
+    UserId,
+    WorkerId,
+)
 from ci_platform.ports import Clock, Delivery, Hook, Token
 from ci_platform.store.audit import check_limit as check_audit_limit
 from ci_platform.store.codec import plain, plain_or_none
@@ -224,6 +236,29 @@ class InMemoryDescriptions:
         self._found[digest] = pack(asdict(description), "description")
 
 
+class InMemoryMemos:
+    """Rows vanish with their runs: those of `runs` are looked up at each question."""
+
+    def __init__(self, runs: Mapping[RunId, Run]) -> None:
+        self._runs = runs
+        self._found: dict[tuple[RepositoryId, str, str], Memo] = {}
+
+    def find(self, repository_id: RepositoryId, scopes: Sequence[str], key: str) -> Memo | None:
+        for scope in scopes:
+            memo = self._found.get((repository_id, scope, key))
+            if memo is not None and memo.run_id in self._runs:
+                return memo
+        return None
+
+    def put(self, repository_id: RepositoryId, scope: str, key: str, memo: Memo) -> None:
+        for name, value in (("scope", scope), ("key", key), ("step", memo.step)):
+            plain(value, name)
+        result = unpack(pack(dict(memo.result), "result"))
+        if memo.run_id in self._runs:
+            number = self._runs[memo.run_id].number
+            self._found[repository_id, scope, key] = Memo(memo.run_id, number, memo.step, result)
+
+
 class InMemoryAudit:
     def __init__(self) -> None:
         self._records: list[Mapping[str, Json]] = []
@@ -287,3 +322,28 @@ class InMemoryDuties:
                 return False
             self._next_ms[name] = now_ms + every_ms
         return True
+
+
+class InMemoryShelves:
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._found: dict[tuple[RepositoryId, str], Shelved] = {}
+
+    def get(self, repository_id: RepositoryId, name: str) -> Shelved | None:
+        return self._found.get((repository_id, name))
+
+    def move(
+        self, repository_id: RepositoryId, name: str, *, version: int, to: str
+    ) -> Shelved | None:
+        plain(to, "to")
+        with self._lock:
+            now = self._found.get((repository_id, name))
+            if (0 if now is None else now.version) != version:
+                return None
+            self._found[repository_id, name] = Shelved(version + 1, to)
+            return self._found[repository_id, name]
+
+    def remove(self, repository_id: RepositoryId) -> list[str]:
+        with self._lock:
+            gone = [key for key in self._found if key[0] == repository_id]
+            return [self._found.pop(key).object for key in gone]

@@ -40,6 +40,7 @@ from ci_platform.ports import (
     RunFilter,
     RunPage,
 )
+from ci_platform.scheduling import RunLimits, Standing, Superseded
 from ci_platform.store import births, journal, listing, logs, moves, retention
 from ci_platform.store.bell import Belfry, Listener
 from ci_platform.store.claims import check_claim
@@ -53,8 +54,11 @@ from ci_platform.testing_records import (
     InMemoryDuties,
     InMemoryHooks,
     InMemoryIdentity,
+    InMemoryMemos,
+    InMemoryShelves,
     InMemoryWorkers,
 )
+from ci_platform.testing_slots import Slots
 from ci_platform.testing_tables import Effects, Tables
 
 Value = TypeVar("Value")
@@ -83,19 +87,21 @@ class _NoWire:
 class InMemoryStore:
     """`ports.Store`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, limits: RunLimits | None = None) -> None:
         self._belfry = Belfry(_NoWire)
         tables = Tables(clock, self._belfry.ring)
-        self._runs = _Runs(tables)
+        self._runs = _Runs(tables, Slots(tables, limits or RunLimits()))
         self._operations = _Operations(tables)
         self._approvals = _Approvals(tables)
         self._logs = _Logs(tables)
+        self._memos = InMemoryMemos(tables.runs)
         self._identity = InMemoryIdentity(clock)
         self._hooks = InMemoryHooks()
         self._descriptions = InMemoryDescriptions()
         self._audit = InMemoryAudit()
         self._workers = InMemoryWorkers(tables.held)
         self._duties = InMemoryDuties(clock)
+        self._shelves = InMemoryShelves()
 
     @property
     def runs(self) -> _Runs:
@@ -112,6 +118,10 @@ class InMemoryStore:
     @property
     def logs(self) -> _Logs:
         return self._logs
+
+    @property
+    def memos(self) -> InMemoryMemos:
+        return self._memos
 
     @property
     def identity(self) -> InMemoryIdentity:
@@ -137,6 +147,10 @@ class InMemoryStore:
     def duties(self) -> InMemoryDuties:
         return self._duties
 
+    @property
+    def shelves(self) -> InMemoryShelves:
+        return self._shelves
+
     def bell(self) -> Listener:
         return self._belfry.listener()
 
@@ -150,8 +164,9 @@ def _copied(value: Json, name: str) -> Json:
 
 
 class _Runs:
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, slots: Slots) -> None:
         self._tables = tables
+        self._slots = slots
         self._served = ""
 
     def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
@@ -167,6 +182,8 @@ class _Runs:
                     continue
                 chosen[one.id] = one
             created = [self._create(one) for one in chosen.values()]
+            self._slots.created(created)
+            created = [tables.runs[run.id] for run in created]
         tables.ring()
         return created
 
@@ -211,18 +228,25 @@ class _Runs:
         tables = self._tables
         now_ms = tables.clock.now_ms()
         with tables.lock:
-            chosen = _due(
-                [(run.id, run.repository_id, run.ready_ms) for run in tables.runs.values()],
+            due = _due(
+                [
+                    (run.id, run.repository_id, run.ready_ms, run.place.priority)
+                    for run in tables.runs.values()
+                ],
                 now_ms=now_ms,
                 served=self._served,
             )
             claims = []
-            for run_id, repository_id in chosen[:limit]:
+            for run_id in self._slots.choose([run_id for run_id, _ in due], limit):
                 run, entry = moves.claimed(
-                    tables.runs[run_id], worker, lease_ms=lease_ms, now_ms=now_ms
+                    tables.runs[run_id],
+                    worker,
+                    lease_ms=lease_ms,
+                    now_ms=now_ms,
+                    slot=bool(self._slots.limits),
                 )
                 self._write(run, [entry])
-                self._served = repository_id
+                self._served = run.repository_id
                 claims.append(Claim(run, list(tables.journals[run_id])))
         if claims:
             tables.ring()
@@ -249,6 +273,7 @@ class _Runs:
             if after.state.terminal:
                 changes.end()
             self._write(after, entries)
+            self._slots.moved(run, after)
         tables.ring()
         return Appended(True, entries, after)
 
@@ -273,6 +298,10 @@ class _Runs:
         def ran_out(leased: Run | Operation) -> bool:
             return leased.lease_until_ms is not None and leased.lease_until_ms <= now_ms
 
+        with self._tables.lock:
+            refilled = self._slots.refill()
+        if refilled:
+            self._tables.ring()
         return self._take_back(ran_out, limit)
 
     def release(self, worker: WorkerId | None) -> int:
@@ -351,6 +380,18 @@ class _Runs:
         ended = run.ended_ms is not None and run.ended_ms < before_ms
         return ended and sum(1 for _ in newer) >= keep
 
+    def standing(self, run_id: str) -> Standing | None:
+        with self._tables.lock:
+            return self._slots.standing(self._tables.run(RunId(run_id)))
+
+    def superseded(self, *, limit: int = 100) -> Sequence[Superseded]:
+        with self._tables.lock:
+            return self._slots.superseded(limit)
+
+    def superseded_done(self, by: str) -> None:
+        with self._tables.lock:
+            self._slots.superseded_done(by)
+
     def commits_used(self, repository_id: RepositoryId, commits: Sequence[str]) -> set[str]:
         with self._tables.lock:
             runs = list(self._tables.runs.values())
@@ -381,12 +422,12 @@ def _stored(entry: Entry) -> Entry:
 
 
 def _due(
-    rows: Iterable[tuple[Value, str, int | None]], *, now_ms: int, served: str
+    rows: Iterable[tuple[Value, str, int | None, int]], *, now_ms: int, served: str
 ) -> list[tuple[Value, str]]:
     """Due ones in round robin; `rows` are in order of creation."""
     due = [row for row in rows if row[2] is not None and row[2] <= now_ms]
     due.sort(key=lambda row: row[2] or 0)
-    turns = in_turns([Candidate(n, row[1]) for n, row in enumerate(due)], served)
+    turns = in_turns([Candidate(n, row[1], row[3]) for n, row in enumerate(due)], served)
     return [due[turn.n][:2] for turn in turns]
 
 
@@ -411,7 +452,7 @@ class _Operations:
         now_ms = tables.clock.now_ms()
         with tables.lock:
             queued = [
-                (one.id, one.repository_id, one.ready_ms)
+                (one.id, one.repository_id, one.ready_ms, 0)
                 for one in tables.operations.values()
                 if one.state is OperationState.QUEUED
             ]

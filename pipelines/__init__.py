@@ -2,6 +2,7 @@
 
 from pipelines.declare import (
     Boolean,
+    Cache,
     Choice,
     Concurrency,
     Number,
@@ -42,6 +43,7 @@ __all__ = [
     "CapabilityError",
     "Approval",
     "Boolean",
+    "Cache",
     "Choice",
     "CommandFailed",
     "CommandResult",

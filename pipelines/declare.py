@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from pipelines.checks import TEXT_MAX, flag, one_of, text, texts, whole
@@ -95,9 +96,24 @@ class Concurrency:
     on_new: str = "queue"
 
     def __post_init__(self) -> None:
-        text("concurrency.group", self.group, most=TEXT_MAX)
+        _check_group(text("concurrency.group", self.group, most=TEXT_MAX))
         whole("concurrency.limit", self.limit, least=1, most=10_000)
         one_of("concurrency.on_new", self.on_new, ("queue", "cancel_running", "cancel_queued"))
+
+
+GROUP_FIELDS = ("ref", "branch", "tag", "pipeline", "event", "commit", "actor")
+
+
+def _check_group(template: str) -> None:
+    """Refuse a template that could not be filled in when a run is created."""
+    known = ", ".join(f"{{{name}}}" for name in GROUP_FIELDS)
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"concurrency.group {template!r}: {error}") from None
+    for _, name, spec, conversion in parts:
+        if name is not None and (name not in GROUP_FIELDS or spec or conversion):
+            raise ValueError(f"concurrency.group may use {known}; got {{{name}}}")
 
 
 # --- inputs: typed fields of a form -------------------------------------------------------------

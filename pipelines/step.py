@@ -172,6 +172,7 @@ class Step:
         network: Sequence[str] = (),
         artifacts: Sequence[str] = (),
         reports: Sequence[str] = (),
+        cache: bool | Cache = False,
         allow_failure: bool = False,
         rollback: str | Callable[..., Json] | Rollback | None = None,
     ) -> Call[CommandResult]:
@@ -196,7 +197,7 @@ class Step:
             "network": list(texts("network", network)),
             "artifacts": [_inside("artifacts", path) for path in texts("artifacts", artifacts)],
             "reports": [_inside("reports", path) for path in texts("reports", reports)],
-            "cache": None,
+            "cache": _cache(cache),
             "allow_failure": flag("allow_failure", allow_failure),
             "rollback": rollback is not None,
         }
@@ -332,6 +333,12 @@ def _script(script: str) -> str:
     if not script.strip():
         raise ValueError("script must not be empty")
     return script
+
+
+def _cache(cache: bool | Cache) -> Json:
+    if isinstance(cache, Cache):
+        return cache.config()
+    return Cache().config() if flag("cache", cache) else None
 
 
 def _inside(argument: str, path: str) -> str:

@@ -65,6 +65,7 @@ class CommandResult:
     output_tail: str
     layer: str | None
     duration_ms: int
+    from_run: int | None = None  # number of the run that executed it, if it was not this one
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> CommandResult:
@@ -74,6 +75,7 @@ class CommandResult:
             output_tail=data.get("output_tail") or "",
             layer=data.get("layer"),
             duration_ms=data.get("duration_ms") or 0,
+            from_run=data.get("from_run"),
         )
 
 

@@ -148,6 +148,15 @@ def _retries(what: str, value: Json) -> None:
     _one_of(*BACKOFFS)(f"the backoff in {what}", value["backoff"])
 
 
+def _cache(what: str, value: Json) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or set(value) != {"inputs", "key"}:
+        raise PipelineError(f"{what} needs inputs and key")
+    _texts(f"the inputs of {what}", value["inputs"])
+    _text(f"the key of {what}", value["key"])
+
+
 def _anything(what: str, value: Json) -> None:
     """Bounded by the check of the whole config."""
 
@@ -174,7 +183,7 @@ _FIELDS: Mapping[StepKind, tuple[Mapping[str, Check], frozenset[str]]] = {
             "network": _texts,
             "artifacts": _texts,
             "reports": _texts,
-            "cache": _anything,
+            "cache": _cache,
             "allow_failure": _flag,
             "rollback": _flag,
         },

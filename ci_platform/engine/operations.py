@@ -6,7 +6,7 @@ lease and not the run's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TypeAlias
 
@@ -47,6 +47,7 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
         script=config["script"],
         env={**platform_env(view, step, attempt), **(config.get("env") or {})},
         trusted=view.run.trusted,
+        cache=_cache(view, config),
         **{name: config[name] for name in _PASSED_ON if config.get(name) is not None},
     )
     return OpenOperation(
@@ -56,6 +57,15 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
         spec=asdict(spec),
         ready_ms=ready_ms,
     )
+
+
+def _cache(view: RunView, config: Mapping[str, Json]) -> Mapping[str, Json] | None:
+    """What a memoised command's result depends on, beside the command: the author's environment,
+    and not the platform's, which differs from run to run."""
+    cache = config.get("cache")
+    if cache is None:
+        return None
+    return {**cache, "env": config.get("env") or {}, "ref": view.run.ref}
 
 
 _PASSED_ON = (
@@ -196,13 +206,15 @@ def _pause_if_asked(pen: Pen) -> None:
 
 
 def _pass(pen: Pen, step: StepView, result: CommandResult, limits: Limits) -> None:
-    value = {
+    value: dict[str, Json] = {
         "exit_code": result.exit_code,
         "outputs": dict(result.outputs),
         "output_tail": result.output_tail,
         "layer": result.layer,
         "duration_ms": result.duration_ms,
     }
+    if result.from_run is not None:
+        value["from_run"] = result.from_run
     try:
         check_value(value, f"the outputs of step {step.key.label!r}", limits)
     except PipelineError as error:

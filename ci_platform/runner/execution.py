@@ -17,6 +17,7 @@ from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.command import Ending, Output, Process, see_through
+from ci_platform.runner.fingerprint import fingerprint, overlay
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import (
     BASE_LAYERS_MAX,
@@ -84,6 +85,14 @@ class Execution:
 
     def collision(self, layer: str, other: str) -> str | None:
         return overlap(self._layers.listing(layer), self._layers.listing(other))
+
+    def fingerprint(self, spec: CommandSpec, runner: Mapping[str, str]) -> str:
+        try:
+            tree = self._workspaces.listing(spec)
+        except OSError as error:
+            raise RunnerUnavailable(f"the commit's files cannot be read: {error}") from error
+        files = overlay(tree, (self._layers.listing(digest) for digest in spec.base))
+        return fingerprint(spec, files, runner)
 
     def _take(self, spec: CommandSpec) -> Workspace:
         try:

@@ -14,6 +14,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,9 +29,16 @@ from obstore.store import LocalStore, ObjectStore
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.manifest import Changes, Manifest, chmod_beneath
-from ci_platform.runner.overlap import DIRECTORY, Listing, cache_directories
+from ci_platform.runner.overlap import (
+    DIRECTORY,
+    Listing,
+    cache_directories,
+    file_end,
+    link_end,
+)
 from ci_platform.runner.restore import TOP, apply
 
+LISTINGS_MAX = 64  # held in memory
 _COMPRESSION_LEVEL = 1
 _WINDOW_BYTES_MAX = 128 << 20
 _COPY_BYTES = 1 << 20
@@ -43,6 +51,8 @@ class LayerStore:
     def __init__(self, objects: ObjectStore, scratch: Path) -> None:
         self._objects = objects
         self._scratch = scratch
+        self._lock = threading.Lock()
+        self._listings: dict[str, Listing] = {}  # oldest first
 
     def save(self, root: int, changes: Changes, after: Manifest) -> str:
         """Pack changes of the workspace `root` and store them. Returns the digest."""
@@ -71,10 +81,18 @@ class LayerStore:
 
     def listing(self, digest: str) -> Listing:
         """What a layer changes, read from it."""
+        with self._lock:
+            if digest in self._listings:
+                return self._listings[digest]
         with _damage(digest):
             stream = _Hashed(self._read(digest))
             with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
-                return _list(archive)
+                found = _list(archive)
+        with self._lock:
+            self._listings[digest] = found
+            while len(self._listings) > LISTINGS_MAX:
+                del self._listings[next(iter(self._listings))]
+        return found
 
     def _apply(self, root: int, digest: str, modes: dict[str, int]) -> str:
         stream = _Hashed(self._read(digest))
@@ -166,7 +184,7 @@ def _list(archive: tarfile.TarFile) -> Listing:
         if member.isdir():
             written[member.name] = DIRECTORY
         elif member.issym():
-            written[member.name] = f"link to {member.linkname}"
+            written[member.name] = link_end(member.linkname)
         elif member.islnk():
             written[member.name] = written[member.linkname]
         else:
@@ -174,7 +192,7 @@ def _list(archive: tarfile.TarFile) -> Listing:
             if content is None:
                 raise ValueError(f"{member.name!r} is a device, socket or unknown kind of member")
             digest = hashlib.file_digest(cast(io.BufferedReader, content), "sha256").hexdigest()
-            written[member.name] = f"{member.mode:o} {digest}"
+            written[member.name] = file_end(member.mode, digest)
     written.pop(TOP, None)
     deleted = cast(list[str], json.loads(headers.get("SLUICE.deleted", "[]")))
     caches = cast(list[str], json.loads(headers.get("SLUICE.caches", "[]")))

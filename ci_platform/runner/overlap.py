@@ -16,6 +16,15 @@ _DELETED = "deleted"
 _BYTECODE = "__pycache__"
 
 
+def file_end(mode: int, digest: str) -> str:
+    """What a file is: its mode and content, not its times."""
+    return f"{mode:o} {digest}"
+
+
+def link_end(target: str) -> str:
+    return f"link to {target}"
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What a layer does to a workspace."""

@@ -22,6 +22,7 @@ from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Launch
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
+from ci_platform.runner.machine import machine
 from ci_platform.runner.manifest import Manifest, scan, wait_for_tick
 from ci_platform.runner.probe import PROBE_SCRIPT, PROBE_TIMEOUT_MS, Probe, explain, judge
 from ci_platform.runner.sandbox_process import SandboxProcess
@@ -91,6 +92,10 @@ class SandboxRunner:
         return self._execution.run(
             spec, output=output, stop=stop, start=self._start, refused=self._refusal(spec)
         )
+
+    def fingerprint(self, spec: CommandSpec) -> str:
+        toolchains = ":".join(str(path) for path in self._toolchains)
+        return self._execution.fingerprint(spec, {**machine(), "toolchains": toolchains})
 
     def collision(self, layer: str, other: str) -> str | None:
         return self._execution.collision(layer, other)

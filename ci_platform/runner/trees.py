@@ -12,16 +12,19 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import Trees
+from ci_platform.runner.overlap import file_end, link_end
 
 TREES_MAX = 32
 COMMITS_MAX = 1000
+LISTINGS_MAX = 16  # held in memory
 _SCRATCH_SECONDS_MAX = 86_400  # an export that took longer was left by a worker that died
 _ATTEMPTS_MAX = 10
 _EPOCH = 946_684_800  # 2000-01-01
@@ -36,6 +39,8 @@ class TreeCache:
         self._directory = directory
         self._commits = directory / "commits"
         self._trees_max = trees_max
+        self._lock = threading.Lock()
+        self._listings: dict[str, Mapping[str, str]] = {}  # by tree id; oldest first
         self._commits.mkdir(parents=True, exist_ok=True)
         for path in directory.glob("new-*"):
             if time.time() - path.stat().st_mtime > _SCRATCH_SECONDS_MAX:
@@ -54,6 +59,30 @@ class TreeCache:
                     return
             self._commit_file(repository_id, commit).unlink(missing_ok=True)  # it was evicted
         raise RunnerUnavailable(f"the tree of commit {commit} is evicted faster than copied")
+
+    def listing(self, repository_id: str, commit: str) -> Mapping[str, str]:
+        """Every file and link of a commit's tree -> what it is, as in a layer's listing."""
+        for _ in range(_ATTEMPTS_MAX):
+            tree = self._tree_of(repository_id, commit) or self._export(repository_id, commit)
+            found = self._listed(tree)
+            if found is not None:
+                return found
+            self._commit_file(repository_id, commit).unlink(missing_ok=True)  # it was evicted
+        raise RunnerUnavailable(f"the tree of commit {commit} is evicted faster than read")
+
+    def _listed(self, tree: str) -> Mapping[str, str] | None:
+        with self._lock:
+            if tree in self._listings:
+                return self._listings[tree]
+        with self._held(tree) as path:
+            if path is None:
+                return None
+            found = {os.path.relpath(one, path): _end(one) for one in _leaves(path)}
+        with self._lock:
+            self._listings[tree] = found
+            while len(self._listings) > LISTINGS_MAX:
+                del self._listings[next(iter(self._listings))]
+        return found
 
     def _tree_of(self, repository_id: str, commit: str) -> str | None:
         try:
@@ -156,6 +185,22 @@ def copy_tree(source: Path, into: Path) -> None:
             os.mkdir(target / name, 0o755)
         for name in files:
             _copy(os.path.join(directory, name), os.path.join(target, name))
+
+
+def _leaves(directory: Path) -> Iterator[str]:
+    """All files, and links to whatever."""
+    for parent, names, files in os.walk(directory):
+        links = [name for name in names if os.path.islink(os.path.join(parent, name))]
+        yield from (os.path.join(parent, name) for name in (*links, *files))
+
+
+def _end(path: str) -> str:
+    """What a file is, in the words of layers.py."""
+    if os.path.islink(path):
+        return link_end(os.readlink(path))
+    with open(path, "rb") as file:
+        mode = 0o755 if os.fstat(file.fileno()).st_mode & 0o100 else 0o644
+        return file_end(mode, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _copy(source: str, target: str) -> None:

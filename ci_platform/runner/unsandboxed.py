@@ -17,6 +17,7 @@ from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Exit
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
+from ci_platform.runner.machine import machine
 from ci_platform.runner.manifest import Manifest, wait_for_tick
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
@@ -58,6 +59,10 @@ class UnsandboxedRunner:
         stop: Callable[[], bool],
     ) -> CommandResult:
         return self._execution.run(spec, output=output, stop=stop, start=self._start)
+
+    def fingerprint(self, spec: CommandSpec) -> str:
+        path = self._env.get("PATH", "")
+        return self._execution.fingerprint(spec, {**machine(), "path": path})
 
     def collision(self, layer: str, other: str) -> str | None:
         return self._execution.collision(layer, other)

@@ -11,7 +11,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,10 @@ class Workspaces:
             self.drop(workspace)
             raise
         return workspace
+
+    def listing(self, spec: CommandSpec) -> Mapping[str, str]:
+        """The files of the command's commit, without its layers."""
+        return self._cache.listing(spec.repository_id, spec.commit)
 
     def empty(self) -> Workspace:
         """A workspace with nothing in it, for trying out the sandbox itself."""

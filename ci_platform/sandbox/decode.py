@@ -44,6 +44,7 @@ TEXT_MAX = 16_384  # characters of a message or traceback
 LIST_MAX = 100
 FORM_BYTES_MAX = 64 * 1024
 SCRIPT_MAX = 256 * 1024
+CACHE_KEY_MAX = 1_024
 ENV_VALUE_MAX = 32 * 1024
 PIPELINES_MAX = 50
 INSTANT_MS_MAX = 1 << 53
@@ -328,6 +329,15 @@ def _retries(found: Json) -> bool:
     )
 
 
+def _cache(found: Json) -> bool:
+    return (
+        isinstance(found, dict)
+        and set(found) == {"inputs", "key"}
+        and _PATHS(found["inputs"])
+        and _text(CACHE_KEY_MAX)(found["key"])
+    )
+
+
 def _form(found: Json) -> bool:
     return (
         isinstance(found, dict)
@@ -365,7 +375,7 @@ _CONFIGS: Mapping[StepKind, Checks] = {
         "network": _NAMES,
         "artifacts": _PATHS,
         "reports": _PATHS,
-        "cache": lambda found: found is None,
+        "cache": _or_none(_cache),
         "allow_failure": _flag,
         "rollback": _flag,
     },

@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from ci_platform.ports import Clock
+from ci_platform.scheduling import RunLimits
 from ci_platform.store.approvals import SqlApprovalStore
 from ci_platform.store.audit import SqlAuditStore
 from ci_platform.store.bell import Belfry, Listener, Wire
@@ -19,9 +20,11 @@ from ci_platform.store.duties import SqlDutyStore
 from ci_platform.store.hooks import SqlHookStore
 from ci_platform.store.identity import SqlIdentityStore
 from ci_platform.store.logs import SqlLogStore
+from ci_platform.store.memos import SqlMemoStore
 from ci_platform.store.notifications import NotifyWire
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.runs import SqlRunStore
+from ci_platform.store.shelves import SqlShelfStore
 from ci_platform.store.workers import SqlWorkerStore
 
 
@@ -29,15 +32,22 @@ class SqlStore:
     """`ports.Store`. `clock` and `engine` are for those that must share them."""
 
     def __init__(
-        self, database: Database, *, clock: Clock, bell_dir: Path | None, key: bytes
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        bell_dir: Path | None,
+        key: bytes,
+        limits: RunLimits,
     ) -> None:
         self._database = database
         self._clock = clock
         self._belfry = Belfry(lambda: _wire(database, bell_dir))
         operations = SqlOperationStore(database, clock)
         self._operations = operations
-        self._runs = SqlRunStore(database, clock, operations, self._belfry.ring)
+        self._runs = SqlRunStore(database, clock, operations, self._belfry.ring, limits=limits)
         self._approvals = SqlApprovalStore(database)
+        self._memos = SqlMemoStore(database)
         self._logs = SqlLogStore(database, self._belfry.ring)
         self._identity = SqlIdentityStore(database, clock)
         self._hooks = SqlHookStore(database, Cipher(key))
@@ -45,6 +55,7 @@ class SqlStore:
         self._audit = SqlAuditStore(database)
         self._workers = SqlWorkerStore(database)
         self._duties = SqlDutyStore(database, clock)
+        self._shelves = SqlShelfStore(database)
 
     @property
     def runs(self) -> SqlRunStore:
@@ -61,6 +72,10 @@ class SqlStore:
     @property
     def logs(self) -> SqlLogStore:
         return self._logs
+
+    @property
+    def memos(self) -> SqlMemoStore:
+        return self._memos
 
     @property
     def identity(self) -> SqlIdentityStore:
@@ -85,6 +100,10 @@ class SqlStore:
     @property
     def duties(self) -> SqlDutyStore:
         return self._duties
+
+    @property
+    def shelves(self) -> SqlShelfStore:
+        return self._shelves
 
     @property
     def clock(self) -> Clock:
@@ -112,7 +131,12 @@ def _wire(database: Database, bell_dir: Path | None) -> Wire:
 
 
 def open_store(
-    database_url: str, *, clock: Clock | None = None, bell_dir: Path | None = None, key: bytes
+    database_url: str,
+    *,
+    clock: Clock | None = None,
+    bell_dir: Path | None = None,
+    key: bytes,
+    limits: RunLimits | None = None,
 ) -> SqlStore:
     """Open a deployment's store, creating the tables of a new database.
 
@@ -126,7 +150,9 @@ def open_store(
         database.create_schema()
         if clock is None:
             clock = SystemClock() if database.sqlite else ServerClock(database.url)
-        return SqlStore(database, clock=clock, bell_dir=bell_dir, key=key)
+        return SqlStore(
+            database, clock=clock, bell_dir=bell_dir, key=key, limits=limits or RunLimits()
+        )
     except BaseException:
         database.close()
         raise

@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
     text,
 )
@@ -29,7 +30,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
 Id = String().with_variant(String(collation="C"), "postgresql")
@@ -45,7 +46,7 @@ class StoreTable(SQLModel, registry=registry(metadata=MetaData())):
     pass
 
 
-def _partial(name: str, *columns: str, where: str) -> Index:
+def _partial(name: str, *columns: str | TextClause, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
@@ -83,6 +84,19 @@ class RunRow(StoreTable, table=True):
         _partial("runs_due", "ready_ms", "n", where="ready_ms IS NOT NULL"),
         _partial("runs_due_of", "repository_id", "ready_ms", "n", where="ready_ms IS NOT NULL"),
         _partial("runs_leased", "worker", where="worker IS NOT NULL"),
+        # Only runs that are in a group, or meet a limit, are in these.
+        _partial(
+            "runs_grouped",
+            *("repository_id", "group_key", "hold", text("priority DESC"), "n"),
+            where="group_key IS NOT NULL AND ended_ms IS NULL",
+        ),
+        _partial("runs_over", "repository_id", text("priority DESC"), "n", where="hold = 'limit'"),
+        _partial("runs_slots", "repository_id", "ready_ms", where="slot IS NOT NULL"),
+        _partial(
+            "runs_urgent",
+            *("repository_id", text("priority DESC"), "ready_ms", "n"),
+            where="ready_ms IS NOT NULL AND priority > 0",
+        ),
     )
 
     n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
@@ -114,6 +128,20 @@ class RunRow(StoreTable, table=True):
     error: bytes | None = Field(sa_type=LargeBinary)  # packed
     pause_requested: bool
     cancel_requested: bool
+    group_key: str | None
+    group_limit: int
+    on_new: str
+    priority: int
+    hold: str | None
+    slot: int | None  # 1, or None: so that an index holds the ones alone
+
+
+class SupersessionRow(StoreTable, table=True):
+    """A new run that has yet to end others of its group."""
+
+    __tablename__ = "supersessions"
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
 
 
 class RunInputRow(StoreTable, table=True):
@@ -246,6 +274,20 @@ class RunLayerRow(StoreTable, table=True):
     run_n: int = Field(sa_column=_run_number(primary_key=True))
 
 
+class MemoRow(StoreTable, table=True):
+    """What a command came to, for later runs; goes with its run."""
+
+    __tablename__ = "memos"
+    __table_args__ = (Index("memos_of_run", "run_n"), _CLUSTERED)
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    scope: str = Field(primary_key=True)  # the ref whose runs may read it
+    key: str = Field(primary_key=True)
+    run_n: int = Field(sa_column=_run_number())
+    step: str
+    result: bytes = Field(sa_type=LargeBinary)  # packed
+
+
 class WorkerRow(StoreTable, table=True):
     __tablename__ = "workers"
 
@@ -265,6 +307,18 @@ class DutyRow(StoreTable, table=True):
 
     name: str = Field(sa_column=Column(Id, primary_key=True))
     next_ms: int = Field(sa_type=BigInteger)
+
+
+class ShelfRow(StoreTable, table=True):
+    """Where the newest state of a repository's own database is kept."""
+
+    __tablename__ = "shelves"
+    __table_args__ = (_CLUSTERED,)
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    name: str = Field(sa_column=Column(Id, primary_key=True))  # sql, kv
+    version: int = Field(sa_type=BigInteger)
+    object: str
 
 
 class UserRow(StoreTable, table=True):
@@ -389,5 +443,8 @@ DELIVERIES = _table("hook_deliveries")
 DESCRIPTIONS = _table("descriptions")
 AUDIT = _table("audit")
 RUN_LAYERS = _table("run_layers")
+SUPERSESSIONS = _table("supersessions")
+MEMOS = _table("memos")
 WORKERS = _table("workers")
 DUTIES = _table("duties")
+SHELVES = _table("shelves")

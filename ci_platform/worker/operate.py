@@ -25,6 +25,7 @@ from ci_platform.errors import InternalError, LeaseLost, RunNotFound, StoreUnava
 from ci_platform.model import Operation
 from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.worker.lines import Spool, StepLog
+from ci_platform.worker.memory import recall, remember, tell
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 
@@ -140,7 +141,12 @@ class Operations:
             log.note(f"attempt {operation.attempt}")
         try:
             spec = CommandSpec(**operation.spec)
-            result = tools.runner.run(spec, output=log.write, stop=watch.stop)
+            recalled = recall(tools, operation, spec)
+            result = recalled.result if recalled else None
+            if recalled and recalled.memo and result:
+                tell(tools, recalled.memo, log)
+            else:
+                result = tools.runner.run(spec, output=log.write, stop=watch.stop)
         except InternalError as error:
             _log.warning("%s: could not run: %s", operation.id, error)
             self._lost(operation, log, f"the command could not be run: {error}", LOST_RETRY_MS)
@@ -150,10 +156,11 @@ class Operations:
         if self.draining.is_set() and not watch.unwanted and result.ended == "cancelled":
             self._lost(operation, log, "the worker was stopped", 0)
             return
-        log.note(ending(result))
+        if result.from_run is None:
+            log.note(ending(result))
         log.close()  # the whole log is there before the step has ended
         limits = tools.settings.limits
-        self._write(
+        wanted = self._write(
             operation,
             lambda view, now_ms: command_finished(
                 view,
@@ -164,6 +171,8 @@ class Operations:
                 collision=tools.runner.collision,
             ),
         )
+        if wanted:
+            remember(tools, operation, recalled, result)
 
     def _lost(self, operation: Operation, log: StepLog, why: str, delay_ms: int) -> None:
         log.note(why)

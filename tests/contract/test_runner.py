@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ci_platform.errors import RunnerUnavailable
+from ci_platform.model import Json
+from ci_platform.ports import CommandSpec
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from tests.integration.runner_world import (
     Bench,
@@ -335,3 +337,22 @@ def test_workspaces_of_a_worker_that_died_are_swept(world: World) -> None:
     world.runners[0].close()
     assert os.listdir(world.directory / "first/jobs") == []
     assert os.listdir(world.directory / "first/trash") == []
+
+
+def test_a_fingerprint_is_the_same_on_every_machine_and_follows_the_files(world: World) -> None:
+    world.trees.files = {"src/a": "1", "tool": "+x2", "README": "read me\n"}
+    bench = world.machine()
+    cache: dict[str, Json] = {"inputs": ["src", "tool"], "key": "", "env": {}, "ref": "r"}
+
+    def taken(runner: Bench, *base: str) -> str:
+        spec = CommandSpec("repo_1", "run_1", "sh:x", "c" * 40, base, "make", cache=cache)
+        return runner.runner.fingerprint(spec)
+
+    plain = taken(bench)
+    same = bench.layer("cp -p src/a b; mv b src/a; echo new > README")
+    added, moded = bench.layer("echo 2 > src/b"), bench.layer("chmod -x tool")
+    gone = bench.layer("rm -r src")
+    second = world.machine("second")
+    assert taken(second) == taken(second, same) == plain
+    assert len({plain, taken(second, added), taken(second, moded), taken(second, gone)}) == 4
+    assert taken(second, added, gone) == taken(second, gone)

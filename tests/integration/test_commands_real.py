@@ -78,3 +78,51 @@ def test_a_setting_of_the_network_that_cannot_be_read_is_named(
         deployed(tmp_path, cache=read_config().cache, command_network=True, **setting),
     ):
         pass
+
+
+MEMOISED = """
+made = await step.sh("build", "echo building; cat src >> log; echo n=1 >> $CI_OUTPUT", cache=CACHE)
+seen = await step.sh("look", "cat log")
+return [made.from_run, made.outputs, seen.output_tail]
+"""
+
+
+def memoised(cache: str = "True", **files: str) -> dict[str, str]:
+    return {**pipeline(MEMOISED.replace("CACHE", cache)), "src": "s\n", **files}
+
+
+def test_unchanged_work_is_not_done_twice(world: Deployment) -> None:
+    world.push(memoised())
+    first, second = run(world), run(world)
+    assert world.run(first).output == [None, {"n": "1"}, "s\n"]
+    assert world.run(second).output == [1, {"n": "1"}, "s\n"]
+    said = world.log(second, "sh:build")
+    assert said[0] == "from run #1: nothing that this command depends on has changed"
+    assert said[1] == "building"
+    assert len(said) == 3 and said[2].startswith("exited with code 0 after")
+
+
+def test_any_change_of_the_files_counts_unless_inputs_are_named(world: Deployment) -> None:
+    world.push(memoised())
+    run(world)
+    world.push({"other": "new"})
+    assert world.run(run(world)).output[0] is None
+    world.push(memoised('Cache(inputs=["src"])'))
+    run(world)
+    world.push({"other": "newer"})
+    assert world.run(run(world)).output[0] == 3
+    world.push({"src": "changed\n"})
+    assert world.run(run(world)).output == [None, {"n": "1"}, "changed\n"]
+
+
+def test_a_branch_reads_its_own_results_and_those_of_the_default_branch(world: Deployment) -> None:
+    world.push(memoised())
+    run(world)
+    world.push(
+        {"src": "of the branch\n", **pipeline(MEMOISED.replace("CACHE", "True"))}, branch="b"
+    )
+    own = world.run(run(world, ref="b"))
+    assert own.output[0] is None
+    assert world.run(run(world, ref="b")).output[0] == own.number
+    world.push({"src": "of the branch\n"})
+    assert world.run(run(world)).output[0] is None, "main takes nothing from a branch"

@@ -93,18 +93,19 @@ class World:
         params: Json = None,
         resume: Resume = Resume.PINNED,
         commit: str = COMMIT,
+        ref: str = MAIN,
         trusted: bool = True,
         timeout_ms: int | None = None,
     ) -> RunId:
         if code is not None:
             self.source.put(commit, code)
         run_id = RunId(new_id("run", self.clock.now_ms()))
-        dispatch = Dispatch(REPOSITORY, "CI", MAIN, commit, resume.value)
+        dispatch = Dispatch(REPOSITORY, "CI", ref, commit, resume.value)
         new = NewRun(
             id=run_id,
             repository_id=REPOSITORY,
             pipeline="CI",
-            ref=MAIN,
+            ref=ref,
             commit=commit,
             resume=resume,
             trigger="push",
