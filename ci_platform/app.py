@@ -23,6 +23,7 @@ from ci_platform.capabilities import (
     Granted,
     KvHandler,
     LocalShelf,
+    ObjectShelf,
     SqlDatabases,
     SqlHandler,
     StorageLimits,
@@ -148,7 +149,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     )
     repositories = GitRepositories(git)
     sandbox = LazySandbox(lambda: _sandbox(config, sandboxes))
-    databases = _databases(config)
+    databases = _databases(config, store, objects)
     parts = Parts(
         store=store,
         source=source,
@@ -187,10 +188,13 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     )
 
 
-def _databases(config: Config) -> SqlDatabases:
-    """The repositories' own databases, `self.env.storage`."""
+def _databases(config: Config, store: Store, objects: obstore.store.ObjectStore) -> SqlDatabases:
+    """The repositories' own databases, `self.env.storage`: files here, or objects if those are
+    elsewhere, where several machines reach them."""
     limits = StorageLimits(database_bytes=config.storage_bytes, value_bytes=config.value_bytes)
-    return SqlDatabases(LocalShelf(config.data.resolve() / "storage"), limits)
+    if config.objects_url is None:
+        return SqlDatabases(LocalShelf(config.data.resolve() / "storage"), limits)
+    return SqlDatabases(ObjectShelf(store.shelves, objects), limits)
 
 
 def database_url(config: Config) -> str:

@@ -20,6 +20,8 @@ CORE = {
     "ci_platform.errors",
     "ci_platform.ports",
     "ci_platform.housekeeping",
+    "ci_platform.granting",
+    "ci_platform.scheduling",
     "ci_platform.envelope",
 }
 FRONT = {
@@ -30,6 +32,7 @@ FRONT = {
     "ci_platform.model",
     "ci_platform.errors",
     "ci_platform.ports",
+    "ci_platform.scheduling",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "pipelines": set(),
@@ -38,6 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.errors": CORE,
     "ci_platform.ports": CORE,
     "ci_platform.housekeeping": CORE,
+    "ci_platform.granting": CORE,
+    "ci_platform.scheduling": set(),
     "ci_platform.envelope": CORE,
     "ci_platform.engine": CORE,
     "ci_platform.store": CORE,

@@ -11,18 +11,20 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from ci_platform.capabilities.files import FilesHandler
+from ci_platform.capabilities.object_shelf import ObjectShelf
 from ci_platform.capabilities.shelf import LocalShelf
 from ci_platform.capabilities.sql import SqlDatabases, StorageLimits
 from ci_platform.capabilities.storage import KvHandler, SqlHandler
 from ci_platform.errors import FileMissing, NotGranted, RequestError, TooLarge
+from ci_platform.granting import Grant
 from ci_platform.model import Ask, Json
-from ci_platform.ports import Grant
 
 __all__ = [
     "FilesHandler",
     "Granted",
     "KvHandler",
     "LocalShelf",
+    "ObjectShelf",
     "SqlDatabases",
     "SqlHandler",
     "StorageLimits",

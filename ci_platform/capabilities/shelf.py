@@ -29,6 +29,8 @@ class Shelf(Protocol):
     def remove(self, repository: RepositoryId) -> None:
         """Drop all databases of a repository. Safe to call twice."""
 
+    def close(self) -> None: ...
+
 
 class LocalShelf:
     """Files on this machine. Several processes may use them at once: SQLite locks them."""
@@ -47,6 +49,9 @@ class LocalShelf:
     def remove(self, repository: RepositoryId) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._folder / folder_name(repository))
+
+    def close(self) -> None:
+        """Files stay."""
 
 
 def folder_name(repository: RepositoryId) -> str:

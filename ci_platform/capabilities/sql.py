@@ -81,6 +81,7 @@ class SqlDatabases:
             processes, self._processes = dict(self._processes), {}
         for process in processes.values():
             process.close()
+        self.shelf.close()
 
     # --- processes ---
 

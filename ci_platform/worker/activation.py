@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ci_platform.engine import Decision, Pen, RunView, accept, fold, propose, refused, settle
 from ci_platform.errors import InternalError, LeaseLost, PipelineError
+from ci_platform.granting import Grant
 from ci_platform.model import (
     RUN_LOG,
     Ask,
@@ -26,7 +27,7 @@ from ci_platform.model import (
     StepKey,
     StepKind,
 )
-from ci_platform.ports import Claim, Grant
+from ci_platform.ports import Claim
 from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.settings import Tools
 

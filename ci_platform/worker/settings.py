@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ci_platform.engine import Limits
+from ci_platform.granting import Capabilities
 from ci_platform.housekeeping import Layers
 from ci_platform.model import WorkerId
-from ci_platform.ports import Capabilities, Clock, Runner, Sandbox, Source, Store
+from ci_platform.ports import Clock, Runner, Sandbox, Source, Store
 
 
 @dataclass(frozen=True, slots=True)

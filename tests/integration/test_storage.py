@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import LocalStore, MemoryStore
 
-from ci_platform.capabilities import KvHandler, LocalShelf, SqlDatabases, SqlHandler, StorageLimits
-from ci_platform.errors import NotGranted, RequestError, SqlError, TooLarge, TooMany
+from ci_platform.capabilities import (
+    KvHandler,
+    LocalShelf,
+    ObjectShelf,
+    SqlDatabases,
+    SqlHandler,
+    StorageLimits,
+)
+from ci_platform.capabilities.shelf import Shelf
+from ci_platform.errors import InternalError, NotGranted, RequestError, SqlError, TooLarge, TooMany
+from ci_platform.granting import Grant
 from ci_platform.model import RepositoryId
-from ci_platform.ports import Grant
+from ci_platform.testing_records import InMemoryShelves
 from tests.unit.engine.journal import RUN
 
 A, B = RepositoryId("repo_a"), RepositoryId("repo_b")
@@ -26,9 +36,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("storage")
 
 
+@pytest.fixture(scope="module", params=["files", "objects"])
+def shelves(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Shelf]:
+    """Makes what one worker has of the one storage that all of them share."""
+    if request.param == "files":
+        return lambda: LocalShelf(folder)
+    rows, objects = InMemoryShelves(), MemoryStore()
+    return lambda: ObjectShelf(rows, objects)
+
+
 @pytest.fixture(scope="module")
-def databases(folder: Path) -> Iterator[SqlDatabases]:
-    made = SqlDatabases(LocalShelf(folder), StorageLimits(database_bytes=2 * MIB, seconds=0.5))
+def databases(shelves: Callable[[], Shelf]) -> Iterator[SqlDatabases]:
+    made = SqlDatabases(shelves(), StorageLimits(database_bytes=2 * MIB, seconds=0.5))
     yield made
     made.close()
 
@@ -38,13 +57,13 @@ def run(databases: SqlDatabases, statement: str, *values: Any, at: RepositoryId 
 
 
 def test_a_statement_is_durable_and_another_repository_does_not_see_it(
-    databases: SqlDatabases, folder: Path
+    databases: SqlDatabases, shelves: Callable[[], Shelf]
 ) -> None:
     run(databases, "CREATE TABLE kept (name TEXT, n INTEGER)")
     assert run(databases, "INSERT INTO kept VALUES (?, ?) RETURNING n", "é", 2**62) == [
         {"n": 2**62}
     ]
-    again = SqlDatabases(LocalShelf(folder), StorageLimits())
+    again = SqlDatabases(shelves(), StorageLimits())
     assert run(again, "SELECT * FROM kept") == [{"name": "é", "n": 2**62}]
     again.close()
     with pytest.raises(SqlError, match="no such table"):
@@ -198,9 +217,9 @@ def test_more_repositories_than_processes_share_them(databases: SqlDatabases) ->
     assert len(databases._processes) <= databases.limits.processes
 
 
-def test_two_workers_count_without_losing_one(folder: Path) -> None:
+def test_two_workers_count_without_losing_one(shelves: Callable[[], Shelf]) -> None:
     limits = StorageLimits()
-    workers = [SqlDatabases(LocalShelf(folder), limits) for _ in range(2)]
+    workers = [SqlDatabases(shelves(), limits) for _ in range(2)]
     run(workers[0], "CREATE TABLE IF NOT EXISTS n (n)")
     run(workers[0], "INSERT INTO n VALUES (0)")
 
@@ -251,10 +270,46 @@ def test_storage_needs_a_body_and_trusted_code(databases: SqlDatabases) -> None:
         kv(Grant(A, "c", run=RUN, body=True, trusted=False), "get", {"key": "k"})
 
 
-def test_what_a_deleted_repository_stored_is_gone(databases: SqlDatabases, folder: Path) -> None:
+def test_what_a_deleted_repository_stored_is_gone(databases: SqlDatabases) -> None:
     gone = RepositoryId("repo_gone")
     run(databases, "CREATE TABLE t (n)", at=gone)
-    assert (folder / gone / "sql.db").exists()
     databases.remove(gone)
     databases.remove(gone)
-    assert not (folder / gone).exists()
+    with pytest.raises(SqlError, match="no such table"):
+        run(databases, "SELECT * FROM t", at=gone)
+
+
+def test_a_change_of_a_worker_that_was_overtaken_is_made_again_on_the_newer_state() -> None:
+    rows, objects = InMemoryShelves(), MemoryStore()
+    slow, fast = (SqlDatabases(ObjectShelf(rows, objects), StorageLimits()) for _ in range(2))
+    run(slow, "CREATE TABLE n (n)")
+    move = rows.move
+    overtaken: list[int] = []
+
+    def overtake(repository_id: RepositoryId, name: str, *, version: int, to: str) -> Any:
+        if not overtaken:
+            overtaken.append(version)
+            run(fast, "INSERT INTO n VALUES ('fast')")
+        return move(repository_id, name, version=version, to=to)
+
+    rows.move = overtake  # type: ignore[method-assign]
+    run(slow, "INSERT INTO n VALUES ('slow')")
+    for worker in (slow, fast):
+        assert run(worker, "SELECT n FROM n") == [{"n": "fast"}, {"n": "slow"}]
+        worker.close()
+    assert sum(len(page) for page in objects.list()) == 1  # what was replaced is removed
+
+
+def test_an_object_store_that_is_out_of_reach_changes_nothing(tmp_path: Path) -> None:
+    rows = InMemoryShelves()
+    objects = LocalStore(tmp_path / "objects", mkdir=True)
+    databases = SqlDatabases(ObjectShelf(rows, objects), StorageLimits())
+    run(databases, "CREATE TABLE n (n)")
+    (tmp_path / "objects" / "storage" / A).rename(tmp_path / "away")
+    (tmp_path / "objects" / "storage" / A).write_text("no folder")
+    with pytest.raises(InternalError):
+        run(databases, "INSERT INTO n VALUES (1)")
+    (tmp_path / "objects" / "storage" / A).unlink()
+    (tmp_path / "away").rename(tmp_path / "objects" / "storage" / A)
+    assert run(databases, "SELECT count(*) AS n FROM n") == [{"n": 0}]
+    databases.close()
