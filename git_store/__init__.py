@@ -7,6 +7,7 @@ from git_store.edits import FileEdit
 from git_store.errors import (
     BadName,
     BadPack,
+    Busy,
     GitStoreError,
     ObjectNotFound,
     OverLimit,
@@ -20,6 +21,7 @@ from git_store.errors import (
 from git_store.files import CommitInfo, EntryKind, Files, TreeEntry
 from git_store.http import Access, Authenticate, GitHttp, Verdict
 from git_store.limits import Limits
+from git_store.mirror import Imported
 from git_store.push import Push, Pusher, PushEvent, PushListener, RefChange
 from git_store.refs import Ref, Refs
 from git_store.repos import Repositories, Repository
@@ -31,6 +33,7 @@ __all__ = [
     "Authenticate",
     "BadName",
     "BadPack",
+    "Busy",
     "CommitInfo",
     "EntryKind",
     "FileEdit",
@@ -38,6 +41,7 @@ __all__ = [
     "GitHttp",
     "GitStore",
     "GitStoreError",
+    "Imported",
     "Limits",
     "ObjectNotFound",
     "OverLimit",

@@ -10,6 +10,7 @@
     │   └── BadPack             the pack is damaged, hostile or incomplete
     ├── OverLimit           something is larger than a limit; names the limit
     ├── RemoteFailed        a remote repository could not be fetched from
+    ├── Busy                as much of this is being done as may be at once
     └── ProtocolError       the client did not speak the git protocol
 
 The docstring of a class is its default message.
@@ -68,6 +69,10 @@ class OverLimit(GitStoreError):
 
 class RemoteFailed(GitStoreError):
     """The remote repository could not be fetched from."""
+
+
+class Busy(GitStoreError):
+    """As much of this is being done as may be at once; try again later."""
 
 
 class ProtocolError(GitStoreError):

@@ -39,6 +39,7 @@ class Limits:
     export_bytes: int = 4 * GIB  # a whole exported tree
     export_files: int = 500_000
     changed_paths: int = 10_000  # reported between two commits
+    remote_imports: int = 4  # at once in this process
     remote_seconds: float = 300.0  # a fetch from a remote, start to end
     threads: int = 64  # of GitHttp: requests in work at once
     heavy_threads: int = 4  # of those: packing and indexing at once

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import IO
 
-from dulwich.client import HttpGitClient, LocalGitClient
+from dulwich.client import FetchPackResult, HttpGitClient, LocalGitClient
 from dulwich.object_store import ObjectStoreGraphWalker
 from dulwich.objects import ObjectID
 from dulwich.refs import Ref
@@ -104,7 +104,7 @@ class Remotes:
             if spool.tell():
                 spool.seek(0)
                 arrived = quarantine.admit(
-                    _chunks(spool), objects, progress=lambda text: None, room=room
+                    chunks_of(spool), objects, progress=lambda text: None, room=room
                 )
             if arrived is not None:
                 objects.packs.append(arrived.pack)
@@ -112,7 +112,6 @@ class Remotes:
 
     def _transfer(self, fetch: Fetch, wanted: str, objects: Objects, spool: IO[bytes]) -> str:
         """Have dulwich's client fetch into the spool. Returns the id of what was wanted."""
-        allowance = Allowance(self._limits.push_bytes, self._limits.remote_seconds)
         tips: list[str] = []
 
         def choose(refs: Mapping[Ref, ObjectID], depth: int | None = None) -> list[ObjectID]:
@@ -120,36 +119,9 @@ class Remotes:
             name = bytes.fromhex(tips[0])
             return [] if objects.has(name) else [ObjectID(tips[0].encode())]
 
-        def keep(data: bytes) -> int:
-            allowance.take(len(data))
-            return spool.write(data)
-
-        try:
-            with closing(GuardedPools(fetch.address, allowance)) as pools:
-                client = _client(fetch.address, pools)
-                client.fetch_pack(fetch.address.path, choose, self._walker(fetch, objects), keep)
-        except GitStoreError:
-            raise
-        except Exception as error:  # a remote can make the client fail in any way
-            log.info("fetching from %s failed", fetch.address.shown, exc_info=True)
-            raise RemoteFailed(
-                f"fetching from {fetch.address.shown} failed: {_reason(error)}"
-            ) from error
+        walker = haves(self._database, fetch.repository_id, objects)
+        fetch_into(spool, fetch.address, choose, walker, self._limits)
         return tips[0]
-
-    def _walker(self, fetch: Fetch, objects: Objects) -> ObjectStoreGraphWalker:
-        """Tells the remote what is here already."""
-        graph = Graph(objects)
-        with self._database.reading() as connection:
-            rows = connection.execute(refs.visible(fetch.repository_id, []).limit(_HAVES_MAX))
-            targets = {peeled or sha for _, sha, peeled in rows}
-        heads = [sha for sha in targets if objects.is_commit(bytes.fromhex(sha))]
-
-        def parents(commit: ObjectID) -> list[ObjectID]:
-            node = graph.get(bytes.fromhex(commit.decode()))
-            return [ObjectID(parent.hex().encode()) for parent in node.parents]
-
-        return ObjectStoreGraphWalker([ObjectID(sha.encode()) for sha in heads], parents)
 
     def _store(
         self,
@@ -178,6 +150,46 @@ class Remotes:
         return commit.hex()
 
 
+def fetch_into(
+    spool: IO[bytes],
+    address: Address,
+    choose: Callable[..., list[ObjectID]],
+    walker: ObjectStoreGraphWalker,
+    limits: Limits,
+) -> FetchPackResult:
+    """Have dulwich's client fetch what `choose` picks, within the limits. Raises RemoteFailed."""
+    allowance = Allowance(limits.push_bytes, limits.remote_seconds)
+
+    def keep(data: bytes) -> int:
+        allowance.take(len(data))
+        return spool.write(data)
+
+    try:
+        with closing(GuardedPools(address, allowance)) as pools:
+            client = _client(address, pools)
+            return client.fetch_pack(address.path, choose, walker, keep)
+    except GitStoreError:
+        raise
+    except Exception as error:  # a remote can make the client fail in any way
+        log.info("fetching from %s failed", address.shown, exc_info=True)
+        raise RemoteFailed(f"fetching from {address.shown} failed: {_reason(error)}") from error
+
+
+def haves(database: Database, repository_id: str, objects: Objects) -> ObjectStoreGraphWalker:
+    """Tells a remote what is here already."""
+    graph = Graph(objects)
+    with database.reading() as connection:
+        rows = connection.execute(refs.visible(repository_id, []).limit(_HAVES_MAX))
+        targets = {peeled or sha for _, sha, peeled in rows}
+    heads = [sha for sha in targets if objects.is_commit(bytes.fromhex(sha))]
+
+    def parents(commit: ObjectID) -> list[ObjectID]:
+        node = graph.get(bytes.fromhex(commit.decode()))
+        return [ObjectID(parent.hex().encode()) for parent in node.parents]
+
+    return ObjectStoreGraphWalker([ObjectID(sha.encode()) for sha in heads], parents)
+
+
 def _client(address: Address, pools: GuardedPools) -> HttpGitClient | LocalGitClient:
     if address.scheme == "file":
         return LocalGitClient()
@@ -199,7 +211,7 @@ def _tip(wanted: str, theirs: Mapping[Ref, ObjectID], shown: str) -> str:
     raise ObjectNotFound(f"{shown} has no ref {wanted!r}")
 
 
-def _chunks(spool: IO[bytes]) -> Iterator[bytes]:
+def chunks_of(spool: IO[bytes]) -> Iterator[bytes]:
     while chunk := spool.read(_CHUNK_BYTES):
         yield chunk
 

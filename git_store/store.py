@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from obstore.store import ObjectStore
@@ -14,9 +15,10 @@ from sqlalchemy import Engine
 
 from git_store.database import Database
 from git_store.edits import CommitBuilder, FileEdit
-from git_store.errors import PushRejected, RefConflict
+from git_store.errors import Busy, PushRejected, RefConflict
 from git_store.files import Files
 from git_store.limits import Limits
+from git_store.mirror import Import, Imported, Mirrors
 from git_store.names import check_branch
 from git_store.objects import Objects
 from git_store.packs import Packs
@@ -66,6 +68,15 @@ class GitStore:
         )
         self.pushes.listener = listener
         self._remotes = Remotes(self._database, self._packs, self.pushes, self.limits)
+        self._mirrors = Mirrors(
+            self._database,
+            self._packs,
+            self.refs,
+            self.pushes,
+            self.repositories,
+            self.limits,
+        )
+        self._imports = threading.BoundedSemaphore(self.limits.remote_imports)
         self._upkeep = Upkeep(
             self._database,
             objects,
@@ -163,6 +174,34 @@ class GitStore:
         self.repositories.by_id(repository_id)
         address = parse_url(url, allow_private=allow_private)
         return self._remotes.fetch(Fetch(repository_id, address, ref, commit, keep))
+
+    def import_remote(
+        self,
+        repository_id: str,
+        url: str,
+        *,
+        pusher: Pusher,
+        credentials: tuple[str, str] | None = None,
+        prune: bool = False,
+        options: Sequence[str] = (),
+        allow_private: bool = False,
+    ) -> Imported:
+        """Make the branches and tags of a remote ours, as one push of `pusher`; forced where ours
+        differ. `prune` drops those that the remote does not have.
+
+        `credentials` are a user and password; they and those in the URL are never shown. A remote
+        whose default branch ours does not have gives its own. Raises as `fetch_remote`, and Busy.
+        """
+        repository = self.repositories.by_id(repository_id)
+        address = parse_url(url, allow_private=allow_private)
+        if credentials is not None:
+            address = replace(address, username=credentials[0], password=credentials[1])
+        if not self._imports.acquire(blocking=False):
+            raise Busy(f"{self.limits.remote_imports} imports are running (remote_imports)")
+        try:
+            return self._mirrors.run(Import(repository, address, pusher, prune, options))
+        finally:
+            self._imports.release()
 
     def pending_events(self, limit: int = 100) -> list[PushEvent]:
         """Events not marked handled yet, oldest first."""
