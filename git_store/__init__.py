@@ -3,6 +3,7 @@
 The names below are the whole public surface; everything else may change.
 """
 
+from git_store.archive import ArchiveFormat
 from git_store.edits import FileEdit
 from git_store.errors import (
     BadName,
@@ -30,6 +31,7 @@ from git_store.upkeep import Proof
 
 __all__ = [
     "Access",
+    "ArchiveFormat",
     "Authenticate",
     "BadName",
     "BadPack",

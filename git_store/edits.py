@@ -41,11 +41,12 @@ _MESSAGE_CHARACTERS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileEdit:
-    """A write (`content`) or a deletion (`content` None) of one file."""
+    """A write (`content`), a move (`moved_from`), or a deletion (neither) of one file."""
 
     path: str
     content: bytes | None
-    executable: bool = False
+    executable: bool = False  # of a write; a move keeps what was
+    moved_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,10 @@ class CommitBuilder:
         """Raises BadName (field path, author or message), ObjectNotFound, OverLimit."""
         _check(edits, message, author)
         root = self._root(parent)
+        # What is moved is taken away first, so that files may change places.
+        taken = {edit.path: self._take(root, edit) for edit in edits if edit.moved_from is not None}
         for edit in edits:
-            self._apply(root, edit)
+            self._apply(root, edit, taken.get(edit.path))
         tree = self._save(root) or self._add(TREE, b"")
         signature = f"{author} {at_seconds} +0000"
         lines = [f"tree {tree.hex()}"]
@@ -105,35 +108,55 @@ class CommitBuilder:
             {name: (mode, bytes.fromhex(sha.decode())) for name, mode, sha in entries(content)}
         )
 
-    def _apply(self, root: _Directory, edit: FileEdit) -> None:
-        *parents, name = _parts(edit.path)
-        directory = root
-        for part in parents:
-            directory = self._enter(directory, part, edit)
-        if edit.content is None:
-            there = directory.entries.get(name)
-            if there is None or there[0] & _FORMAT == DIRECTORY or name in directory.below:
-                raise ObjectNotFound(f"there is no file {edit.path!r} to delete")
-            del directory.entries[name]
+    def _apply(self, root: _Directory, edit: FileEdit, moved: tuple[int, bytes] | None) -> None:
+        if edit.content is None and moved is None:
+            self._remove(root, edit.path, "delete")
             return
+        directory, name = self._directory_of(root, edit.path)
+        there = directory.entries.get(name)
+        if name in directory.below or (there is not None and there[0] & _FORMAT == DIRECTORY):
+            raise BadName(f"path {edit.path!r} is a directory", field="path")
+        directory.entries[name] = moved or self._written(edit)
+
+    def _take(self, root: _Directory, edit: FileEdit) -> tuple[int, bytes]:
+        """Take away what is to be moved, and answer what it was."""
+        assert edit.moved_from is not None
+        if edit.content is not None:
+            raise BadName(f"path {edit.path!r} is both written and moved to", field="path")
+        return self._remove(root, edit.moved_from, "move")
+
+    def _remove(self, root: _Directory, path: str, what: str) -> tuple[int, bytes]:
+        directory, name = self._directory_of(root, path)
+        there = directory.entries.get(name)
+        if there is None or there[0] & _FORMAT == DIRECTORY or name in directory.below:
+            raise ObjectNotFound(f"there is no file {path!r} to {what}")
+        return directory.entries.pop(name)
+
+    def _written(self, edit: FileEdit) -> tuple[int, bytes]:
+        assert edit.content is not None
         if len(edit.content) > self._limits.blob_bytes:
             raise OverLimit(
                 f"{edit.path!r} has {len(edit.content)} bytes, over the limit of"
                 f" {self._limits.blob_bytes} (blob_bytes)",
                 limit="blob_bytes",
             )
-        there = directory.entries.get(name)
-        if name in directory.below or (there is not None and there[0] & _FORMAT == DIRECTORY):
-            raise BadName(f"path {edit.path!r} is a directory", field="path")
         blob = self._add(BLOB, edit.content)
-        directory.entries[name] = (REGULAR | (0o755 if edit.executable else 0o644), blob)
+        return REGULAR | (0o755 if edit.executable else 0o644), blob
 
-    def _enter(self, directory: _Directory, part: bytes, edit: FileEdit) -> _Directory:
+    def _directory_of(self, root: _Directory, path: str) -> tuple[_Directory, bytes]:
+        """The opened directory a path is in, and its last part."""
+        *parents, name = _parts(path)
+        directory = root
+        for part in parents:
+            directory = self._enter(directory, part, path)
+        return directory, name
+
+    def _enter(self, directory: _Directory, part: bytes, path: str) -> _Directory:
         if part not in directory.below:
             there = directory.entries.pop(part, None)
             if there is not None and there[0] & _FORMAT != DIRECTORY:
                 raise BadName(
-                    f"path {edit.path!r} leads through {os.fsdecode(part)!r}, which is a file",
+                    f"path {path!r} leads through {os.fsdecode(part)!r}, which is a file",
                     field="path",
                 )
             directory.below[part] = _Directory({}) if there is None else self._open(there[1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from git_store.archive import ArchiveFormat, Archiver
 from git_store.errors import BadPack, ObjectNotFound, OverLimit
 from git_store.export import Exporter
 from git_store.graph import Graph
@@ -170,6 +171,17 @@ class Files:
         tree = self._graph.get(self._commit(sha)).tree
         Exporter(self._objects, self._limits).export(tree, into)
         return tree.hex()
+
+    def archive(self, sha: str, kind: ArchiveFormat, *, prefix: str = "") -> Iterator[bytes]:
+        """A commit's files as one archive, in pieces; `prefix` stands before every path.
+
+        Raises ObjectNotFound at once, OverLimit and BadPack while it is read.
+        """
+        node = self._graph.get(self._commit(sha))
+        archiver = Archiver(self._objects, self._limits)
+        members = archiver.members(node.tree, prefix)
+        write = archiver.tar if kind is ArchiveFormat.TAR else archiver.zip
+        return write(members, node.time)
 
     def list(self, sha: str, path: str = "") -> builtins.list[TreeEntry]:
         """A directory's entries in git's order. Raises ObjectNotFound if it is not one."""
