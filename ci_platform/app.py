@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import obstore.store
 from starlette.concurrency import run_in_threadpool
@@ -31,18 +32,22 @@ from ci_platform.capabilities import (
 from ci_platform.commands import Commands, Limits, Parts
 from ci_platform.config import Config
 from ci_platform.data_lock import make_directory
+from ci_platform.endpoint import PREFIX as FETCH
+from ci_platform.endpoint import Endpoint
 from ci_platform.errors import InvalidRequest, SluiceError
 from ci_platform.git_door import GitAccess, PushListener
+from ci_platform.granting import AskHost, WebRequest, WebResponse
 from ci_platform.identity import Identity, Sessions
 from ci_platform.keys import derive, master_secret
 from ci_platform.live import Live
 from ci_platform.metrics import CONTENT_TYPE, AsgiApp, Metrics, Receive, Scope, Send
-from ci_platform.model import Actor, Description, Outcome, SourceFiles
+from ci_platform.model import Actor, Broke, Description, Outcome, Raised, SourceFiles
 from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store, Trees
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
+from ci_platform.scheduling import RunLimits
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
 from ci_platform.store import open_store, sqlite_url
 from ci_platform.webhooks import Errands, create_webhooks
@@ -50,24 +55,25 @@ from git_store import GitHttp, GitStore
 from git_store import Limits as GitLimits
 from web import create_web
 
+FETCH_WALL_FACTOR = 3  # of what a request may take, by its processor time
+Made = TypeVar("Made", bound="Closing")
 
-class LazySandbox:
-    """A Sandbox that is made when it is first used."""
 
-    def __init__(self, make: Callable[[], Sandbox]) -> None:
+class Closing(Protocol):
+    def close(self) -> None: ...
+
+
+class Lazy(Generic[Made]):
+    """Something that is made when it is first used."""
+
+    def __init__(self, make: Callable[[], Made]) -> None:
         self._make = make
-        self._made: Sandbox | None = None
+        self._made: Made | None = None
         self._lock = threading.Lock()
-
-    def describe(self, source: SourceFiles) -> Description:
-        return self._sandbox().describe(source)
-
-    def activate(self, activation: Activation, host: ActivationHost) -> Outcome:
-        return self._sandbox().activate(activation, host)
 
     def start(self) -> None:
         """Make it now, so that its first use does not wait for it."""
-        self._sandbox()
+        self._get()
 
     def close(self) -> None:
         """End it. One that is being made is left alone: that may take a build, and it is no use
@@ -81,11 +87,30 @@ class LazySandbox:
         finally:
             self._lock.release()
 
-    def _sandbox(self) -> Sandbox:
+    def _get(self) -> Made:
         with self._lock:
             if self._made is None:
                 self._made = self._make()
             return self._made
+
+
+class LazySandbox(Lazy[Sandbox]):
+    """A Sandbox that is made when it is first used."""
+
+    def describe(self, source: SourceFiles) -> Description:
+        return self._get().describe(source)
+
+    def activate(self, activation: Activation, host: ActivationHost) -> Outcome:
+        return self._get().activate(activation, host)
+
+
+class LazyFetchSandbox(Lazy[WasmSandbox]):
+    """The sandbox of repositories' endpoints, which most deployments never need."""
+
+    def fetch(
+        self, source: SourceFiles, request: WebRequest, host: AskHost
+    ) -> WebResponse | Raised | Broke:
+        return self._get().fetch(source, request, host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +124,7 @@ class Platform:
     source: GitSource
     repositories: GitRepositories
     sandbox: LazySandbox
+    fetch_sandbox: LazyFetchSandbox
     identity: Identity
     commands: Commands
     queries: Queries
@@ -113,6 +139,7 @@ class Platform:
         self.errands.close()
         self.live.close()
         self.sandbox.close()
+        self.fetch_sandbox.close()
         self.git.close()
         self.store.close()
 
@@ -129,6 +156,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         clock=clock,
         bell_dir=config.data.resolve() / "bells",
         key=derive(secret, "stored secrets"),
+        limits=RunLimits(config.runs_max_per_repository, config.runs_max),
     )
     clock = store.clock
     objects = _objects(config)
@@ -147,7 +175,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     source = GitSource(
         git, bytes_max=config.source_bytes, allow_private_remotes=config.private_remotes
     )
-    repositories = GitRepositories(git)
+    repositories = GitRepositories(git, allow_private_remotes=config.private_remotes)
     sandbox = LazySandbox(lambda: _sandbox(config, sandboxes))
     databases = _databases(config, store, objects)
     parts = Parts(
@@ -171,6 +199,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         source=source,
         repositories=repositories,
         sandbox=sandbox,
+        fetch_sandbox=LazyFetchSandbox(lambda: _fetch_sandbox(config)),
         identity=Identity(store.identity, Sessions(derive(secret, "sessions"), clock), clock),
         commands=commands,
         queries=Queries(store, source, repositories, clock),
@@ -212,6 +241,19 @@ def _objects(config: Config) -> obstore.store.ObjectStore:
         raise InvalidRequest(f"SLUICE_OBJECTS_URL cannot be used: {reason}") from error
 
 
+def _fetch_sandbox(config: Config) -> WasmSandbox:
+    """Of requests to repositories' endpoints: apart, so that they hold up no push and no run."""
+    limits = SandboxLimits(
+        processes=config.fetch_sandboxes_max,
+        memory_bytes=config.sandbox_memory_bytes,
+        cpu_seconds=config.fetch_cpu_seconds,
+        wall_seconds=config.fetch_cpu_seconds * FETCH_WALL_FACTOR,
+        uses_max=config.sandbox_uses_max,
+        rss_bytes=config.sandbox_rss_bytes,
+    )
+    return WasmSandbox(limits, config.cache)
+
+
 def _sandbox(config: Config, processes: int) -> Sandbox:
     limits = SandboxLimits(
         processes=processes,
@@ -235,6 +277,7 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
         pids=config.command_pids,
         files=config.command_files,
         cpu_seconds=config.command_cpu_seconds,
+        cache_bytes=config.command_cache_bytes,
     )
     work_dir = config.data.resolve() / "work" / "commands"
     if config.command_runner == "unsandboxed":
@@ -294,16 +337,31 @@ def create_asgi(platform: Platform, *, acting_as: Actor | None = None) -> Front:
         live_streams=platform.live,
         base_url=platform.config.base_url,
     )
-    return Front(platform, git=git, api=api, pages=pages)
+    endpoint = Endpoint(
+        platform.commands.runs.parts,
+        platform.identity,
+        platform.fetch_sandbox,
+        platform.capabilities,
+    )
+    return Front(platform, git=git, api=api, pages=pages, endpoint=endpoint)
 
 
 class Front:
     """Sends each request to the part it is for, by its path."""
 
-    def __init__(self, platform: Platform, *, git: GitHttp, api: AsgiApp, pages: AsgiApp) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        *,
+        git: GitHttp,
+        api: AsgiApp,
+        pages: AsgiApp,
+        endpoint: AsgiApp,
+    ) -> None:
         self._platform = platform
         self._git = git
         self._areas: dict[str, AsgiApp] = {"api": api, "hooks": api, "pages": pages, "git": git}
+        self._areas["fetch"] = endpoint
         self._metrics = Metrics(platform.store.runs, platform.clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -324,6 +382,8 @@ class Front:
     def _area(self, path: str) -> str:
         if path.startswith("/api/v1/") or path == "/api/v1":
             return "api"
+        if path.startswith(FETCH):
+            return "fetch"
         if path.startswith("/hooks/"):
             return "hooks"
         return "git" if GitHttp.handles(path) else "pages"

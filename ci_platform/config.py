@@ -47,6 +47,9 @@ class Config(BaseSettings):
     sandboxes_max: int = 4  # sandbox processes of one worker
     operations_max: int = 4  # commands one worker runs at once
 
+    runs_max: int = Field(default=0, ge=0)  # executing at once, of all repositories; 0: any number
+    runs_max_per_repository: int = Field(default=0, ge=0)  # likewise of each; 0: any number
+
     sandbox_memory_bytes: int = 256 * MIB
     sandbox_cpu_seconds: float = 30.0  # per activation
     sandbox_uses_max: int = 1000  # activations until a sandbox process is replaced
@@ -58,6 +61,8 @@ class Config(BaseSettings):
     push_bytes: int = 2048 * MIB
     blob_bytes: int = 1024 * MIB
     repository_bytes: int = 10 * 1024 * MIB  # the quota of one repository
+    fetch_sandboxes_max: int = Field(default=3, ge=1, le=64)  # of repositories' endpoints
+    fetch_cpu_seconds: float = Field(default=10.0, gt=0, le=60)  # per request to one
     storage_bytes: int = Field(
         default=64 * MIB, ge=65_536
     )  # env.storage of a repository, each part
@@ -70,6 +75,7 @@ class Config(BaseSettings):
     command_pids: int = 1024
     command_files: int = 500_000  # in its workspace
     command_cpu_seconds: int = 14_400  # of all its processes together
+    command_cache_bytes: int = 2048 * MIB  # of one directory of cache_dirs
     command_network: bool = False  # True: commands may name hosts they want to reach
     command_hosts: str = ""  # the only hosts they may name: pypi.org,*.npmjs.org; none: any
     command_private_networks: str = ""  # inner networks such hosts may be in: 10.1.0.0/16,…

@@ -6,11 +6,12 @@ Contract of all of them: methods block, are safe to call from any thread, and ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ci_platform.family import FamilyStore
 from ci_platform.granting import ShelfStore
 from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
 from ci_platform.model import (
@@ -366,6 +367,8 @@ class Store(Protocol):
     @property
     def logs(self) -> LogStore: ...
     @property
+    def family(self) -> FamilyStore: ...
+    @property
     def memos(self) -> MemoStore: ...
     @property
     def identity(self) -> IdentityStore: ...
@@ -459,7 +462,10 @@ class CommandSpec:
     labels: Sequence[str] = ()
     image: str | None = None
     trusted: bool = True  # False: of a fork's run; no network, and nothing others read is written
-    cache: Mapping[str, Json] | None = None  # of a memoised step: inputs, key, env, ref
+    cache: Mapping[str, Json] | None = None  # of a memoised step: inputs, key, env
+    ref: str = ""  # whose results and caches it may read and leave
+    cache_dirs: Mapping[str, str] = field(default_factory=dict)  # name -> ~/path
+    cached: Mapping[str, str] = field(default_factory=dict)  # name -> digest, set by the worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +477,7 @@ class CommandResult:
     output_tail: str  # the last 4 KiB of its output
     layer: str | None  # digest of the changes it made; None if none, or if it failed
     duration_ms: int
+    caches: Mapping[str, str] = field(default_factory=dict)  # name -> digest, for later runs
     from_run: int | None = None  # number of the run that executed it, when it is a memoised one
 
 
@@ -522,11 +529,30 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A write (`content`) or a deletion (`content` None) of one file."""
+    """A write (`content`), a move (`moved_from`), or a deletion (neither) of one file."""
 
     path: str
     content: bytes | None
     executable: bool = False
+    moved_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import brought."""
+
+    refs: int  # branches and tags that moved
+    refused: Mapping[str, str]  # ref -> why it was not taken over
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What reading a whole repository found. It is whole if there are no problems."""
+
+    packs: int
+    objects: int
+    refs: int
+    problems: Sequence[str]
 
 
 class Source(Protocol):
@@ -590,6 +616,33 @@ class Repositories(Protocol):
 
     def fork(self, repository_id: RepositoryId, owner: str, name: str) -> Repository:
         """A copy that shares what is stored. Raises as `create`."""
+
+    def import_remote(
+        self,
+        repository_id: RepositoryId,
+        url: str,
+        *,
+        credentials: tuple[str, str] | None,
+        prune: bool,
+        options: Sequence[str],
+        pusher_id: str | None,
+        pusher: str,
+    ) -> Imported:
+        """Make a remote's branches and tags those of the repository, as one push: listeners hear
+        of it. `prune` drops those the remote does not have. Raises InvalidRequest, TooLarge,
+        Conflict, TooMany."""
+
+    def collect_garbage(self, repository_id: RepositoryId) -> int:
+        """Drop what no ref has reached for a while. Returns how many objects."""
+
+    def prove(self, repository_id: RepositoryId) -> Proof:
+        """Read every object and follow every reference."""
+
+    def archive(
+        self, repository_id: RepositoryId, commit: str, *, kind: str, prefix: str
+    ) -> Iterator[bytes]:
+        """A commit's files as one archive in pieces; `kind` is "tar.gz" or "zip". Raises
+        NotFound, TooLarge, also while it is read."""
 
     def branches(self, repository_id: RepositoryId) -> Mapping[str, str]:
         """Short name -> commit, at most 1,000."""

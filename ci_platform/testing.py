@@ -122,7 +122,7 @@ class DummyRunner:
         return result
 
     def fingerprint(self, spec: CommandSpec) -> str:
-        return repr((spec.script, {**(spec.cache or {}), "ref": None}))
+        return repr((spec.script, spec.cache))
 
     def collision(self, layer: str, other: str) -> str | None:
         return self.collisions.get((layer, other))

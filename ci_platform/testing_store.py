@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ci_platform.errors import Conflict, RunExists, RunNotFound, StepNotFound
+from ci_platform.family import Link
 from ci_platform.housekeeping import OldRun, OldRuns
 from ci_platform.model import (
     Approval,
@@ -94,6 +95,7 @@ class InMemoryStore:
         self._operations = _Operations(tables)
         self._approvals = _Approvals(tables)
         self._logs = _Logs(tables)
+        self._family = _Family(tables)
         self._memos = InMemoryMemos(tables.runs)
         self._identity = InMemoryIdentity(clock)
         self._hooks = InMemoryHooks()
@@ -114,6 +116,10 @@ class InMemoryStore:
     @property
     def approvals(self) -> _Approvals:
         return self._approvals
+
+    @property
+    def family(self) -> _Family:
+        return self._family
 
     @property
     def logs(self) -> _Logs:
@@ -195,6 +201,8 @@ class _Runs:
         run = replace(
             run, payload=_copied(run.payload, "payload"), event=_copied(run.event, "event")
         )
+        if new.kin is not None and new.kin.parent_id in tables.runs:
+            tables.links[run.id] = Link(run.id, new.kin, 0)
         tables.runs[run.id] = run
         tables.journals[run.id] = [_stored(entry) for entry in entries]
         return run
@@ -351,6 +359,11 @@ class _Runs:
                 raise Conflict(f"{run_id} is {run.state}: only a run that has ended can be deleted")
             del tables.runs[run_id], tables.journals[run_id]
             tables.logs.pop(run_id, None)
+            tables.links = {
+                child: link
+                for child, link in tables.links.items()
+                if run_id not in (child, link.kin.parent_id)
+            }
             for operation_id in [i for i, o in tables.operations.items() if o.run_id == run_id]:
                 del tables.operations[operation_id]
             for gate in [gate for gate in tables.approvals if gate[0] == run_id]:
@@ -400,8 +413,8 @@ class _Runs:
     def layers_used(self, digests: Sequence[str]) -> set[str]:
         with self._tables.lock:
             journals = [list(entries) for entries in self._tables.journals.values()]
-        found = (retention.layer_of(entry) for entries in journals for entry in entries)
-        return {digest for digest in found if digest is not None} & set(digests)
+        found = (retention.layers_of(entry) for entries in journals for entry in entries)
+        return set[str]().union(*found) & set(digests)
 
     def list(self, which: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:
         listing.check_limit(limit)
@@ -517,6 +530,28 @@ class _Approvals:
         with self._tables.lock:
             gates = list(self._tables.approvals.values())
         return sorted(gates, key=lambda gate: gate.opened_ms)
+
+
+class _Family:
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def parent(self, run_id: str) -> Link | None:
+        with self._tables.lock:
+            return self._tables.links.get(run_id)
+
+    def children(self, run_id: str) -> Sequence[Link]:
+        with self._tables.lock:
+            return [one for one in self._tables.links.values() if one.kin.parent_id == run_id]
+
+    def due(self, *, limit: int = 100) -> Sequence[Link]:
+        with self._tables.lock:
+            return [one for one in self._tables.links.values() if one.due][:limit]
+
+    def settled(self, link: Link) -> None:
+        with self._tables.lock:
+            if self._tables.links.get(link.child_id) == link:
+                self._tables.links[link.child_id] = replace(link, due=0)
 
 
 class _Logs:

@@ -43,6 +43,7 @@ _DO_RETRIES = DO_RETRY.config()
 SCRIPT_MAX = 256 * 1024  # characters
 VALUE_MAX = 32 * 1024  # characters of an environment variable
 APPROVERS_MAX = 100
+CACHE_DIRS_MAX = 10
 
 
 class Step:
@@ -173,6 +174,7 @@ class Step:
         artifacts: Sequence[str] = (),
         reports: Sequence[str] = (),
         cache: bool | Cache = False,
+        cache_dirs: Mapping[str, str] | None = None,
         allow_failure: bool = False,
         rollback: str | Callable[..., Json] | Rollback | None = None,
     ) -> Call[CommandResult]:
@@ -198,6 +200,7 @@ class Step:
             "artifacts": [_inside("artifacts", path) for path in texts("artifacts", artifacts)],
             "reports": [_inside("reports", path) for path in texts("reports", reports)],
             "cache": _cache(cache),
+            "cache_dirs": _cache_dirs(cache_dirs),
             "allow_failure": flag("allow_failure", allow_failure),
             "rollback": rollback is not None,
         }
@@ -315,7 +318,8 @@ def _undo(
             raise TypeError("rollback must be a function: only commands are undone by a script")
         if callable(retries.delay):
             raise TypeError("rollback.retries.delay must be a duration: it is a command")
-        alone = {"artifacts": [], "reports": [], "allow_failure": False, "cache": None}
+        alone = {"artifacts": [], "reports": [], "allow_failure": False}
+        alone |= {"cache": None}
         return Undo({**command, **common, **alone, "script": _script(made.handler)})
     if not callable(made.handler):
         raise TypeError(f"rollback must be a function, got {made.handler!r}")
@@ -339,6 +343,18 @@ def _cache(cache: bool | Cache) -> Json:
     if isinstance(cache, Cache):
         return cache.config()
     return Cache().config() if flag("cache", cache) else None
+
+
+def _cache_dirs(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Names of caches, and where below the home directory each is."""
+    found = text_map("cache_dirs", given, most=1_024)
+    if len(found) > CACHE_DIRS_MAX:
+        raise ValueError(f"cache_dirs may have {CACHE_DIRS_MAX} directories, got {len(found)}")
+    for name, path in found.items():
+        parts = path.removeprefix("~/").split("/")
+        if not path.startswith("~/") or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"cache_dirs: {name} must be a directory below ~/, got {path!r}")
+    return found
 
 
 def _inside(argument: str, path: str) -> str:

@@ -184,6 +184,7 @@ _FIELDS: Mapping[StepKind, tuple[Mapping[str, Check], frozenset[str]]] = {
             "artifacts": _texts,
             "reports": _texts,
             "cache": _cache,
+            "cache_dirs": _environment,
             "allow_failure": _flag,
             "rollback": _flag,
         },

@@ -47,7 +47,8 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
         script=config["script"],
         env={**platform_env(view, step, attempt), **(config.get("env") or {})},
         trusted=view.run.trusted,
-        cache=_cache(view, config),
+        cache=_cache(config),
+        ref=view.run.ref,
         **{name: config[name] for name in _PASSED_ON if config.get(name) is not None},
     )
     return OpenOperation(
@@ -59,13 +60,13 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
     )
 
 
-def _cache(view: RunView, config: Mapping[str, Json]) -> Mapping[str, Json] | None:
+def _cache(config: Mapping[str, Json]) -> Mapping[str, Json] | None:
     """What a memoised command's result depends on, beside the command: the author's environment,
     and not the platform's, which differs from run to run."""
     cache = config.get("cache")
     if cache is None:
         return None
-    return {**cache, "env": config.get("env") or {}, "ref": view.run.ref}
+    return {**cache, "env": config.get("env") or {}}
 
 
 _PASSED_ON = (
@@ -78,6 +79,7 @@ _PASSED_ON = (
     "reports",
     "labels",
     "image",
+    "cache_dirs",
 )
 
 
@@ -213,6 +215,8 @@ def _pass(pen: Pen, step: StepView, result: CommandResult, limits: Limits) -> No
         "layer": result.layer,
         "duration_ms": result.duration_ms,
     }
+    if result.caches:
+        value["caches"] = dict(result.caches)
     if result.from_run is not None:
         value["from_run"] = result.from_run
     try:

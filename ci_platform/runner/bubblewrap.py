@@ -21,6 +21,7 @@ from ci_platform.runner.limits import MIB, RunnerLimits
 
 UID = 1000  # inside
 WORKSPACE = "/workspace"
+HOME = "/home/ci"
 SCRIPT = "/run/ci/script"
 OUTPUTS = "/run/ci/output"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -89,6 +90,7 @@ class Sandbox:
     env: Mapping[str, str]
     toolchains: Mapping[Path, Path]  # where bubblewrap finds it -> where the command does
     limits: RunnerLimits
+    caches: Mapping[Path, str]  # where bubblewrap finds it -> where the command does, below HOME
 
 
 def arguments(sandbox: Sandbox, files: Mapping[str, int]) -> list[str]:
@@ -111,8 +113,10 @@ def arguments(sandbox: Sandbox, files: Mapping[str, int]) -> list[str]:
         *("--remount-ro", "/dev"),
         *("--ro-bind-try", "/sys/devices/system/cpu", "/sys/devices/system/cpu"),
         *("--perms", "1777", "--size", tmp, "--tmpfs", "/tmp"),
-        *("--perms", "0700", "--size", tmp, "--tmpfs", "/home/ci"),
+        *("--perms", "0700", "--size", tmp, "--tmpfs", HOME),
     ]
+    for source, place in sandbox.caches.items():
+        args += ["--bind", str(source), place]
     for source, target in sandbox.toolchains.items():
         args += ["--ro-bind", str(source), str(target)]
     args += [

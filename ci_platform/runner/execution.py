@@ -16,6 +16,7 @@ from dataclasses import replace
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.runner.beneath import open_directory, open_file
+from ci_platform.runner.cache_dirs import CacheDirs, bad_directory
 from ci_platform.runner.command import Ending, Output, Process, see_through
 from ci_platform.runner.fingerprint import fingerprint, overlay
 from ci_platform.runner.layers import LayerStore
@@ -119,6 +120,8 @@ class Execution:
             return _ended(Excess("files", str(error)), output), False
         if stop():
             return _ended(was_cancelled(), output), False
+        caches = CacheDirs(workspace, spec, self._layers, self._limits, output)
+        cached = caches.prepare()
         with start(spec, workspace, before) as process:
             ending = see_through(
                 process,
@@ -130,7 +133,12 @@ class Execution:
         excess = ending.excess or self._late_excess(ending)
         if excess is None:
             try:
-                return self._finish(workspace, spec, before, ending)
+                result, fit = self._finish(workspace, spec, before, ending)
+                if result.exit_code == 0:
+                    result = replace(result, caches=caches.keep(cached))
+                if fit:
+                    self._keep(workspace, spec, result)
+                return result, fit
             except _Refused as refused:
                 excess = refused.excess
             except OSError as error:
@@ -164,9 +172,11 @@ class Execution:
         layer = self._layers.save(workspace.root, changes, after) if changes else None
         if after.plain:
             workspace.manifest = after  # nothing runs in it until the next command
-            base = (*spec.base, layer) if layer else tuple(spec.base)
-            self._workspaces.keep(workspace, spec, base)
         return replace(result, outputs=outputs, layer=layer), after.plain
+
+    def _keep(self, workspace: Workspace, spec: CommandSpec, result: CommandResult) -> None:
+        base = (*spec.base, result.layer) if result.layer else tuple(spec.base)
+        self._workspaces.keep(workspace, spec, base)
 
     def _outputs(self, workspace: Workspace, *, lenient: bool = False) -> Mapping[str, str]:
         directory = open_directory(workspace.lock, ".")
@@ -206,7 +216,9 @@ def refusal(spec: CommandSpec) -> Excess | None:
     parts = spec.cwd.split("/")
     if spec.cwd.startswith("/") or ".." in parts or "\0" in spec.cwd:
         return _invalid(f"cwd {spec.cwd!r} is not a path inside the workspace")
-    return _bad_environment(spec.env)
+    bad = (bad_directory(name, path) for name, path in spec.cache_dirs.items())
+    problem = next((one for one in bad if one is not None), None)
+    return _bad_environment(spec.env) if problem is None else _invalid(problem)
 
 
 def _bad_environment(env: Mapping[str, str]) -> Excess | None:

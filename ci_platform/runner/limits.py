@@ -30,6 +30,7 @@ class RunnerLimits:
     open_files: int = 4096  # of each process
     tmp_bytes: int = 512 * MIB  # of /tmp and of /home/ci, each; both are in memory
     network_bytes: int = 10 * GIB  # through the proxy, both ways
+    cache_bytes: int = 2 * GIB  # of one of cache_dirs, before compression
     outputs: int = 100  # names in $CI_OUTPUT
     outputs_bytes: int = MIB  # of $CI_OUTPUT
     grace_seconds: float = 10.0  # between TERM and KILL

@@ -15,6 +15,7 @@ from obstore.store import ObjectStore
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec, Trees
 from ci_platform.runner import bubblewrap, cgroups, seccomp
+from ci_platform.runner.cache_dirs import bound
 from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.command import Process, see_through
 from ci_platform.runner.egress import Rules, parse_host, proxy_variables
@@ -28,7 +29,7 @@ from ci_platform.runner.probe import PROBE_SCRIPT, PROBE_TIMEOUT_MS, Probe, expl
 from ci_platform.runner.sandbox_process import SandboxProcess
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
-from ci_platform.runner.workspaces import FILES, OUTPUTS, Workspace, Workspaces
+from ci_platform.runner.workspaces import CACHES, FILES, OUTPUTS, Workspace, Workspaces
 
 
 class SandboxRunner:
@@ -172,7 +173,8 @@ class SandboxRunner:
             disk = Disk(
                 workspace.root,
                 beside=workspace.outputs,
-                before_bytes=before.total_bytes,
+                caches=workspace.caches,
+                before_bytes=before.total_bytes + workspace.caches_bytes,
                 limits=self._limits,
             )
             process.go(disk)
@@ -201,6 +203,9 @@ class SandboxRunner:
                 for index, path in enumerate(self._toolchains)
             },
             limits=self._limits,
+            caches={
+                directory / CACHES / name: place for name, place in bound(spec, bubblewrap.HOME)
+            },
         )
         args = bubblewrap.arguments(sandbox, bubblewrap.file_descriptors(list(given)))
         packed = b"".join(os.fsencode(arg) + b"\0" for arg in args)
@@ -220,7 +225,7 @@ class SandboxRunner:
         path = ":".join([*(f"{path}/bin" for path in self._toolchains), bubblewrap.SYSTEM_PATH])
         defaults = {
             "PATH": path,
-            "HOME": "/home/ci",
+            "HOME": bubblewrap.HOME,
             "USER": "ci",
             "LOGNAME": "ci",
             "TMPDIR": "/tmp",

@@ -86,7 +86,8 @@ class UnsandboxedRunner:
         disk = Disk(
             workspace.root,
             beside=workspace.outputs,
-            before_bytes=before.total_bytes,
+            caches=workspace.caches,
+            before_bytes=before.total_bytes + workspace.caches_bytes,
             limits=self._limits,
         )
         with subprocess.Popen(

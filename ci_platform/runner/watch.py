@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ci_platform.runner.limits import (
@@ -147,8 +148,17 @@ class Namespace:
 class Disk:
     """How much a workspace has grown, measured a little at a time."""
 
-    def __init__(self, root: int, *, beside: Path, before_bytes: int, limits: RunnerLimits) -> None:
-        """`beside`: the one file outside that the command may write too."""
+    def __init__(
+        self,
+        root: int,
+        *,
+        beside: Path,
+        caches: int | None = None,
+        before_bytes: int,
+        limits: RunnerLimits,
+    ) -> None:
+        """`beside`: the one file outside that the command may write too; `caches`: a directory."""
+        self._roots = [root] if caches is None else [root, caches]
         self._root = root
         self._beside = beside
         self._before = before_bytes
@@ -165,7 +175,7 @@ class Disk:
         if self._walk is None:
             if now < self._next_pass:
                 return None
-            self._walk, self._files = walk(self._root), 0
+            self._walk, self._files = chain.from_iterable(map(walk, self._roots)), 0
             self._bytes = weight(os.lstat(self._beside))
         try:
             for _, found, _ in self._walk:

@@ -28,6 +28,7 @@ UIDS_MAX = 1000
 _UID_LOCKS = Path("/run/sluice-uids")  # of the whole machine: two servers must not share a uid
 FILES = "files"
 OUTPUTS = "outputs"
+CACHES = "caches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Workspace:
     root: int  # descriptor of FILES
     uid: int | None
     uid_lock: int | None
+    caches: int | None = None  # descriptor of CACHES, while a command has some
+    caches_bytes: int = 0  # in them, when the command began
     manifest: Manifest | None = None  # what is in it, if that is known without looking
 
     @property
@@ -88,7 +91,7 @@ class Workspaces:
                 workspace.manifest = None
                 self._layers.restore(workspace.root, missing)
             if workspace.uid is not None and (there is None or missing):
-                _give_to(workspace.root, workspace.uid)
+                give_to(workspace.root, workspace.uid)
             _empty_file(workspace)
         except BaseException:
             self.drop(workspace)
@@ -107,6 +110,7 @@ class Workspaces:
 
     def keep(self, workspace: Workspace, spec: CommandSpec, base: Sequence[str]) -> None:
         """Keep a workspace that now holds `base` for the next step of its run."""
+        self._drop_caches(workspace)
         with self._lock:
             state = State(spec.run_id, spec.commit, tuple(base))
             surplus = [self._kept.pop(state)] if state in self._kept else []
@@ -118,11 +122,18 @@ class Workspaces:
 
     def drop(self, workspace: Workspace) -> None:
         os.close(workspace.root)
+        if workspace.caches is not None:
+            os.close(workspace.caches)
         try:
             self._trash.throw(workspace.directory, workspace.lock)
         finally:
             if workspace.uid_lock is not None:
                 os.close(workspace.uid_lock)
+
+    def _drop_caches(self, workspace: Workspace) -> None:
+        if workspace.caches is not None:
+            self._trash.throw(workspace.directory / CACHES, workspace.caches)
+            workspace.caches, workspace.caches_bytes = None, 0
 
     def close(self) -> None:
         with self._lock:
@@ -219,7 +230,7 @@ def _empty_file(workspace: Workspace) -> None:
         os.close(fd)
 
 
-def _give_to(root: int, uid: int) -> None:
+def give_to(root: int, uid: int) -> None:
     """Hand everything to the command's uid. Nothing runs in the workspace yet."""
     for path, found, _ in walk(root):
         if found.st_uid != uid:

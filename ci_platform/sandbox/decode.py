@@ -6,12 +6,14 @@ field, before the engine sees it: what does not fit is refused, and fails that r
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from ci_platform.granting import WebResponse
 from ci_platform.model import (
     AbandonStep,
     Ask,
@@ -52,6 +54,8 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}", re.DOTALL)
 _OCCURRENCE = re.compile(r"#[0-9]+\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _WORD = re.compile(r"[a-z][a-z_.]{0,49}", re.ASCII)
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # Latin-1 without control characters
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 
@@ -376,6 +380,7 @@ _CONFIGS: Mapping[StepKind, Checks] = {
         "artifacts": _PATHS,
         "reports": _PATHS,
         "cache": _or_none(_cache),
+        "cache_dirs": _environment,
         "allow_failure": _flag,
         "rollback": _flag,
     },
@@ -405,7 +410,32 @@ def description(found: Json) -> Description:
     pipelines = found.get("pipelines") if isinstance(found, dict) else None
     if not isinstance(pipelines, list) or not 0 < len(pipelines) <= PIPELINES_MAX:
         raise BadMessage(f"a description has no pipelines, or more than {PIPELINES_MAX}")
-    return Description(tuple(_pipeline(each) for each in pipelines))
+    fetch = found.get("fetch")
+    if fetch not in (None, "token", "public"):
+        raise BadMessage("a description whose fetch is for nobody that exists")
+    return Description(tuple(_pipeline(each) for each in pipelines), fetch=fetch)
+
+
+def response(found: Json) -> WebResponse:
+    """What the repository's own endpoint answers. Raises BadMessage."""
+    if not isinstance(found, dict):
+        raise BadMessage("a response is no object")
+    _fields(found, {"status", "headers", "body"})
+    status, headers, body = found["status"], found["headers"], found["body"]
+    if not _whole(status, 200, 599):
+        raise BadMessage("a response's status is none of HTTP")
+    if not isinstance(headers, list) or len(headers) > LIST_MAX:
+        raise BadMessage(f"a response has more than {LIST_MAX} headers")
+    for pair in headers:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_text(8_192), pair)):
+            raise BadMessage("a response's header is no pair of texts")
+        if not _HEADER.fullmatch(pair[0]) or not _HEADER_VALUE.fullmatch(pair[1]):
+            raise BadMessage("a response's header holds what none may hold")
+    try:
+        data = base64.b64decode(body, validate=True)
+    except (TypeError, ValueError):
+        raise BadMessage("a response's body is not base64") from None
+    return WebResponse(status, tuple((name, text) for name, text in headers), data)
 
 
 def _pipeline(found: Json) -> PipelineDescription:

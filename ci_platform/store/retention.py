@@ -59,6 +59,8 @@ _LAYERS = (
     .where(RUN_LAYERS.c.digest.in_(bindparam("digests", expanding=True)))
     .distinct()
 )
+_COMMAND = StepKind.SH.value
+_REFERRING = frozenset({EntryKind.STEP_PASSED.value, EntryKind.STEP_FAILED.value})
 _NOTE_LAYER = {
     "sqlite": sqlite.insert(RUN_LAYERS).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(RUN_LAYERS).on_conflict_do_nothing(),
@@ -101,28 +103,31 @@ def layers_used(digests: Sequence[str], connection: Connection) -> set[str]:
 
 
 def note_layers(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
-    """Note the layers that entries, about to be committed, refer to."""
-    passed, command = EntryKind.STEP_PASSED.value, StepKind.SH.value
+    """Note the layers and objects that entries, about to be committed, refer to."""
     found = []
     for row in rows:
         data = row["data"]
-        if row["kind"] != passed or row["step_kind"] != command or not isinstance(data, bytes):
+        if row["kind"] not in _REFERRING or row["step_kind"] != _COMMAND:
             continue
-        digest = _layer(unpack(data))
-        if digest is not None:
-            found.append({"digest": digest, "run_n": row["run_n"]})
+        if isinstance(data, bytes):
+            digests = _digests(unpack(data))
+            found += [{"digest": digest, "run_n": row["run_n"]} for digest in digests]
     if found:
         connection.execute(_NOTE_LAYER[connection.dialect.name], found)
 
 
-def layer_of(entry: Entry) -> str | None:
-    """The workspace layer that an entry refers to."""
-    if entry.kind is not EntryKind.STEP_PASSED or entry.key is None:
-        return None
-    return _layer(entry.data) if entry.key.kind is StepKind.SH else None
+def layers_of(entry: Entry) -> set[str]:
+    """The layers and objects that an entry refers to."""
+    if entry.kind.value not in _REFERRING or entry.key is None:
+        return set()
+    return _digests(entry.data) if entry.key.kind is StepKind.SH else set()
 
 
-def _layer(data: Json) -> str | None:
-    value = data.get("value")
-    digest = value.get("layer") if isinstance(value, dict) else None
-    return digest if isinstance(digest, str) else None
+def _digests(data: Json) -> set[str]:
+    """Of a command's result: its layer, its caches, and its artifacts, also those of a failure."""
+    value = data.get("value") or (data.get("error") or {}).get("data") or {}
+    if not isinstance(value, dict):
+        return set()
+    found = [value.get("layer"), *(value.get("caches") or {}).values()]
+    found += [one.get("sha256") for one in value.get("artifacts") or ()]
+    return {digest for digest in found if isinstance(digest, str)}

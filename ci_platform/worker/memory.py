@@ -6,15 +6,15 @@ run's own ref. So no branch can plant a result for another one, and untrusted co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from ci_platform.model import Json, LogLine, Memo, Operation
+from ci_platform.model import LogLine, Memo, Operation
 from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.worker.lines import NOTE, StepLog
 from ci_platform.worker.settings import Tools
 
 LOG_LINES_MAX = 10_000  # of an earlier run's log, told again
+_DIRECTORY = "directory "  # begins the key of a cache directory
 _PAGE_LINES = 1_000
 _KEPT = ("exit_code", "outputs", "output_tail", "layer", "duration_ms")
 
@@ -24,7 +24,6 @@ class Recall:
     """A memoised command's key, and what is known of it."""
 
     spec: CommandSpec
-    cache: Mapping[str, Json]
     key: str
     memo: Memo | None
 
@@ -42,8 +41,27 @@ def recall(tools: Tools, operation: Operation, spec: CommandSpec) -> Recall | No
         return None
     repository_id = operation.repository_id
     key = tools.runner.fingerprint(spec)
-    scopes = list(dict.fromkeys([spec.cache["ref"], tools.source.default_ref(repository_id)]))
-    return Recall(spec, spec.cache, key, tools.store.memos.find(repository_id, scopes, key))
+    found = tools.store.memos.find(repository_id, scopes(tools, operation, spec), key)
+    return Recall(spec, key, found)
+
+
+def scopes(tools: Tools, operation: Operation, spec: CommandSpec) -> list[str]:
+    """Whose results a command may read, its own first."""
+    return list(dict.fromkeys([spec.ref, tools.source.default_ref(operation.repository_id)]))
+
+
+def with_caches(tools: Tools, operation: Operation, spec: CommandSpec) -> CommandSpec:
+    """The command, knowing what its cache directories shall hold."""
+    if not spec.cache_dirs:
+        return spec
+    own, memos = scopes(tools, operation, spec), tools.store.memos
+    found = {
+        name: memos.find(operation.repository_id, own, _DIRECTORY + name)
+        for name in spec.cache_dirs
+    }
+    return replace(
+        spec, cached={name: memo.result["digest"] for name, memo in found.items() if memo}
+    )
 
 
 def tell(tools: Tools, memo: Memo, log: StepLog) -> None:
@@ -68,14 +86,21 @@ def _say(log: StepLog, line: LogLine) -> None:
 
 
 def remember(
-    tools: Tools, operation: Operation, recalled: Recall | None, result: CommandResult
+    tools: Tools,
+    operation: Operation,
+    spec: CommandSpec,
+    recalled: Recall | None,
+    result: CommandResult,
 ) -> None:
-    """Keep the result of a memoised command that has just passed, for later runs."""
-    if recalled is None or recalled.memo is not None or not recalled.spec.trusted:
+    """Keep what a command that has just passed leaves for later runs."""
+    if not spec.trusted or result.ended is not None or result.exit_code != 0:
         return
-    if result.ended is not None or result.exit_code != 0:
+    step = str(operation.key)
+    for name, digest in result.caches.items():
+        memo = Memo(operation.run_id, 0, step, {"digest": digest})
+        tools.store.memos.put(operation.repository_id, spec.ref, _DIRECTORY + name, memo)
+    if recalled is None or recalled.memo is not None:
         return
     whole = asdict(result)
-    memo = Memo(operation.run_id, 0, str(operation.key), {name: whole[name] for name in _KEPT})
-    ref = recalled.cache["ref"]
-    tools.store.memos.put(operation.repository_id, ref, recalled.key, memo)
+    memo = Memo(operation.run_id, 0, step, {name: whole[name] for name in _KEPT})
+    tools.store.memos.put(operation.repository_id, spec.ref, recalled.key, memo)

@@ -25,7 +25,7 @@ from ci_platform.errors import InternalError, LeaseLost, RunNotFound, StoreUnava
 from ci_platform.model import Operation
 from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.worker.lines import Spool, StepLog
-from ci_platform.worker.memory import recall, remember, tell
+from ci_platform.worker.memory import recall, remember, tell, with_caches
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 
@@ -140,7 +140,7 @@ class Operations:
         if operation.attempt > 1:
             log.note(f"attempt {operation.attempt}")
         try:
-            spec = CommandSpec(**operation.spec)
+            spec = with_caches(tools, operation, CommandSpec(**operation.spec))
             recalled = recall(tools, operation, spec)
             result = recalled.result if recalled else None
             if recalled and recalled.memo and result:
@@ -172,7 +172,7 @@ class Operations:
             ),
         )
         if wanted:
-            remember(tools, operation, recalled, result)
+            remember(tools, operation, spec, recalled, result)
 
     def _lost(self, operation: Operation, log: StepLog, why: str, delay_ms: int) -> None:
         log.note(why)

@@ -10,6 +10,7 @@ import pytest
 from ci_platform.config import read_config
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import RunId
+from ci_platform.runner.stored_layers import StoredLayers
 from tests.deployment import Deployment, deployed
 
 HEAD = """
@@ -126,3 +127,20 @@ def test_a_branch_reads_its_own_results_and_those_of_the_default_branch(world: D
     assert world.run(run(world, ref="b")).output[0] == own.number
     world.push({"src": "of the branch\n"})
     assert world.run(run(world)).output[0] is None, "main takes nothing from a branch"
+
+
+def test_a_cache_directory_is_filled_by_earlier_runs_and_no_sweep_takes_it(
+    world: Deployment,
+) -> None:
+    script = "touch ~/.cache/tool/n; cat ~/.cache/tool/n; echo x >> ~/.cache/tool/n"
+    body = f"""
+return (await step.sh("use", "{script}", cache_dirs={{"tool": "~/.cache/tool"}})).output_tail
+"""
+    world.push(pipeline(body))
+    assert [world.run(run(world)).output for _ in range(3)] == ["", "x\n", "x\nx\n"]
+    world.push({**pipeline(body), "more": "1"}, branch="b")
+    assert world.run(run(world, ref="b")).output == "x\nx\nx\n", "as the default branch left it"
+    assert world.run(run(world)).output == "x\nx\nx\n", "a branch changes its own"
+    layers = StoredLayers(world.platform.objects)
+    stored = {digest for page in layers.stored(before_ms=1 << 62) for digest in page}
+    assert world.platform.store.runs.layers_used(sorted(stored)) == stored

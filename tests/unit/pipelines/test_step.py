@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import Choice, Pipeline, Retry, Step, StepContext
+from pipelines import Cache, Choice, Pipeline, Retry, Step, StepContext
 from pipelines.testing import PipelineTest
 from tests.unit.pipelines.replay_world import World
 
@@ -95,6 +95,13 @@ def test_an_approval_carries_its_form() -> None:
         (lambda s: s.sh("x", "y", cwd="a/../../b"), "cwd must be a path inside the workspace"),
         (lambda s: s.sh("x", "y", artifacts="dist"), "artifacts must be a list of texts"),
         (lambda s: s.sh("x", "y", artifacts=["../x"]), "artifacts must be a path inside"),
+        (lambda s: s.sh("x", "y", cache="yes"), "cache must be True or False"),
+        (lambda s: s.sh("x", "y", cache=Cache(inputs="src")), "cache.inputs must be a list"),
+        (lambda s: s.sh("x", "y", cache=Cache(inputs=["/etc"])), "must be inside the workspace"),
+        (lambda s: s.sh("x", "y", cache=Cache(key="a\n")), "cache.key must not have control"),
+        (lambda s: s.sh("x", "y", cache_dirs={"a": "/etc"}), "a must be a directory below ~/"),
+        (lambda s: s.sh("x", "y", cache_dirs={"a": "~/../x"}), "a must be a directory below ~/"),
+        (lambda s: s.sh("x", "y", cache_dirs={f"a{n}": "~/x" for n in range(11)}), "10 directo"),
         (lambda s: s.sh("x", "y", env={"A B": "1"}), "env has a bad name 'A B'"),
         (lambda s: s.sh("x", "y", env={"A": 1}), "env['A'] must be text, got int: use str"),
         (lambda s: s.sh("x", "y", env=["A"]), "env must be a dict of texts, got list"),
