@@ -30,6 +30,7 @@ from ci_platform.cli_door import (
     show,
     wants_json,
 )
+from ci_platform.cli_git import git, repo_git
 from ci_platform.cli_people import token, user
 from ci_platform.cli_runs import runs
 from ci_platform.errors import Forbidden, NotFound, NotSignedIn, RequestError, SluiceError
@@ -68,7 +69,9 @@ cli = typer.Typer(
 repo = typer.Typer(help="Repositories.", no_args_is_help=True)
 settings = typer.Typer(help="Settings: what is in force, and whether it works.")
 cli.add_typer(runs)
+repo.add_typer(repo_git)
 cli.add_typer(repo, name="repo")
+cli.add_typer(git)
 cli.add_typer(token, name="token")
 cli.add_typer(user, name="user")
 cli.add_typer(settings, name="config", no_args_is_help=True)

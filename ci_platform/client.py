@@ -71,8 +71,9 @@ class Client:
     def get(self, path: str, **query: Json) -> Json:
         return self._send("GET", path, query=query)
 
-    def post(self, path: str, body: Json = None) -> Json:
-        return self._send("POST", path, body=body)
+    def post(self, path: str, body: Json = None, *, seconds: float | None = None) -> Json:
+        """`seconds`: how long to wait for an answer, where the usual time is too short."""
+        return self._send("POST", path, body=body, seconds=seconds)
 
     def delete(self, path: str) -> Json:
         return self._send("DELETE", path)
@@ -89,10 +90,17 @@ class Client:
                 return
 
     def _send(
-        self, method: str, path: str, *, query: Mapping[str, Json] | None = None, body: Json = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Json] | None = None,
+        body: Json = None,
+        seconds: float | None = None,
     ) -> Json:
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        request = self._http.build_request(method, path, params=given, json=body)
+        timeout = self._http.timeout if seconds is None else httpx.Timeout(seconds)
+        request = self._http.build_request(method, path, params=given, json=body, timeout=timeout)
         try:
             answer = self._loop.run(self._http.send(request))
         except httpx.HTTPError as error:

@@ -24,9 +24,10 @@ from ci_platform.errors import (
     RepositoryNotFound,
     SourceError,
     TooLarge,
+    TooMany,
 )
 from ci_platform.model import Push, RefUpdate, Repository, RepositoryId, SourceFiles
-from ci_platform.ports import Commit, FileChange
+from ci_platform.ports import Commit, FileChange, Imported, Proof
 from git_store.names import KEEP
 
 FOLDER = ".ci"
@@ -57,6 +58,8 @@ def translated() -> Iterator[None]:
         raise Conflict(error.detail) from error
     except git_store.RemoteFailed as error:
         raise InvalidRequest(error.detail, field="remote_url") from error
+    except git_store.Busy as error:
+        raise TooMany(error.detail) from error
     except git_store.GitStoreError as error:
         raise InternalError(error.detail) from error
 
@@ -210,8 +213,9 @@ def push_of(event: git_store.PushEvent) -> Push:
 class GitRepositories:
     """ports.Repositories over a GitStore."""
 
-    def __init__(self, store: git_store.GitStore) -> None:
+    def __init__(self, store: git_store.GitStore, *, allow_private_remotes: bool = False) -> None:
         self._store = store
+        self._allow_private_remotes = allow_private_remotes
 
     def create(
         self, owner: str, name: str, *, default_branch: str = "main", description: str = ""
@@ -243,6 +247,48 @@ class GitRepositories:
     def fork(self, repository_id: RepositoryId, owner: str, name: str) -> Repository:
         with translated():
             return _repository(self._store.repositories.fork(repository_id, owner, name))
+
+    def import_remote(
+        self,
+        repository_id: RepositoryId,
+        url: str,
+        *,
+        credentials: tuple[str, str] | None,
+        prune: bool,
+        options: Sequence[str],
+        pusher_id: str | None,
+        pusher: str,
+    ) -> Imported:
+        with translated():
+            try:
+                done = self._store.import_remote(
+                    repository_id,
+                    url,
+                    pusher=git_store.Pusher(pusher_id, pusher),
+                    credentials=credentials,
+                    prune=prune,
+                    options=options,
+                    allow_private=self._allow_private_remotes,
+                )
+            except git_store.RemoteFailed as error:
+                raise InvalidRequest(error.detail, field="url") from error
+        return Imported(done.moved, done.refused)
+
+    def collect_garbage(self, repository_id: RepositoryId) -> int:
+        with translated():
+            return self._store.gc(repository_id)
+
+    def prove(self, repository_id: RepositoryId) -> Proof:
+        with translated():
+            found = self._store.fsck(repository_id)
+        return Proof(found.packs, found.objects, found.refs, found.problems)
+
+    def archive(
+        self, repository_id: RepositoryId, commit: str, *, kind: str, prefix: str
+    ) -> Iterator[bytes]:
+        with translated():
+            files = self._store.files(repository_id)
+            yield from files.archive(commit, git_store.ArchiveFormat(kind), prefix=prefix)
 
     def branches(self, repository_id: RepositoryId) -> Mapping[str, str]:
         with translated():
@@ -277,7 +323,10 @@ class GitRepositories:
         pusher_id: str | None = None,
         pusher: str = "sluice",
     ) -> str:
-        edits = [git_store.FileEdit(one.path, one.content, one.executable) for one in changes]
+        edits = [
+            git_store.FileEdit(one.path, one.content, one.executable, one.moved_from)
+            for one in changes
+        ]
         with translated():
             return self._store.commit(
                 repository_id,

@@ -27,6 +27,7 @@ CORE = {
 FRONT = {
     "ci_platform.commands",
     "ci_platform.queries",
+    "ci_platform.git_queries",
     "ci_platform.identity",
     "ci_platform.live",
     "ci_platform.model",
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.worker": CORE | {"ci_platform.engine"},
     "ci_platform.identity": CORE | {"ci_platform.engine"},
     "ci_platform.queries": CORE | {"ci_platform.engine", "ci_platform.identity"},
+    "ci_platform.git_queries": CORE | {"ci_platform.queries"},
     "ci_platform.commands": CORE | {"ci_platform.engine", "ci_platform.identity"},
     "ci_platform.live": CORE,
     "ci_platform.capabilities": CORE,

@@ -36,16 +36,24 @@ class Fork(Body):
 
 
 class Change(Body):
-    """One file: `content` null deletes it."""
+    """One file: written, moved (`from`), or deleted (`content` null and no `from`)."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     path: str
-    content: str | None
+    content: str | None = None
+    moved_from: Annotated[str | None, Field(alias="from")] = None
     encoding: Literal["utf-8", "base64"] = "utf-8"
     executable: bool = False
 
     def change(self, index: int) -> FileChange:
+        if "content" not in self.model_fields_set and self.moved_from is None:
+            raise InvalidRequest(
+                "content or from must be given; content null deletes the file",
+                field=f"changes.{index}.content",
+            )
         if self.content is None:
-            return FileChange(self.path, None)
+            return FileChange(self.path, None, moved_from=self.moved_from)
         try:
             if self.encoding == "base64":
                 data = base64.b64decode(self.content, validate=True)
@@ -55,7 +63,7 @@ class Change(Body):
             raise InvalidRequest(
                 f"content is not {self.encoding}: {error}", field=f"changes.{index}.content"
             ) from error
-        return FileChange(self.path, data, self.executable)
+        return FileChange(self.path, data, self.executable, self.moved_from)
 
 
 class NewCommit(Body):
@@ -72,6 +80,7 @@ class NewRun(Body):
     params: Json = None
     id: str | None = None
     resume: str | None = None
+    priority: int = 0
 
 
 class NewRuns(Body):

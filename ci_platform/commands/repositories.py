@@ -1,4 +1,4 @@
-"""Commands on repositories: create, delete, fork, write files without a git client."""
+"""Commands on repositories: create, delete, fork, import, write files without a git client."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ci_platform.commands.parts import Parts, check_text
-from ci_platform.errors import Conflict, InvalidRequest
+from ci_platform.commands.triggers import SKIP_OPTION
+from ci_platform.errors import Conflict, InvalidRequest, NotFound, SluiceError
 from ci_platform.identity import Action, authorise
 from ci_platform.model import Actor, Repository, RunState
-from ci_platform.ports import FileChange, RunFilter
+from ci_platform.ports import FileChange, Imported, Proof, RunFilter
 
 CHANGES_MAX = 1000  # files of one commit written over the API
 MESSAGE_MAX = 65_536
 DESCRIPTION_MAX = 1000
 DELETE_PAGE = 100
+URL_MAX = 2000
+CREDENTIAL_MAX = 1000
 # First words of the server's own addresses: a repository of such an owner could not be shown.
 RESERVED_OWNERS = frozenset(
     {"api", "healthz", "hooks", "metrics", "readyz", "runs"}
@@ -63,6 +66,68 @@ class Repositories:
         created = self.parts.repositories.fork(repository.id, into_owner, into_name)
         self.parts.audit(actor, "repository forked", created.full_name, source=repository.full_name)
         return created
+
+    def import_remote(
+        self,
+        actor: Actor,
+        owner: str,
+        name: str,
+        *,
+        url: str,
+        credentials: tuple[str, str] | None = None,
+        mirror: bool = False,
+    ) -> tuple[Repository, Imported]:
+        """Copy a remote's branches and tags into a new or empty repository; it starts no runs.
+
+        `mirror` makes one that has branches a copy again, dropping what only it has; what moves
+        then starts what a push would. A repository made for an import that fails is removed.
+        """
+        _check_remote(url, credentials)
+        repository, made = self._for_import(actor, owner, name, mirror=mirror)
+        fresh = made or not self.parts.repositories.branches(repository.id)
+        try:
+            done = self.parts.repositories.import_remote(
+                repository.id,
+                url,
+                credentials=credentials,
+                prune=mirror,
+                options=[SKIP_OPTION] if fresh else [],
+                pusher_id=actor.id,
+                pusher=actor.name,
+            )
+        except SluiceError:
+            if made:
+                self.parts.repositories.delete(repository.id)
+            raise
+        self.parts.audit(actor, "repository imported", repository.full_name, refs=done.refs)
+        return self.parts.repositories.by_id(repository.id), done
+
+    def _for_import(
+        self, actor: Actor, owner: str, name: str, *, mirror: bool
+    ) -> tuple[Repository, bool]:
+        """The repository to import into, and whether it was made for that."""
+        try:
+            found = self.parts.repository(actor, Action.WRITE_REPOSITORY, owner, name)
+        except NotFound:
+            return self.create(actor, owner, name), True
+        if not mirror and self.parts.repositories.branches(found.id):
+            raise Conflict(
+                f"{found.full_name} has branches; with `mirror` it becomes a copy of the remote,"
+                " without what only it has"
+            )
+        return found, False
+
+    def collect_garbage(self, actor: Actor, owner: str, name: str) -> int:
+        """Drop what nothing reaches any more. Returns how many objects."""
+        repository = self.parts.repository(actor, Action.CONFIGURE_REPOSITORY, owner, name)
+        dropped = self.parts.repositories.collect_garbage(repository.id)
+        self.parts.audit(actor, "garbage collected", repository.full_name, objects=dropped)
+        return dropped
+
+    def prove(self, actor: Actor, owner: str, name: str) -> Proof:
+        """Read every object of the repository and follow every reference."""
+        repository = self.parts.repository(actor, Action.CONFIGURE_REPOSITORY, owner, name)
+        return self.parts.repositories.prove(repository.id)
 
     def commit_files(
         self,
@@ -119,6 +184,16 @@ def check_owner(owner: str) -> None:
     """Refuse an owner whose repositories would be hidden behind the server's own addresses."""
     if owner.lower() in RESERVED_OWNERS:
         raise InvalidRequest(f"owner {owner!r} is a word of the server's own", field="owner")
+
+
+def _check_remote(url: str, credentials: tuple[str, str] | None) -> None:
+    check_text(url, field="url", chars_max=URL_MAX)
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise InvalidRequest(
+            "credentials belong in username and password, not in the url", field="url"
+        )
+    for field, value in zip(("username", "password"), credentials or (), strict=False):
+        check_text(value, field=field, chars_max=CREDENTIAL_MAX)
 
 
 def author_line(actor: Actor) -> str:

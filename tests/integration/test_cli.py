@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,3 +191,25 @@ def test_every_command_stands_in_the_guide() -> None:
         assert f"`{name}{' ' if inner else '`'}" in documented, name
         for verb in inner:
             assert f"{verb}`" in documented, f"{name} {verb}"
+
+
+def test_a_repository_is_imported_forked_proved_and_cleaned(
+    sluice: Sluice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_PRIVATE_REMOTES", "true")
+    work = tmp_path / "origin"
+    for command in (["init", "-q", "-b", "main", str(work)], ["commit", "-q", "--allow-empty"]):
+        who = ["-c", "user.name=A", "-c", "user.email=a@b", "-c", "core.editor=true"]
+        where = ["-C", str(work)] if work.exists() else []
+        message = ["-m", "first"] if command[0] == "commit" else []
+        subprocess.run(["git", *who, *where, *command, *message], check=True)
+    url = f"file://{work}/.git"
+    assert sluice("repo", "import", "me/app", url).out == (
+        "imported 1 branches and tags into me/app\n"
+    )
+    assert sluice("repo", "import", "me/app", url).code == 2
+    assert sluice("repo", "fork", "me/app", "me/copy").code == 0
+    proved = json.loads(sluice("fsck", "--json").out)
+    assert {name: one["whole"] for name, one in proved.items()} == {"me/app": True, "me/copy": True}
+    assert "me/copy" in sluice("gc", "me/copy").out
+    assert sluice("fsck", "me/nothing").code == 3
