@@ -6,11 +6,11 @@ A part of ports.py, under the same contract; apart because most of the platform 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ci_platform.model import Ask, Json, RepositoryId, Run
+from ci_platform.model import Ask, Broke, Json, Raised, RepositoryId, Run, SourceFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,41 @@ class Capabilities(Protocol):
     def ask(self, grant: Grant, ask: Ask) -> Mapping[str, Json]:
         """Do what is asked, for the grant's own repository: {"value": …}, or {"error": {"type",
         "message"}} when that cannot be. Raises InternalError, which costs the code its attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebRequest:
+    """A request to a repository's own endpoint, as its code gets to see it."""
+
+    method: str
+    path: str  # after the repository's name
+    query: Sequence[tuple[str, str]]
+    headers: Sequence[tuple[str, str]]  # names in lower case
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WebResponse:
+    status: int
+    headers: Sequence[tuple[str, str]]  # as the code said: to be filtered
+    body: bytes
+
+
+class AskHost(Protocol):
+    """What the code of a request may ask of the world."""
+
+    def ask(self, ask: Ask) -> Mapping[str, Json]:
+        """See ActivationHost."""
+
+
+class FetchSandbox(Protocol):
+    """Runs a repository's own endpoint. Safe to call from many threads."""
+
+    def fetch(
+        self, source: SourceFiles, request: WebRequest, host: AskHost
+    ) -> WebResponse | Raised | Broke:
+        """Answer one request with the file's `fetch`, in an interpreter of its own or one that ran
+        equal code of the same repository. Raised: its code failed, or a limit was reached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NewType, TypeAlias
 
+from ci_platform.family import Kin
 from ci_platform.scheduling import Hold, Place
 
 Json: TypeAlias = Any  # what json.loads returns; the only `Any` in the code base
@@ -249,6 +250,7 @@ class NewRun:
     trusted: bool = True
     timeout_ms: int | None = None
     failed: ErrorInfo | None = None  # born failed: the pipeline file did not load
+    kin: Kin | None = None  # the run that starts it, if one does
     place: Place = Place()
 
 
@@ -334,8 +336,19 @@ class CloseApproval:
     outcome: str  # approved, rejected, expired, cancelled
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseChildren:
+    """Look at the run's children: a step that waited for one has ended before it."""
+
+
 Effect: TypeAlias = (
-    OpenOperation | CloseOperation | StopOperations | OpenApproval | RecordDecision | CloseApproval
+    ReleaseChildren
+    | OpenOperation
+    | CloseOperation
+    | StopOperations
+    | OpenApproval
+    | RecordDecision
+    | CloseApproval
 )
 
 
@@ -529,6 +542,7 @@ class Description:
 
     pipelines: tuple[PipelineDescription, ...] = ()
     error: ErrorInfo | None = None
+    fetch: str | None = None  # who may call the file's own endpoint: token, public; None: no such
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,11 @@ from pipelines.errors import (
     StepTimeout,
     WaitTimeout,
 )
+from pipelines.fetching import Request, Response
 from pipelines.step import Step
 from pipelines.values import (
     Approval,
+    ChildRun,
     CommandResult,
     Decision,
     Event,
@@ -43,6 +45,7 @@ __all__ = [
     "CapabilityError",
     "Approval",
     "Boolean",
+    "ChildRun",
     "Cache",
     "Choice",
     "CommandFailed",
@@ -57,6 +60,8 @@ __all__ = [
     "Pipeline",
     "ReceivedEvent",
     "Rejected",
+    "Request",
+    "Response",
     "Retry",
     "Rollback",
     "RollbackFailed",

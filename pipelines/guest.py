@@ -14,7 +14,7 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Protocol
 
-from pipelines import errors, loading
+from pipelines import errors, fetching, loading
 from pipelines.declare import Pipeline
 from pipelines.determinism import Senses, real_monotonic
 from pipelines.env import Desk, Env
@@ -153,14 +153,30 @@ class Guest:
             output.quiet = any(each["kind"] == "step_started" for each in entries)
         try:
             sources = self._sources(message)
-            pipelines = loading.load(sources)
+            if message["op"] == "fetch":
+                return self._fetch(message, sources)
+            module = loading.load_module(sources)
+            pipelines = loading.declared_in(module)
             if message["op"] == "describe":
-                return {"described": loading.describe(pipelines)}
+                found = loading.describe(pipelines)
+                return {"described": {**found, "fetch": fetching.declared(module)}}
             pipeline = loading.named(pipelines, message["pipeline"])
             event = Event.from_json(message["event"])
         except BaseException as error:  # of the author's module: SystemExit and all
             return _raised(error, loading=True)
         answer = self._run(message, pipeline, event, outputs)
+        return {**answer, "reusable": message.get("reuse") is not None and sources.tidy}
+
+    def _fetch(self, message: Mapping[str, Json], sources: Sources) -> Answer:
+        """Answer a request to the repository's own endpoint, with a fresh module."""
+        clock = GuestClock(self._senses, self._host)
+        clock.enter(True, 0)
+        module = loading.load_module(sources)
+        try:
+            env = Env(Desk(self._host.ask, in_fetch=True))
+            answer = fetching.serve(module, fetching.request_of(message["request"]), env, clock)
+        except BaseException as error:  # of the author's function: SystemExit and all
+            answer = _raised(error, loading=False)
         return {**answer, "reusable": message.get("reuse") is not None and sources.tidy}
 
     def _enter_first(self, entries: Sequence[Mapping[str, Json]]) -> None:

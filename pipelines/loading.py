@@ -138,8 +138,13 @@ class NoPipeline(Exception):
 def load(sources: Sources) -> list[type[Pipeline]]:
     """Import `.ci/pipeline.py` and return the pipelines it declares, in order. Raises whatever the
     author's code raises."""
+    return declared_in(load_module(sources))
+
+
+def load_module(sources: Sources) -> ModuleType:
+    """Import `.ci/pipeline.py` afresh. Raises whatever the author's code raises."""
     sources.install()
-    return declared_in(sources.run_main())
+    return sources.run_main()
 
 
 def declared_in(module: ModuleType) -> list[type[Pipeline]]:

@@ -5,8 +5,13 @@
         {"v": 1, "op": "run", "files": {...}, "pipeline": name, "event": {...}, "seed": text,
          "entries": [entry, ...], "strict": bool, "always_hibernate": bool,
          "reuse": digest | null, "value_bytes": n}
+        {"v": 1, "op": "fetch", "files": {...}, "reuse": digest | null, "request": {"method",
+         "path", "query": [[name, value], ...], "headers": [[name, value], ...],
+         "body": base64}}
     guest -> host   the answer of activate(), one of
-        {"described": {"pipelines": [...]}}      see Description in ci_platform/model.py
+        {"described": {"pipelines": [...], "fetch": "token" | "public" | null}}
+                                                 see Description in ci_platform/model.py
+        {"responded": {"status", "headers": [[name, value], ...], "body": base64}}
         {"suspended": true}
         {"returned": value}
         {"raised": error, "limit": name | null, "loading": bool}

@@ -7,11 +7,24 @@ for equal code of the same repository and trust; anything else gets a fresh one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ci_platform.errors import SandboxUnavailable
-from ci_platform.model import Broke, Description, ErrorInfo, Outcome, Raised, SourceFiles, Suspended
+from ci_platform.granting import AskHost, WebRequest, WebResponse
+from ci_platform.model import (
+    Ask,
+    Broke,
+    Command,
+    Description,
+    Entry,
+    ErrorInfo,
+    Json,
+    Outcome,
+    Raised,
+    SourceFiles,
+    Suspended,
+)
 from ci_platform.ports import Activation, ActivationHost
 from ci_platform.sandbox import decode, wiring
 from ci_platform.sandbox.build import Progress, ensure_guest
@@ -20,6 +33,22 @@ from ci_platform.sandbox.decode import BadMessage
 from ci_platform.sandbox.limits import SandboxLimits
 from ci_platform.sandbox.processes import Process, Processes, WarmKey
 from ci_platform.sandbox.session import STRANGE, Answer, Session
+
+
+class NoSteps:
+    """The host of code that is no run: what it asks is answered, a step is not."""
+
+    def __init__(self, host: AskHost) -> None:
+        self._host = host
+
+    def next(self, commands: Sequence[Command]) -> Sequence[Entry]:
+        return ()
+
+    def log(self, step: str, stream: str, text: str) -> None:
+        """There is no run whose log it could be."""
+
+    def ask(self, ask: Ask) -> Mapping[str, Json]:
+        return self._host.ask(ask)
 
 
 class WasmSandbox:
@@ -54,12 +83,44 @@ class WasmSandbox:
             return Description(error=ErrorInfo("SandboxProtocol", f"{STRANGE}: {error}"))
 
     def activate(self, activation: Activation, host: ActivationHost) -> Outcome:
-        source, limits = activation.source, self._limits
+        source = activation.source
         key = (source.repository_id, source.digest, activation.trusted)
+
+        def message(warm: bool, keep: bool) -> str:
+            return wiring.run_message(activation, self._limits, loaded=warm, keep=keep)
+
+        answer, session = self._converse(key, message, host)
+        return self._outcome(answer, activation, session)
+
+    def fetch(
+        self, source: SourceFiles, request: WebRequest, host: AskHost
+    ) -> WebResponse | Raised | Broke:
+        key = (source.repository_id, source.digest, True)
+
+        def message(warm: bool, keep: bool) -> str:
+            return wiring.fetch_message(source, request, loaded=warm, keep=keep)
+
+        answer, _ = self._converse(key, message, NoSteps(host))
+        try:
+            if isinstance(answer, Suspended):
+                raise BadMessage("an answer that is no response")
+            if isinstance(answer, (Raised, Broke)):
+                return answer
+            if "raised" in answer:
+                return wiring.raised(answer, self._limits)
+            return decode.response(answer.get("responded"))
+        except BadMessage as error:
+            return Raised(ErrorInfo("SandboxProtocol", f"{STRANGE}: {error}"))
+
+    def _converse(
+        self, key: WarmKey, write: Callable[[bool, bool], str], host: ActivationHost
+    ) -> tuple[Answer | Raised | Broke | Suspended, Session]:
+        """One message, in an interpreter that has run equal code if there is one."""
+        limits = self._limits
         with self._process(key) as process:
             warm = process.warm == key and process.warm_uses < limits.warm_uses_max
             keep = limits.warm_uses_max > 0
-            message = wiring.run_message(activation, limits, loaded=warm, keep=keep)
+            message = write(warm, keep)
             flags = USE_WARM * warm + KEEP * keep + PREPARE * (self.processes.waiting == 0)
             process.warm_uses = process.warm_uses + 1 if warm else 1
             process.warm = None
@@ -70,7 +131,7 @@ class WasmSandbox:
                 _note(process, session)
             if not isinstance(answer, (Raised, Broke, Suspended)) and answer.get("reusable"):
                 process.warm = key
-            return self._outcome(answer, activation, session)
+            return answer, session
 
     def _outcome(
         self, answer: Answer | Raised | Broke | Suspended, activation: Activation, session: Session

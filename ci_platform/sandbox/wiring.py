@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
+from ci_platform.granting import WebRequest
 from ci_platform.model import (
     Command,
     Entry,
@@ -62,6 +65,19 @@ def run_message(activation: Activation, limits: SandboxLimits, *, loaded: bool, 
     }
     head = json.dumps(message, separators=(",", ":"))
     return f'{head[:-1]},"entries":{entries_json(activation.entries)}}}'
+
+
+def fetch_message(source: SourceFiles, request: WebRequest, *, loaded: bool, keep: bool) -> str:
+    """The guest's order to answer one request. `loaded`: its interpreter has the files already."""
+    return json.dumps(
+        {
+            "v": VERSION,
+            "op": "fetch",
+            "files": {} if loaded else dict(source.files),
+            "reuse": source.digest if loaded or keep else None,
+            "request": {**asdict(request), "body": base64.b64encode(request.body).decode()},
+        }
+    )
 
 
 def outcome(answer: Mapping[str, Json], activation: Activation, limits: SandboxLimits) -> Outcome:

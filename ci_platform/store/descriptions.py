@@ -52,6 +52,7 @@ def description_of(data: Json) -> Description:
     return Description(
         pipelines=tuple(_pipeline_of(one) for one in data["pipelines"]),
         error=None if error is None else ErrorInfo(**error),
+        fetch=data.get("fetch"),
     )
 
 
