@@ -18,6 +18,7 @@ from git_store.errors import (
     RemoteFailed,
     RepoExists,
     RepoNotFound,
+    StorageFailed,
 )
 from git_store.files import CommitInfo, EntryKind, Files, TreeEntry
 from git_store.http import Access, Authenticate, GitHttp, Verdict
@@ -63,6 +64,7 @@ __all__ = [
     "RepoNotFound",
     "Repositories",
     "Repository",
+    "StorageFailed",
     "TreeEntry",
     "Verdict",
 ]

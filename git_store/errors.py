@@ -10,6 +10,7 @@
     │   └── BadPack             the pack is damaged, hostile or incomplete
     ├── OverLimit           something is larger than a limit; names the limit
     ├── RemoteFailed        a remote repository could not be fetched from
+    ├── StorageFailed       disk or object store failed; nothing was changed
     ├── Busy                as much of this is being done as may be at once
     └── ProtocolError       the client did not speak the git protocol
 
@@ -69,6 +70,10 @@ class OverLimit(GitStoreError):
 
 class RemoteFailed(GitStoreError):
     """The remote repository could not be fetched from."""
+
+
+class StorageFailed(GitStoreError):
+    """What packs are kept in does not work now; nothing was changed, try again later."""
 
 
 class Busy(GitStoreError):

@@ -6,6 +6,7 @@ Nothing here knows refs. `Packs` is shared by all threads; an opened `Pack` is r
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import secrets
@@ -13,22 +14,24 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from git_store.database import Clock, Database, new_id
-from git_store.errors import BadPack, ObjectNotFound
+from git_store.errors import BadPack, ObjectNotFound, StorageFailed
 from git_store.index import PackIndex, index_bytes, index_pack
 from git_store.limits import Limits
 from git_store.packfile import STREAM_BYTES, TRAILER, Buffer, inflate, inflate_slices
 from git_store.tables import packs, repositories, repository_packs
+
+log = logging.getLogger(__name__)
 
 PREFIX = "packs/"
 _ROOTS_KEPT = 4096  # a pack with more is never sent again whole
@@ -142,10 +145,11 @@ class Packs:
             return
         # The index last: who finds one may rely on the pack.
         for key, path in ((pack_key(new.id), new.pack_file), (index_key(new.id), new.index_file)):
-            if isinstance(self._objects, LocalStore):
-                _move_in(self._objects, key, path)
-            else:
-                obstore.put(self._objects, key, path)
+            with _storing():
+                if isinstance(self._objects, LocalStore):
+                    _move_in(self._objects, key, path)
+                else:
+                    obstore.put(self._objects, key, path)
 
     def insert(self, connection: Connection, repository_id: str, new: NewPack) -> None:
         """Add the row, put the pack on the repository's list and on its account."""
@@ -286,7 +290,7 @@ class Packs:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
         try:
-            with partial.open("wb") as file:
+            with _storing(), partial.open("wb") as file:
                 for chunk in obstore.get(self._objects, key).stream(min_chunk_size=1 << 20):
                     file.write(chunk)
             partial.rename(path)
@@ -312,6 +316,16 @@ class Packs:
         with self._lock:
             self._opened.clear()
             self._mapped = self._inline_bytes = 0
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Errors of disk and object store, as ours."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        log.warning("a pack could not be stored or fetched", exc_info=True)
+        raise StorageFailed() from error
 
 
 def pack_key(pack_id: str) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from git_store import refs
 from git_store.database import Clock, Database, new_id
-from git_store.errors import BadPack, GitStoreError, OverLimit, PushRejected
+from git_store.errors import BadPack, GitStoreError, OverLimit, PushRejected, StorageFailed
 from git_store.files import Files
 from git_store.limits import Limits
 from git_store.names import HIDDEN, ref_problem
@@ -160,6 +160,11 @@ class Pushes:
                 self._receive(request, quarantine, report, progress)
         except (BadPack, OverLimit) as error:
             report.unpack = error.detail
+            report.refuse("unpacker error")
+        except (StorageFailed, OSError) as error:
+            log.warning("a push could not be stored", exc_info=True)
+            detail = error.detail if isinstance(error, StorageFailed) else StorageFailed().detail
+            report.unpack = detail
             report.refuse("unpacker error")
         except PushRejected as error:
             report.message = error.detail
