@@ -45,6 +45,7 @@ from ci_platform.model import Actor, Broke, Description, Outcome, Raised, Source
 from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store, Trees
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
+from ci_platform.runner.artifacts import StoredArtifacts
 from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.scheduling import RunLimits
@@ -202,7 +203,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         fetch_sandbox=LazyFetchSandbox(lambda: _fetch_sandbox(config)),
         identity=Identity(store.identity, Sessions(derive(secret, "sessions"), clock), clock),
         commands=commands,
-        queries=Queries(store, source, repositories, clock),
+        queries=Queries(store, source, repositories, clock, StoredArtifacts(objects)),
         live=Live(store.bell),
         errands=Errands(commands),
         objects=objects,
@@ -278,6 +279,8 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
         files=config.command_files,
         cpu_seconds=config.command_cpu_seconds,
         cache_bytes=config.command_cache_bytes,
+        artifacts=config.command_artifacts,
+        artifact_bytes=config.command_artifact_bytes,
     )
     work_dir = config.data.resolve() / "work" / "commands"
     if config.command_runner == "unsandboxed":

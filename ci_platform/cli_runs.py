@@ -44,12 +44,17 @@ def start_run(
     commit: Annotated[str | None, typer.Option(help="A commit of it.")] = None,
     param: Params = None,
     run_id: Annotated[str | None, typer.Option("--id", help="An id of your own.")] = None,
+    priority: Annotated[
+        int, typer.Option(min=0, max=100, help="Higher ones of the repository go first.")
+    ] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show it to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a run of a repository."""
     given = {"pipeline": pipeline, "ref": ref, "commit": commit, "id": run_id}
     body: dict[str, Json] = {key: value for key, value in given.items() if value is not None}
+    if priority:
+        body["priority"] = priority
     if param:
         body["params"] = params_of(param)
     with context.obj.open() as api:

@@ -76,6 +76,8 @@ class Config(BaseSettings):
     command_files: int = 500_000  # in its workspace
     command_cpu_seconds: int = 14_400  # of all its processes together
     command_cache_bytes: int = 2048 * MIB  # of one directory of cache_dirs
+    command_artifacts: int = 1000  # files one command keeps for people
+    command_artifact_bytes: int = 1024 * MIB  # all of them together
     command_network: bool = False  # True: commands may name hosts they want to reach
     command_hosts: str = ""  # the only hosts they may name: pypi.org,*.npmjs.org; none: any
     command_private_networks: str = ""  # inner networks such hosts may be in: 10.1.0.0/16,…

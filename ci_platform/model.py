@@ -632,6 +632,17 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that a command kept for people."""
+
+    step: StepKey
+    path: str  # in the workspace
+    size: int
+    sha256: str
+    report: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A step as folded from the journal, for people."""
 

@@ -477,6 +477,7 @@ class CommandResult:
     output_tail: str  # the last 4 KiB of its output
     layer: str | None  # digest of the changes it made; None if none, or if it failed
     duration_ms: int
+    artifacts: Sequence[Json] = ()  # {path, size, sha256, report} of each file kept for people
     caches: Mapping[str, str] = field(default_factory=dict)  # name -> digest, for later runs
     from_run: int | None = None  # number of the run that executed it, when it is a memoised one
 
@@ -505,6 +506,13 @@ class Runner(Protocol):
     def collision(self, layer: str, other: str) -> str | None:
         """A path that two layers over the same base both changed, each in its own way. None if
         they may lie on one another. Raises RunnerUnavailable."""
+
+
+class Artifacts(Protocol):
+    """The contents of files that commands kept for people."""
+
+    def read(self, sha256: str) -> Iterator[bytes]:
+        """Raises NotFound, StoreUnavailable."""
 
 
 class Trees(Protocol):

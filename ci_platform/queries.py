@@ -6,12 +6,12 @@ use the thread pool.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ci_platform.engine.fold import fold
-from ci_platform.engine.summary import rollback, shown, steps
+from ci_platform.engine.summary import artifacts, rollback, shown, steps
 from ci_platform.errors import (
     InvalidRequest,
     NotFound,
@@ -28,6 +28,7 @@ from ci_platform.model import (
     TERMINAL_STATES,
     Actor,
     Approval,
+    Artifact,
     Description,
     Entry,
     EntryKind,
@@ -48,6 +49,7 @@ from ci_platform.model import (
     UserId,
 )
 from ci_platform.ports import (
+    Artifacts,
     Clock,
     Commit,
     Hook,
@@ -58,6 +60,7 @@ from ci_platform.ports import (
     Store,
     Token,
 )
+from ci_platform.scheduling import Hold, Standing
 
 ACTIVE = (RunState.QUEUED, RunState.RUNNING)
 FINISHED = tuple(sorted(TERMINAL_STATES))
@@ -66,6 +69,7 @@ HOME_REPOSITORIES = 100
 FINISHED_SCAN = 100  # finished runs looked at for what newly fails
 SYSTEM_SCAN = 500  # active runs looked at for the oldest
 LIST_MAX = 200
+CHILDREN_SHOWN = 100
 JOURNAL_MAX = 5_000
 LOG_LINES_MAX = 5_000
 
@@ -120,6 +124,20 @@ class LogInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueView:
+    position: int  # 1: it is next
+    reason: str  # what it waits for, as a sentence's end
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """A run that started this one, or that it started."""
+
+    run: Run
+    step: str  # of the parent, such as run:deploy
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     run: Run
     repository: Repository
@@ -132,6 +150,10 @@ class RunView:
     may_delete: bool
     pause_requested_by: str | None
     cancelled_by: str | None
+    queue: QueueView | None = None  # of a queued run
+    parent: Relative | None = None
+    children: Sequence[Relative] = ()  # in order of creation, at most CHILDREN_SHOWN
+    artifacts: Sequence[Artifact] = ()
     rollback: Rollback | None = None  # of a failed or cancelled run that has steps to undo
 
 
@@ -178,6 +200,7 @@ class Queries:
     source: Source
     repositories: Repositories
     clock: Clock
+    kept: Artifacts | None = None  # contents of artifacts; none where no command runs
 
     def home(self, actor: Actor) -> Home:
         """What needs this actor."""
@@ -279,8 +302,12 @@ class Queries:
             repository=repository,
             steps=steps(view),
             rollback=rollback(view),
+            parent=self._parent(run_id),
+            children=self._children(run_id),
+            queue=self._queue(run),
             approvals=self._gates(actor, self.store.approvals.of_run(run_id)),
             logs=self._logs(run_id),
+            artifacts=artifacts(view),
             commit=self._commit(run.repository_id, run.commit),
             params=run.payload.get("params"),
             may_change=may(actor, Action.CHANGE_RUN, run.repository_id),
@@ -288,6 +315,19 @@ class Queries:
             pause_requested_by=_last_actor(entries, EntryKind.PAUSE_REQUESTED),
             cancelled_by=_last_actor(entries, EntryKind.CANCEL_REQUESTED),
         )
+
+    def artifacts(self, actor: Actor, run_id: RunId) -> list[Artifact]:
+        """The files that a run's commands kept, in the order their steps started."""
+        return artifacts(fold(self.run(actor, run_id), self.store.runs.journal(run_id)))
+
+    def artifact(
+        self, actor: Actor, run_id: RunId, sha256: str
+    ) -> tuple[Artifact, Iterator[bytes]]:
+        """A file that a run kept, and its content. Raises NotFound."""
+        found = next((one for one in self.artifacts(actor, run_id) if one.sha256 == sha256), None)
+        if found is None or self.kept is None:
+            raise NotFound(f"run {run_id} kept no file with the SHA-256 {sha256[:64]}")
+        return found, self.kept.read(sha256)
 
     def journal(
         self, actor: Actor, run_id: RunId, *, after: int = 0, limit: int = 1000
@@ -400,6 +440,12 @@ class Queries:
             return []
         return self.store.runs.list(RunFilter(repository_ids=ids, states=states), limit=limit).runs
 
+    def _queue(self, run: Run) -> QueueView | None:
+        if run.state is not RunState.QUEUED:
+            return None
+        standing = self.store.runs.standing(run.id)
+        return None if standing is None else queue_view(run, standing)
+
     def _rows(self, runs: Iterable[Run]) -> Mapping[RunId, RunRow]:
         runs = list(runs)
         names = self.names(run.repository_id for run in runs)
@@ -421,6 +467,21 @@ class Queries:
 
     def _logs(self, run_id: RunId) -> list[LogInfo]:
         return [LogInfo(step, lines) for step, lines in self.store.logs.steps(run_id).items()]
+
+    def _parent(self, run_id: RunId) -> Relative | None:
+        link = self.store.family.parent(run_id)
+        if link is not None:
+            with suppress(RunNotFound):  # deleted while we looked
+                return Relative(self.store.runs.get(RunId(link.kin.parent_id)), link.kin.step)
+        return None
+
+    def _children(self, run_id: RunId) -> list[Relative]:
+        found = []
+        for link in self.store.family.children(run_id)[:CHILDREN_SHOWN]:
+            with suppress(RunNotFound):
+                child = self.store.runs.get(RunId(link.child_id))
+                found.append(Relative(child, link.kin.step))
+        return found
 
     def _commit(self, repository_id: RepositoryId, sha: str) -> Commit | None:
         try:
@@ -469,6 +530,19 @@ def _newly_failing(finished: Sequence[Run]) -> list[Run]:
         for lane in lanes.values()
         if lane and lane[0].state in failed and not (len(lane) > 1 and lane[1].state in failed)
     ]
+
+
+def queue_view(run: Run, standing: Standing) -> QueueView:
+    numbers = ", ".join(f"#{number}" for number in standing.holders)
+    running = f": {numbers} {'is' if len(standing.holders) == 1 else 'are'} running"
+    match run.hold:
+        case Hold.GROUP:
+            reason = f"waiting for group {run.place.group}{running if numbers else ''}"
+        case Hold.LIMIT:
+            reason = f"waiting for the limit of its repository{running if numbers else ''}"
+        case _:
+            reason = "waiting for a free worker"
+    return QueueView(standing.ahead + 1, reason)
 
 
 def _last_actor(entries: Sequence[Entry], kind: EntryKind) -> str | None:

@@ -146,7 +146,10 @@ def print_run(run: Json) -> None:
     head = Text(f"#{run['number']} {run['pipeline']} ", style="bold")
     out.print(head.append_text(state_text(run["state"], run["reason"])))
     out.print(f"{run['url']}\n", markup=False, style="dim")
-    for wait in run["waits"]:
+    if run["queue"]:
+        place = f"number {run['queue']['position']} in line"
+        out.print(f"{run['queue']['reason']}, {place}", markup=False, style="yellow")
+    for wait in run["waits"] if not run["queue"] else ():
         until = f", until {wait['until']}" if wait["until"] else ""
         out.print(f"waits for {wait['kind']} {wait['name']}{until}", markup=False, style="yellow")
     rows = [

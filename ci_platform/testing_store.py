@@ -202,7 +202,7 @@ class _Runs:
             run, payload=_copied(run.payload, "payload"), event=_copied(run.event, "event")
         )
         if new.kin is not None and new.kin.parent_id in tables.runs:
-            tables.links[run.id] = Link(run.id, new.kin, 0)
+            tables.links[run.id] = Link(run.id, new.kin, 1)
         tables.runs[run.id] = run
         tables.journals[run.id] = [_stored(entry) for entry in entries]
         return run

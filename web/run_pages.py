@@ -14,6 +14,7 @@ from ci_platform.errors import NotFound, StepNotFound
 from ci_platform.model import (
     RUN_LOG,
     Actor,
+    Artifact,
     Entry,
     EntryKind,
     ErrorInfo,
@@ -29,7 +30,7 @@ from ci_platform.model import (
     StepState,
     Wait,
 )
-from ci_platform.queries import Queries, RunView
+from ci_platform.queries import Queries, Relative, RunView
 from web.logs import (
     LOG_LINES_ON_RUN,
     LogView,
@@ -45,6 +46,7 @@ from web.panels import ApprovalPanel, approval_panel
 STEPS_SHOWN_MAX = 500  # rows of a run's page; the journal has all of them
 JOURNAL_SHOWN = 500  # entries of one page
 JOURNAL_SCAN_MAX = 100_000  # entries looked at for the attempts of a step
+EVENTS_MAX = 5  # types of events that a page has a form for
 BAR_WIDTH = 1000  # units of the timeline; a step too short to see gets MIN
 BAR_WIDTH_MIN = 8
 _SHORT_DATA = 100  # characters of an entry's data shown without opening it
@@ -77,6 +79,7 @@ class RunPage:
     waits: Sequence[Wait]
     approvals: Sequence[ApprovalPanel]
     approvals_version: str
+    events: Sequence[str]  # types of events that it waits for and the reader may send
     steps: Sequence[StepRow]
     steps_hidden: int
     no_steps_why: str
@@ -84,7 +87,10 @@ class RunPage:
     log: LogView | None
     may_change: bool
     params: Json
+    artifacts: Sequence[Artifact]
     rollback: Rollback | None
+    parent: Relative | None
+    children: Sequence[Relative]
     live_url: str | None
     older_href: str | None = None
     newer_href: str | None = None
@@ -126,6 +132,7 @@ def run_context(
     title = title_of(run)
     name = f"{view.repository.full_name} #{run.number}"
     panels = [approval_panel(found, actor, title) for found in view.approvals]
+    events = _events(view)
     sentence, entry_seq = _sentence(view)
     selected = log.key if log is not None else ""
     return RunPage(
@@ -141,7 +148,8 @@ def run_context(
         waits=_waits(run, panels),
         # open gates first: they ask for something
         approvals=sorted(panels, key=lambda panel: panel.approval.outcome is not None),
-        approvals_version=" ".join(panel.version for panel in panels) or "none",
+        approvals_version=" ".join([*(panel.version for panel in panels), *events]) or "none",
+        events=events,
         steps=step_rows(view, selected=selected, now_ms=now_ms),
         steps_hidden=max(0, len(_shown(view.steps)) - STEPS_SHOWN_MAX),
         no_steps_why=_no_steps(run),
@@ -149,7 +157,10 @@ def run_context(
         log=log,
         may_change=view.may_change,
         params=view.params,
+        artifacts=view.artifacts,
         rollback=view.rollback,
+        parent=view.parent,
+        children=view.children,
         live_url=None if run.state.terminal else _live_url(run, pinned),
         older_href=older_href,
         newer_href=newer_href,
@@ -162,6 +173,13 @@ def _waits(run: Run, panels: Sequence[ApprovalPanel]) -> list[Wait]:
         return []
     shown = any(panel.approval.outcome is None for panel in panels)
     return [wait for wait in run.waits if not (shown and wait.kind == "approval")]
+
+
+def _events(view: RunView) -> list[str]:
+    """The types of events that a waiting run waits for, if the reader may send one."""
+    if view.run.state is not RunState.WAITING or not view.may_change:
+        return []
+    return list(dict.fromkeys(wait.type for wait in view.run.waits if wait.type))[:EVENTS_MAX]
 
 
 def _live_url(run: Run, pinned: str) -> str:
@@ -193,6 +211,9 @@ def _sentence(view: RunView) -> tuple[str, int | None]:
         return f"Cancelled{f' by {by}' if by else ''}{why}.", None
     if run.state is RunState.FAILED and run.reason:
         return f"Failed: {reason_text(run.reason)}.", None
+    if run.state is RunState.QUEUED and view.queue is not None:
+        ahead = f" It is number {view.queue.position} in line." if view.queue.position > 1 else ""
+        return f"{view.queue.reason[0].upper()}{view.queue.reason[1:]}.{ahead}", None
     if run.state is RunState.QUEUED and run.started_ms is None:
         return "Waits for a free worker.", None
     return "", None
@@ -254,6 +275,9 @@ def _step_note(step: Step) -> str:
         return step.error.type
     if step.state is StepState.PASSED and code:
         return f"exit code {code}, allowed"
+    if step.state is StepState.PASSED and step.key.kind is StepKind.SH:
+        earlier = (step.value or {}).get("from_run")
+        return f"from run #{earlier}" if earlier else ""
     return ""
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ci_platform.model import (
     Actor,
+    Artifact,
     Entry,
     ErrorInfo,
     Json,
@@ -19,13 +20,15 @@ from ci_platform.model import (
     Repository,
     Rollback,
     Run,
+    RunId,
     Step,
     StepKey,
     User,
     Wait,
 )
 from ci_platform.ports import Hook, Token
-from ci_platform.queries import ApprovalView, RunView, SystemView, WorkerView
+from ci_platform.queries import ApprovalView, QueueView, Relative, RunView, SystemView, WorkerView
+from ci_platform.scheduling import Hold
 
 BRANCH = "refs/heads/"
 
@@ -207,6 +210,8 @@ class RunSummary(RunState):
     started_at: str | None
     ended_at: str | None
     waits: list[WaitAnswer]
+    group: str | None
+    priority: int
 
     @classmethod
     def of(cls, run: Run, base_url: str) -> RunSummary:
@@ -222,8 +227,29 @@ class RunSummary(RunState):
             created_at=iso(run.created_ms),
             started_at=iso_or_none(run.started_ms),
             ended_at=iso_or_none(run.ended_ms),
-            waits=[WaitAnswer.of(wait) for wait in run.waits],
+            waits=[WaitAnswer.of(wait) for wait in (*_held(run), *run.waits)],
+            group=run.place.group,
+            priority=run.place.priority,
         )
+
+
+def _held(run: Run) -> list[Wait]:
+    """A queued run's wait for its turn."""
+    if run.hold is None:
+        return []
+    name = run.place.group if run.hold is Hold.GROUP else "runs_max_per_repository"
+    return [Wait(run.hold, name or "", None, run.created_ms, None)]
+
+
+class QueueAnswer(Answer):
+    """Where a queued run stands."""
+
+    position: int
+    reason: str
+
+    @classmethod
+    def of(cls, view: QueueView | None) -> QueueAnswer | None:
+        return None if view is None else cls(position=view.position, reason=view.reason)
 
 
 class RunList(Answer):
@@ -244,12 +270,29 @@ class RollbackAnswer(Answer):
         return cls(outcome=rollback.outcome, error=ErrorAnswer.of(rollback.error))
 
 
+class RelativeAnswer(Answer):
+    """The run that started this one, or one that it started; `step` is the parent's."""
+
+    id: str
+    number: int
+    state: str
+    step: str
+
+    @classmethod
+    def of(cls, relative: Relative) -> RelativeAnswer:
+        run = relative.run
+        return cls(id=run.id, number=run.number, state=run.state, step=relative.step)
+
+
 class RunAnswer(RunSummary):
     repository: str
     steps: list[StepAnswer]
     output: Json
     error: ErrorAnswer | None
     rollback: RollbackAnswer | None
+    parent: RelativeAnswer | None
+    children: list[RelativeAnswer]
+    queue: QueueAnswer | None
     payload: Json
 
     @classmethod
@@ -264,6 +307,9 @@ class RunAnswer(RunSummary):
             output=run.output,
             error=ErrorAnswer.of(run.error),
             rollback=RollbackAnswer.of(view.rollback),
+            parent=None if view.parent is None else RelativeAnswer.of(view.parent),
+            children=[RelativeAnswer.of(one) for one in view.children],
+            queue=QueueAnswer.of(view.queue),
             payload=dict(run.payload),
         )
 
@@ -304,6 +350,30 @@ class EntryAnswer(Answer):
 
 class Journal(Answer):
     entries: list[EntryAnswer]
+
+
+class ArtifactAnswer(Answer):
+    step: str  # sh:build
+    path: str
+    size: int
+    sha256: str
+    report: bool
+    url: str
+
+    @classmethod
+    def of(cls, found: Artifact, run_id: RunId, base_url: str) -> ArtifactAnswer:
+        return cls(
+            step=str(found.step),
+            path=found.path,
+            size=found.size,
+            sha256=found.sha256,
+            report=found.report,
+            url=f"{base_url}/api/v1/runs/{run_id}/artifacts/{found.sha256}",
+        )
+
+
+class Artifacts(Answer):
+    artifacts: list[ArtifactAnswer]
 
 
 class LineAnswer(Answer):

@@ -12,6 +12,7 @@ from ci_platform.commands.changing import Decide, change
 from ci_platform.commands.inputs import check_inputs
 from ci_platform.commands.parts import Parts, check_json, check_run_id, check_text
 from ci_platform.commands.starting import chosen, create, described, let_go, new_run
+from ci_platform.commands.superseding import supersede
 from ci_platform.commands.triggers import BRANCH, TAG
 from ci_platform.engine import outside
 from ci_platform.engine.ids import new_id
@@ -47,6 +48,7 @@ class StartRun:
     id: str | None = None
     resume: str | None = None
     trigger: str = "manual"
+    priority: int = 0  # 0 to 100: higher ones of the repository go first
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class Runs:
             actor=actor.name,
             actor_id=actor.id,
             trusted=run.trusted,
+            priority=run.place.priority,
         )
         again = create(self.parts, [new])[0]
         self.parts.audit(actor, "run restarted", run_id, new_run=again.id, commit=commit)
@@ -168,6 +171,10 @@ class Runs:
         self.parts.store.runs.delete(run_id)
         let_go(self.parts, run.repository_id, run.commit)
         self.parts.audit(actor, "run deleted", run_id, number=run.number)
+
+    def supersede_pending(self) -> int:
+        """End runs that newer ones of their groups have made needless. Returns how many."""
+        return supersede(self.parts)
 
     def _change(self, actor: Actor, run_id: RunId, decide: Decide, action: str) -> Run:
         self.parts.run(actor, Action.CHANGE_RUN, run_id)
@@ -221,6 +228,7 @@ class Runs:
             },
             actor=actor.name,
             actor_id=actor.id,
+            priority=what.priority,
         )
 
     def _ref(self, repository: Repository, ref: str | None) -> str:

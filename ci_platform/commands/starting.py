@@ -5,12 +5,15 @@ Shared by people's starts (runs.py) and pushes (pushes.py).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 
 from ci_platform import envelope
 from ci_platform.commands.parts import Parts
-from ci_platform.errors import InvalidRequest, RequestError
+from ci_platform.commands.places import place_of
+from ci_platform.commands.superseding import supersede
+from ci_platform.errors import InvalidRequest, RequestError, SluiceError
 from ci_platform.model import (
     Description,
     ErrorInfo,
@@ -24,6 +27,9 @@ from ci_platform.model import (
     SourceFiles,
 )
 from ci_platform.ports import RunFilter
+from ci_platform.scheduling import OnNew
+
+log = logging.getLogger(__name__)
 
 PIPELINE_FILE = ".ci/pipeline.py"  # also the name of the pipeline of a run whose file does not load
 _PLACE = re.compile(r" \([^()]*, line \d+\)$")  # as SyntaxError says it once more
@@ -79,6 +85,7 @@ def new_run(
     actor: str,
     actor_id: str | None,
     trusted: bool = True,
+    priority: int = 0,
 ) -> NewRun:
     policy = resume or pipeline.resume
     dispatch = envelope.Dispatch(repository_id, pipeline.name, ref, commit, policy.value)
@@ -96,6 +103,9 @@ def new_run(
         actor_id=actor_id,
         trusted=trusted,
         timeout_ms=pipeline.timeout_ms,
+        place=place_of(
+            pipeline, ref=ref, commit=commit, event=trigger, actor=actor, priority=priority
+        ),
     )
 
 
@@ -113,7 +123,17 @@ def create(parts: Parts, new: Sequence[NewRun], *, skip_existing: bool = False) 
     for repository_id, commit in commits:
         # Again: whoever deleted the last other run of it may have let go of it in between.
         parts.source.keep(repository_id, commit)
+    if any(run.place.on_new is not OnNew.QUEUE for run in created):
+        _supersede(parts)
     return created
+
+
+def _supersede(parts: Parts) -> None:
+    """At once, so that nobody waits for a worker to notice. The runs are created in any case."""
+    try:
+        supersede(parts)
+    except SluiceError as error:
+        log.warning("superseded runs are left to the workers: %s", error)
 
 
 def let_go(parts: Parts, repository_id: RepositoryId, commit: str) -> None:

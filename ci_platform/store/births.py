@@ -16,11 +16,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ci_platform.errors import RunExists, SluiceError
 from ci_platform.model import Entry, NewRun, RepositoryId, Run
 from ci_platform.ports import Clock
-from ci_platform.store import moves
+from ci_platform.store import family, moves, slots
 from ci_platform.store.codec import entry_columns, fixed_columns, moving_columns, pack_data, plain
 from ci_platform.store.journal import write_entries
 from ci_platform.store.packing import pack
-from ci_platform.store.tables import RUN_COUNTERS, RUN_INPUTS, RUNS
+from ci_platform.store.tables import RUN_COUNTERS, RUN_INPUTS, RUNS, SUPERSESSIONS
 
 _EXISTING = select(RUNS.c.id).where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
 _INSERT_RUNS = RUNS.insert().returning(RUNS.c.n, RUNS.c.id)
@@ -93,8 +93,15 @@ class Creator:
                 answers.append(indexes)
             else:
                 answers.append([births.add(creation, index) for index in indexes])
-        births.write(connection)
-        return answers
+        admitted = births.write(connection)
+        if not admitted:
+            return answers
+        return [
+            answer
+            if isinstance(answer, SluiceError)
+            else [moves.admitted(run, now_ms) if run.id in admitted else run for run in answer]
+            for answer in answers
+        ]
 
 
 def _existing(connection: Connection, ids: Sequence[str]) -> set[str]:
@@ -140,18 +147,21 @@ class _Births:
     def __init__(self, now_ms: int, numbers: dict[RepositoryId, int]) -> None:
         self._now_ms = now_ms
         self._numbers = numbers
+        self._new: list[NewRun] = []
         self._born: list[tuple[Run, list[Entry], bytes, bytes]] = []
 
     def add(self, creation: Creation, index: int) -> Run:
         new = creation.new[index]
         number = self._numbers[new.repository_id] = self._numbers[new.repository_id] + 1
         run, entries = moves.born(new, number, self._now_ms)
+        self._new.append(new)
         self._born.append((run, entries, creation.payloads[index], creation.events[index]))
         return run
 
-    def write(self, connection: Connection) -> None:
+    def write(self, connection: Connection) -> set[str]:
+        """Returns the ids of runs that their groups have admitted at once."""
         if not self._born:
-            return
+            return set()
         rows = [{**fixed_columns(run), **moving_columns(run)} for run, *_ in self._born]
         numbered = {row.id: row.n for row in connection.execute(_INSERT_RUNS, rows)}
         connection.execute(
@@ -169,3 +179,17 @@ class _Births:
                 for entry in entries
             ],
         )
+        family.add(connection, self._new, numbered)
+        return self._queue(connection, numbered)
+
+    def _queue(self, connection: Connection, numbered: dict[str, int]) -> set[str]:
+        """Let groups admit whom they can, and note who is to end others."""
+        runs = [run for run, *_ in self._born]
+        groups = {group for run in runs if (group := slots.concerns(run)) is not None}
+        if not groups:
+            return set()
+        superseding = [{"run_n": numbered[run.id]} for run in runs if slots.superseding(run)]
+        if superseding:
+            connection.execute(SUPERSESSIONS.insert(), superseding)
+        admitted = set(slots.admit(connection, groups, self._now_ms))
+        return {run_id for run_id, n in numbered.items() if n in admitted}

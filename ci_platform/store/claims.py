@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Select, bindparam, select
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import Entry, Run, WorkerId
 from ci_platform.ports import Claim, Clock
-from ci_platform.store import moves
+from ci_platform.scheduling import RunLimits
+from ci_platform.store import moves, slots
 from ci_platform.store.codec import entry_columns, entry_of, pack_data, plain
 from ci_platform.store.database import Database
 from ci_platform.store.fair import CLAIM_MAX, FairQueue
@@ -56,30 +57,37 @@ Inputs = Callable[[Connection, Sequence[tuple[int, Run]]], list[Run]]
 
 
 class Leases:
-    def __init__(self, database: Database, clock: Clock, inputs: Inputs) -> None:
+    def __init__(self, database: Database, clock: Clock, inputs: Inputs, limits: RunLimits) -> None:
+        self._limits = limits
         self._database = database
         self._clock = clock
         self._inputs = inputs
-        self._queue = FairQueue(RUNS, RUNS.c.ready_ms)
+        self._queue = FairQueue(RUNS, RUNS.c.ready_ms, RUNS.c.priority)
         self._served = ""  # the repository this process served last
 
     def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Claim]:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
             now_ms = self._clock.now_ms()
-            look = partial(
-                self._queue.candidates, now_ms=now_ms, limit=limit * SPARES, after=self._served
-            )
-            candidates = self._database.read(look)
-            if not candidates:
+            ns = self._database.read(partial(self._look, now_ms=now_ms, limit=limit * SPARES))
+            if not ns:
                 return []
-            lease = _Lease(worker, lease_ms, now_ms)
-            ns = [candidate.n for candidate in candidates]
+            lease = _Lease(worker, lease_ms, now_ms, self._limits)
             claimed = self._database.write(partial(_claim, ns=ns, limit=limit, lease=lease))
             if claimed:
                 self._served = claimed[-1][1].repository_id
                 return self._database.read(partial(self._with_journals, claimed=claimed))
         return []
+
+    def _look(self, connection: Connection, *, now_ms: int, limit: int) -> list[int]:
+        """Candidates, best first. Where there is a limit, those that execute already go first."""
+        ns: list[int] = []
+        if self._limits:
+            ns = slots.continuing(connection, now_ms=now_ms, limit=limit)
+            if slots.full(connection, self._limits):
+                return ns
+        found = self._queue.candidates(connection, now_ms=now_ms, limit=limit, after=self._served)
+        return list(dict.fromkeys([*ns, *(candidate.n for candidate in found)]))
 
     def _with_journals(
         self, connection: Connection, claimed: Sequence[tuple[int, Run]]
@@ -106,6 +114,15 @@ class Leases:
             )
         )
 
+    def refill(self) -> int:
+        """See slots.refill. Looks first: there are hardly ever any held runs."""
+        if not self._database.read(slots.anyone_over):
+            return 0
+        now_ms = self._clock.now_ms()
+        return self._database.write(
+            lambda connection: slots.refill(connection, self._limits, now_ms)
+        )
+
     def release(self, worker: WorkerId | None) -> int:
         now_ms = self._clock.now_ms()
         leased = _LOCK_LEASED if worker is None else _LOCK_LEASED_BY
@@ -126,6 +143,7 @@ class _Lease:
     worker: WorkerId
     lease_ms: int
     now_ms: int
+    limits: RunLimits
 
 
 def _claim(
@@ -134,11 +152,20 @@ def _claim(
     """Lease the first of the runs `ns` that are still free."""
     rows = connection.execute(_LOCK_DUE, {"ns": ns, "now": lease.now_ms})
     free = {row.n: head_of(row) for row in rows}
+    chosen = [n for n in ns if n in free][:limit]
+    if lease.limits:
+        due = [(n, free[n]) for n in ns if n in free]
+        chosen, over = slots.choose(connection, due, lease.limits, limit=limit)
+        slots.hold(connection, over, lease.now_ms)
     claimed = []
     entries = []
-    for n in [n for n in ns if n in free][:limit]:
+    for n in chosen:
         run, entry = moves.claimed(
-            free[n], lease.worker, lease_ms=lease.lease_ms, now_ms=lease.now_ms
+            free[n],
+            lease.worker,
+            lease_ms=lease.lease_ms,
+            now_ms=lease.now_ms,
+            slot=bool(lease.limits),
         )
         claimed.append((n, run))
         entries.append(entry_columns(n, entry, pack_data(entry.data, entry.kind)))

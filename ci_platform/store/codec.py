@@ -26,10 +26,13 @@ from ci_platform.model import (
     Wait,
     WorkerId,
 )
+from ci_platform.scheduling import Hold, OnNew, Place
 from ci_platform.store.packing import pack, unpack
 
 _KINDS = {str(kind): kind for kind in EntryKind}
 _STATES = {str(state): state for state in RunState}
+_HOLDS = {str(hold): hold for hold in Hold}
+_ANYWHERE = Place()
 _STEP_KINDS = {str(kind): kind for kind in StepKind}
 
 
@@ -133,7 +136,16 @@ def run_of(row: Columns, payload: Mapping[str, Json], event: Mapping[str, Json])
         pause_requested=row.pause_requested,
         cancel_requested=row.cancel_requested,
         timeout_ms=row.timeout_ms,
+        place=_place_of(row),
+        hold=None if row.hold is None else _HOLDS[row.hold],
+        slot=row.slot is not None,
     )
+
+
+def _place_of(row: Columns) -> Place:
+    if row.group_key is None and row.priority == 0:
+        return _ANYWHERE
+    return Place(row.group_key, row.group_limit, OnNew(row.on_new), row.priority)
 
 
 def fixed_columns(run: Run) -> dict[str, object]:
@@ -151,6 +163,10 @@ def fixed_columns(run: Run) -> dict[str, object]:
         "trusted": run.trusted,
         "created_ms": run.created_ms,
         "timeout_ms": run.timeout_ms,
+        "group_key": plain_or_none(run.place.group, "concurrency.group"),
+        "group_limit": run.place.limit,
+        "on_new": run.place.on_new.value,
+        "priority": run.place.priority,
     }
 
 
@@ -172,6 +188,8 @@ def moving_columns(run: Run) -> dict[str, object]:
         "error": pack_error(run.error),
         "pause_requested": run.pause_requested,
         "cancel_requested": run.cancel_requested,
+        "hold": None if run.hold is None else run.hold.value,
+        "slot": 1 if run.slot else None,
     }
 
 

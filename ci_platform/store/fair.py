@@ -1,4 +1,4 @@
-"""What to claim next: due rows in round robin over repositories, oldest first within one.
+"""What to claim next: due rows in round robin over repositories, within one by priority and age.
 
 Costs do not grow with sleepers, nor with how much one repository has queued. The oldest due rows
 are looked at through a window; when all of them fit, that is exact. When a backlog fills it, the
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import Column, Connection, Select, Table, bindparam, literal, select
+from sqlalchemy import Column, Connection, Select, Table, bindparam, literal, literal_column, select
 
 WINDOW_MIN = 64  # of the oldest due rows
 CLAIM_MAX = 128  # rows of one claim
@@ -22,19 +22,25 @@ REPOSITORIES_WALKED_MAX = 2000  # in one claim, from the last one served on
 class Candidate:
     n: int
     repository_id: str
+    priority: int = 0
 
 
 class FairQueue:
-    """The due rows of one table with the columns n, repository_id and `due`."""
+    """The due rows of one table with the columns n, repository_id and `due`, and, where it matters,
+    `priority`, which is 0 or more."""
 
-    def __init__(self, table: Table, due: Column[int | None]) -> None:
+    def __init__(
+        self, table: Table, due: Column[int | None], priority: Column[int] | None = None
+    ) -> None:
+        rank = literal(0) if priority is None else priority
         self._window = (
-            select(table.c.n, table.c.repository_id)
+            select(table.c.n, table.c.repository_id, rank.label("priority"))
             .where(due <= bindparam("now"))
             .order_by(due, table.c.n)
             .limit(bindparam("window"))
         )
         self._walk = _walk(table, due)
+        self._urgent = None if priority is None else _urgent(table, due, priority)
 
     def candidates(
         self, connection: Connection, *, now_ms: int, limit: int, after: str
@@ -42,15 +48,34 @@ class FairQueue:
         """Up to `limit` due rows, beginning with the repositories behind `after`."""
         size = max(WINDOW_MIN, limit + 1)
         window = [
-            Candidate(row.n, row.repository_id)
+            Candidate(row.n, row.repository_id, row.priority)
             for row in connection.execute(self._window, {"now": now_ms, "window": size})
         ]
         if len(window) < size:
             return in_turns(window, after)[:limit]
         heads = self._heads(connection, now_ms=now_ms, limit=limit, after=after)
+        urgent = self._most_urgent(connection, now_ms=now_ms, limit=limit, heads=heads)
+        if urgent:
+            # Heads first, as they are the oldest of theirs; the others know their priority.
+            known = {row.n: row for row in [*heads, *window, *urgent]}
+            return in_turns(list(known.values()), after)[:limit]
         seen = {candidate.n for candidate in heads}
         rest = [candidate for candidate in window if candidate.n not in seen]
         return (heads + in_turns(rest, after))[:limit]
+
+    def _most_urgent(
+        self, connection: Connection, *, now_ms: int, limit: int, heads: Sequence[Candidate]
+    ) -> list[Candidate]:
+        """The due rows with a priority above 0 of the repositories that `heads` are of: few rows
+        have one, and they have an index to themselves."""
+        if self._urgent is None:
+            return []
+        of = sorted({head.repository_id for head in heads})
+        asked = {"now": now_ms, "count": max(WINDOW_MIN, limit), "repositories": of}
+        return [
+            Candidate(row.n, row.repository_id, row.priority)
+            for row in connection.execute(self._urgent, asked)
+        ]
 
     def _heads(
         self, connection: Connection, *, now_ms: int, limit: int, after: str
@@ -67,17 +92,39 @@ class FairQueue:
 
 
 def in_turns(rows: Sequence[Candidate], after: str) -> list[Candidate]:
-    """One row of each repository, then a second of each, ...; rows of one keep their order."""
+    """One row of each repository, then a second of each, ...; rows of one by their priority, and
+    else in the order they have."""
     ranked: list[tuple[int, bool, str, Candidate]] = []
     for repository_id, own in groupby(sorted(rows, key=_repository), key=_repository):
         passed = repository_id <= after
-        ranked += [(turn, passed, repository_id, row) for turn, row in enumerate(own)]
+        first = sorted(own, key=_urgency)
+        ranked += [(turn, passed, repository_id, row) for turn, row in enumerate(first)]
     ranked.sort(key=lambda item: item[:3])
     return [item[3] for item in ranked]
 
 
 def _repository(row: Candidate) -> str:
     return row.repository_id
+
+
+def _urgency(row: Candidate) -> int:
+    return -row.priority
+
+
+def _urgent(
+    table: Table, due: Column[int | None], priority: Column[int]
+) -> Select[tuple[int, str, int]]:
+    return (
+        select(table.c.n, table.c.repository_id, priority)
+        .where(
+            table.c.repository_id.in_(bindparam("repositories", expanding=True)),
+            due.is_not(None),
+            due <= bindparam("now"),
+            priority > literal_column("0"),
+        )
+        .order_by(priority.desc(), due, table.c.n)
+        .limit(bindparam("count"))
+    )
 
 
 def _walk(table: Table, due: Column[int | None]) -> Select[tuple[str, int]]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, select
 from ci_platform.errors import RunNotFound, SluiceError
 from ci_platform.model import Entry, Run, RunId
 from ci_platform.ports import Append, Clock
-from ci_platform.store import effects, moves, retention
+from ci_platform.store import effects, family, moves, retention, slots
 from ci_platform.store.codec import (
     Columns,
     entry_columns,
@@ -37,6 +37,7 @@ _ADD_ENTRIES = ENTRIES.insert()  # made once: a new one each time would be analy
 _MOVING = (
     *("commit", "state", "reason", "last_seq", "fence", "worker", "lease_until_ms", "ready_ms"),
     *("waits", "started_ms", "ended_ms", "output", "error", "pause_requested", "cancel_requested"),
+    *("hold", "slot"),
 )
 _MOVE_RUN = (
     RUNS.update()
@@ -122,6 +123,7 @@ class Appender:
         now_ms = self._clock.now_ms()
         runs = lock_runs(connection, sorted({prepared.append.run_id for prepared in batch}))
         moved: dict[int, Run] = {}
+        freed: list[str] = []  # repositories in which a run stopped executing
         rows: list[dict[str, object]] = []
         verdicts: list[Verdict | SluiceError] = []
         for prepared in batch:
@@ -133,6 +135,8 @@ class Appender:
                 continue
             verdicts.append(verdict)
             if isinstance(verdict, Written):
+                if runs[run_id][1].slot and not verdict.run.slot:
+                    freed.append(verdict.run.repository_id)
                 runs[run_id] = (verdict.n, verdict.run)
                 moved[verdict.n] = verdict.run
                 rows += [
@@ -141,9 +145,15 @@ class Appender:
                 ]
         write_entries(connection, rows)
         write_moves(connection, list(moved.items()))
+        groups = [group for run in moved.values() if (group := slots.concerns(run)) is not None]
+        if groups:
+            slots.admit(connection, groups, now_ms)
+        if freed:
+            slots.release(connection, freed, now_ms)
         ended = [n for n, run in moved.items() if run.state.terminal]
         if ended:
             effects.end(connection, ended, now_ms)
+            family.mark(connection, ended)
         return verdicts
 
 

@@ -13,8 +13,10 @@ from dataclasses import asdict, replace
 from ci_platform.errors import Conflict, InternalError, InvalidRequest, LeaseLost, TooLarge
 from ci_platform.model import Draft, Entry, EntryKind, NewRun, Run, RunState, WorkerId
 from ci_platform.ports import Append
+from ci_platform.scheduling import Hold
 
 DRAFTS_MAX = 60_000  # of one append: a run of 25,000 steps that ends with all of them open
+EXECUTING = frozenset({RunState.QUEUED, RunState.RUNNING})  # of one that has begun
 CLAIMABLE = frozenset({RunState.QUEUED, RunState.WAITING, RunState.RUNNING})
 
 
@@ -26,7 +28,8 @@ def numbered(drafts: Sequence[Draft], last_seq: int, now_ms: int) -> list[Entry]
 
 
 def born(new: NewRun, number: int, now_ms: int) -> tuple[Run, list[Entry]]:
-    """A new run and the entries it is born with."""
+    """A new run and the entries it is born with. In a group it waits to be admitted."""
+    hold = Hold.GROUP if new.place.group is not None and new.failed is None else None
     created = {
         "trigger": new.trigger,
         "actor": new.actor,
@@ -58,7 +61,7 @@ def born(new: NewRun, number: int, now_ms: int) -> tuple[Run, list[Entry]]:
         fence=0,
         worker=None,
         lease_until_ms=None,
-        ready_ms=now_ms if new.failed is None else None,
+        ready_ms=now_ms if new.failed is None and hold is None else None,
         waits=(),
         started_ms=None,
         ended_ms=None if new.failed is None else now_ms,
@@ -67,6 +70,8 @@ def born(new: NewRun, number: int, now_ms: int) -> tuple[Run, list[Entry]]:
         pause_requested=False,
         cancel_requested=False,
         timeout_ms=new.timeout_ms,
+        place=new.place,
+        hold=hold,
     )
     return run, numbered(drafts, 0, now_ms)
 
@@ -106,6 +111,9 @@ def moved(run: Run, append: Append, now_ms: int) -> Run:
     update = append.update
     ended = update.state.terminal
     held = update.hold and run.worker is not None and not ended
+    # One at its limit is offered again: if there is no room, the next claim holds it again.
+    hold = Hold.GROUP if run.hold is Hold.GROUP and not ended else None
+    claimable = not held and hold is None and update.state in CLAIMABLE
     return replace(
         run,
         commit=update.commit,
@@ -114,22 +122,36 @@ def moved(run: Run, append: Append, now_ms: int) -> Run:
         last_seq=run.last_seq + len(append.drafts),
         worker=run.worker if held else None,
         lease_until_ms=run.lease_until_ms if held else None,
-        ready_ms=update.ready_ms if not held and update.state in CLAIMABLE else None,
+        ready_ms=update.ready_ms if claimable else None,
         waits=update.waits,
         ended_ms=now_ms if ended else None,
         output=update.output,
         error=update.error,
         pause_requested=update.pause_requested,
         cancel_requested=update.cancel_requested,
+        hold=hold,
+        slot=run.slot and update.state in EXECUTING,
     )
+
+
+def admitted(run: Run, now_ms: int) -> Run:
+    """A held run that is offered to workers."""
+    return replace(run, hold=None, ready_ms=now_ms)
+
+
+def over_limit(run: Run) -> Run:
+    """A due run whose repository executes as many as it may."""
+    return replace(run, hold=Hold.LIMIT, ready_ms=None)
 
 
 def due(run: Run, now_ms: int) -> bool:
     return run.worker is None and run.ready_ms is not None and run.ready_ms <= now_ms
 
 
-def claimed(run: Run, worker: WorkerId, *, lease_ms: int, now_ms: int) -> tuple[Run, Entry]:
-    """A due run under its new lease."""
+def claimed(
+    run: Run, worker: WorkerId, *, lease_ms: int, now_ms: int, slot: bool = False
+) -> tuple[Run, Entry]:
+    """A due run under its new lease; with a `slot` it counts as executing until it waits."""
     fence = run.fence + 1
     draft = Draft(EntryKind.RUN_CLAIMED, {"worker": worker, "fence": fence})
     after = replace(
@@ -142,6 +164,7 @@ def claimed(run: Run, worker: WorkerId, *, lease_ms: int, now_ms: int) -> tuple[
         ready_ms=None,
         waits=(),
         started_ms=now_ms if run.started_ms is None else run.started_ms,
+        slot=slot,
     )
     return after, numbered([draft], run.last_seq, now_ms)[0]
 

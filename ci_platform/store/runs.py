@@ -24,7 +24,8 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
-from ci_platform.store import births, journal, listing, retention
+from ci_platform.scheduling import RunLimits, Standing, Superseded
+from ci_platform.store import births, journal, listing, retention, slots
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
 from ci_platform.store.database import Database
@@ -75,12 +76,14 @@ class SqlRunStore:
         clock: Clock,
         operations: SqlOperationStore,
         ring: Callable[[], None],
+        *,
+        limits: RunLimits,
     ) -> None:
         self._database = database
         self._operations = operations
         self._ring = ring
         self._inputs = InputCache()
-        self._leases = Leases(database, clock, self._inputs.complete)
+        self._leases = Leases(database, clock, self._inputs.complete, limits)
         self._appends = GroupCommit[journal.Prepared, journal.Verdict](
             database, journal.Appender(clock), committed=ring
         )
@@ -151,7 +154,7 @@ class SqlRunStore:
 
     def expire(self, *, limit: int = 100) -> int:
         expired = self._leases.expire(limit=limit) + self._operations.expire(limit=limit)
-        if expired:
+        if self._leases.refill() or expired:
             self._ring()
         return expired
 
@@ -172,6 +175,21 @@ class SqlRunStore:
         return self._database.read(
             partial(retention.old, before_ms=before_ms, keep=keep, after=after, limit=limit)
         )
+
+    def standing(self, run_id: str) -> Standing | None:
+        def work(connection: Connection) -> Standing | None:
+            row = connection.execute(_GET, {"run_id": run_id}).one_or_none()
+            if row is None:
+                raise RunNotFound(f"no run has the id {run_id}")
+            return slots.standing(connection, row.n, whole(row))
+
+        return self._database.read(work)
+
+    def superseded(self, *, limit: int = 100) -> Sequence[Superseded]:
+        return self._database.read(partial(slots.superseded, limit))
+
+    def superseded_done(self, by: str) -> None:
+        self._database.write(partial(slots.superseded_done, by))
 
     def commits_used(self, repository_id: RepositoryId, commits: Sequence[str]) -> set[str]:
         return self._database.read(partial(retention.commits_used, repository_id, commits))

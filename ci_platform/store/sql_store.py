@@ -17,6 +17,7 @@ from ci_platform.store.database import Database
 from ci_platform.store.datagrams import DatagramWire
 from ci_platform.store.descriptions import SqlDescriptionStore
 from ci_platform.store.duties import SqlDutyStore
+from ci_platform.store.family import SqlFamilyStore
 from ci_platform.store.hooks import SqlHookStore
 from ci_platform.store.identity import SqlIdentityStore
 from ci_platform.store.logs import SqlLogStore
@@ -47,6 +48,7 @@ class SqlStore:
         self._operations = operations
         self._runs = SqlRunStore(database, clock, operations, self._belfry.ring, limits=limits)
         self._approvals = SqlApprovalStore(database)
+        self._family = SqlFamilyStore(database)
         self._memos = SqlMemoStore(database)
         self._logs = SqlLogStore(database, self._belfry.ring)
         self._identity = SqlIdentityStore(database, clock)
@@ -72,6 +74,10 @@ class SqlStore:
     @property
     def logs(self) -> SqlLogStore:
         return self._logs
+
+    @property
+    def family(self) -> SqlFamilyStore:
+        return self._family
 
     @property
     def memos(self) -> SqlMemoStore:

@@ -30,7 +30,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
 Id = String().with_variant(String(collation="C"), "postgresql")
@@ -274,6 +274,23 @@ class RunLayerRow(StoreTable, table=True):
     run_n: int = Field(sa_column=_run_number(primary_key=True))
 
 
+class FamilyRow(StoreTable, table=True):
+    """A run that another one started: see ci_platform/family.py."""
+
+    __tablename__ = "family"
+    __table_args__ = (
+        Index("family_of_parent", "parent_n"),
+        _partial("family_due", "child_n", where="due > 0"),
+    )
+
+    child_n: int = Field(sa_column=_run_number(primary_key=True))
+    parent_n: int = Field(sa_column=_run_number())
+    step: str
+    waits: bool
+    depth: int
+    due: int
+
+
 class MemoRow(StoreTable, table=True):
     """What a command came to, for later runs; goes with its run."""
 
@@ -444,6 +461,7 @@ DESCRIPTIONS = _table("descriptions")
 AUDIT = _table("audit")
 RUN_LAYERS = _table("run_layers")
 SUPERSESSIONS = _table("supersessions")
+FAMILY = _table("family")
 MEMOS = _table("memos")
 WORKERS = _table("workers")
 DUTIES = _table("duties")

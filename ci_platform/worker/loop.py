@@ -20,6 +20,7 @@ from ci_platform.model import Operation
 from ci_platform.ports import Bell, Claim
 from ci_platform.worker.activate import Activations
 from ci_platform.worker.expire import Expiry
+from ci_platform.worker.family import Families
 from ci_platform.worker.forget import Forget
 from ci_platform.worker.heartbeat import Heartbeat
 from ci_platform.worker.lines import FLUSH_MS, Spool
@@ -28,6 +29,7 @@ from ci_platform.worker.prune import Prune
 from ci_platform.worker.pushes import PendingPushes
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
+from ci_platform.worker.superseding import Superseding
 from ci_platform.worker.sweep import LayerSweep
 from ci_platform.worker.upkeep import GitUpkeep
 
@@ -92,6 +94,8 @@ class Worker:
         self.expiry = Expiry(tools)
         self.heartbeat = Heartbeat(tools)
         self.pushes = PendingPushes(tools)
+        self.superseding = Superseding(tools)
+        self.families = Families(tools)
         # What may take minutes, and is not urgent; apart, so that leases never wait for it.
         self.slow = (Prune(tools), Forget(tools), GitUpkeep(tools), LayerSweep(tools))
         self._wake = threading.Event()
@@ -100,6 +104,7 @@ class Worker:
         """Do everything that is due now, in this thread. Returns how many things that was."""
         self.heartbeat.run_once()
         done = self.expiry.run_once() + self.strays.run_once() + self.pushes.run_once()
+        done += self.superseding.run_once() + self.families.run_once()
         done += self.activations.run_once()
         done += self.operations.run_once()
         self._spool.flush()
@@ -191,6 +196,8 @@ class Worker:
             self.expiry.run_once()
             self.strays.run_once()
             self.pushes.run_once()
+            self.superseding.run_once()
+            self.families.run_once()
 
         beats = self.heartbeat.period_ms / 1000
         loops: Sequence[tuple[str, Callable[[], None]]] = (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from ci_platform.engine import Limits
+from ci_platform.engine import Child, Limits
 from ci_platform.granting import Capabilities
 from ci_platform.housekeeping import Layers
-from ci_platform.model import WorkerId
+from ci_platform.model import Json, Run, StepKey, WorkerId
 from ci_platform.ports import Clock, Runner, Sandbox, Source, Store
 
 
@@ -29,6 +30,9 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
+ChildStarter: TypeAlias = Callable[[Run, str, StepKey, Mapping[str, Json]], Child]
+
+
 def _nothing_pending() -> int:
     return 0
 
@@ -46,6 +50,9 @@ class Tools:
     settings: Settings = field(default_factory=Settings)
     capabilities: Capabilities | None = None  # what code may do beyond its steps
     dispatch_pending: Callable[[], int] = _nothing_pending  # start what pushes ask for
+    start_child: ChildStarter | None = None  # creates the run that a step starts
+    family_pending: Callable[[], int] = _nothing_pending  # tell parents and children of each other
+    supersede_pending: Callable[[], int] = _nothing_pending  # end what newer runs replace
     maintain_git: Callable[[], int] = _nothing_pending  # the git store's upkeep
     layers: Layers | None = None  # stored workspace layers, for their sweep
     host: str = ""  # the machine's name, for people

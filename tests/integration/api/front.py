@@ -111,7 +111,9 @@ class FakeSandbox:
 def _described(declared: dict[str, Json]) -> PipelineDescription:
     triggers = tuple(_trigger(one) for one in declared.get("triggers", []))
     resume = Resume(declared.get("resume", "pinned"))
-    return PipelineDescription(declared["name"], triggers, resume)
+    return PipelineDescription(
+        declared["name"], triggers, resume, concurrency=declared.get("concurrency")
+    )
 
 
 def _trigger(declared: Json) -> Trigger:

@@ -127,6 +127,11 @@ def test_a_bad_class_is_an_error_that_names_class_and_attribute(
         (lambda: Boolean("yes"), "default must be True or False"),  # type: ignore[arg-type]
         (lambda: Concurrency(limit=0), "concurrency.limit must be between 1 and 10000"),
         (lambda: Concurrency(on_new="wait"), "concurrency.on_new must be one of queue"),
+        (lambda: Concurrency("{nothing}"), r"concurrency.group may use \{ref\}.*got \{nothing\}"),
+        (lambda: Concurrency("{ref!r}"), "concurrency.group may use"),
+        (lambda: Concurrency("{ref.x}"), r"got \{ref.x\}"),
+        (lambda: Concurrency("{}"), "concurrency.group may use"),
+        (lambda: Concurrency("a{ref"), "concurrency.group 'a{ref': expected '}'"),
         (lambda: Retry(limit=10_001), "retries.limit must be between 0 and 10000"),
         (lambda: Retry(backoff="random"), "retries.backoff must be one of constant"),
         (lambda: Retry(delay="1 eon"), "retries.delay has the unknown unit 'eon'"),

@@ -1,0 +1,84 @@
+"""The values of scheduling: a run's place in its group, what holds it back, how many may run.
+
+Slots are never counted up or down: who has one follows from the rows of runs, so that none can be
+lost. Used by model.py; the rules are in the store's `moves` and `slots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+PRIORITY_MAX = 100
+
+
+class Hold(StrEnum):
+    """Why a queued run is not offered to workers."""
+
+    GROUP = "group"  # its concurrency group has no free slot
+    LIMIT = "limit"  # its repository runs as many as it may
+
+
+class OnNew(StrEnum):
+    """What a new run does to the others of its group."""
+
+    QUEUE = "queue"  # waits for its turn: every run is executed, in order of creation
+    CANCEL_QUEUED = "cancel_queued"  # ends those that have not begun
+    CANCEL_RUNNING = "cancel_running"  # ends all earlier ones
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run stands in the queue, fixed when it is created."""
+
+    group: str | None = None  # within the repository; None: runs beside any other
+    limit: int = 1  # runs of the group that may have begun and not ended
+    on_new: OnNew = OnNew.QUEUE
+    priority: int = 0  # 0 to 100: higher ones of the repository are taken first
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """How many runs may be executing at once; one that waits is not executing. 0: any number."""
+
+    repository: int = 0
+    every: int = 0  # of all repositories together
+
+    def __bool__(self) -> bool:
+        return self.repository > 0 or self.every > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a queued run waits for."""
+
+    ahead: int  # runs that come before it; counted to AHEAD_MAX
+    holders: Sequence[int]  # numbers of the runs that have the slots, oldest first, a few of them
+
+
+AHEAD_MAX = 1000
+HOLDERS_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Runs that a newer one of their group ends."""
+
+    by: str  # its id
+    number: int
+    runs: Sequence[str]
+
+
+class Scheduling(Protocol):
+    """The part of `RunStore` that says who waits for whom."""
+
+    def standing(self, run_id: str) -> Standing | None:
+        """What keeps a queued run; None when it does not wait for its turn."""
+
+    def superseded(self, *, limit: int = 100) -> Sequence[Superseded]:
+        """What new runs have to end, oldest first, until `superseded_done`."""
+
+    def superseded_done(self, by: str) -> None:
+        """The runs that this one supersedes have ended. Safe to call twice."""

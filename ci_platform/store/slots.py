@@ -1,0 +1,272 @@
+"""Who may be claimed: slots of concurrency groups, and limits on how many runs execute.
+
+A run that must wait has a `hold` and no `ready_ms`, so that claims never look at it. Whoever frees
+a slot gives it on in the same transaction: `admit` for groups, `release` for limits. On PostgreSQL
+a lock per group makes two who free slots at once see each other; SQLite has one writer anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, text
+from sqlalchemy.sql.elements import ColumnElement
+
+from ci_platform.model import Run, RunState
+from ci_platform.scheduling import (
+    AHEAD_MAX,
+    HOLDERS_MAX,
+    Hold,
+    OnNew,
+    RunLimits,
+    Standing,
+    Superseded,
+)
+from ci_platform.store.tables import RUNS, SUPERSESSIONS
+
+RELEASED_MAX = 100  # runs of one repository that are let go at once when there is no limit any more
+HELD_MAX = 500  # runs of one repository that are held in one claim
+
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+_GROUPED = (
+    RUNS.c.repository_id == bindparam("of_repository"),
+    RUNS.c.group_key == bindparam("of_group"),
+    text("group_key IS NOT NULL AND ended_ms IS NULL"),
+)
+_HOLDERS = select(func.count()).where(*_GROUPED, RUNS.c.hold.is_(None))
+_HOLDERS_OVER = select(func.count()).where(*_GROUPED, RUNS.c.hold == Hold.LIMIT.value)
+_NEXT_HELD = (
+    select(RUNS.c.n, RUNS.c.group_limit)
+    .where(*_GROUPED, RUNS.c.hold == Hold.GROUP.value, RUNS.c.state == RunState.QUEUED.value)
+    .order_by(RUNS.c.priority.desc(), RUNS.c.n)
+    .limit(1)
+    .with_for_update()
+)
+_OVER = text("hold = 'limit'")
+_NEXT_OVER = (
+    select(RUNS.c.n)
+    .where(RUNS.c.repository_id == bindparam("of_repository"), _OVER)
+    .order_by(RUNS.c.priority.desc(), RUNS.c.n)
+    .limit(bindparam("count"))
+    .with_for_update(skip_locked=True)
+)
+# By the index of held runs alone: without a bound it would be a scan of it.
+_REPOSITORIES_OVER = select(RUNS.c.repository_id).where(_OVER, RUNS.c.repository_id > "").distinct()
+_LET_GO = (
+    RUNS.update()
+    .where(RUNS.c.n.in_(bindparam("ns", expanding=True)))
+    .values(hold=None, ready_ms=bindparam("now"))
+)
+_HOLD = (
+    RUNS.update()
+    .where(RUNS.c.n.in_(bindparam("ns", expanding=True)))
+    .values(hold=Hold.LIMIT.value, ready_ms=None)
+)
+_DUE_OF = (
+    select(RUNS.c.n)
+    .where(
+        RUNS.c.repository_id == bindparam("of_repository"),
+        RUNS.c.ready_ms <= bindparam("now"),
+        RUNS.c.slot.is_(None),
+    )
+    .order_by(RUNS.c.ready_ms, RUNS.c.n)
+    .limit(HELD_MAX)
+    .with_for_update(skip_locked=True)
+)
+_USED = (
+    select(RUNS.c.repository_id, func.count())
+    .where(RUNS.c.slot.is_not(None))
+    .group_by(RUNS.c.repository_id)
+)
+_CONTINUING = (
+    select(RUNS.c.n)
+    .where(RUNS.c.slot.is_not(None), RUNS.c.ready_ms <= bindparam("now"))
+    .order_by(RUNS.c.ready_ms, RUNS.c.n)
+    .limit(bindparam("count"))
+)
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def admit(connection: Connection, groups: Iterable[tuple[str, str]], now_ms: int) -> list[int]:
+    """Give the free slots of groups, (repository, group), to those who are next. Returns them."""
+    admitted: list[int] = []
+    for repository_id, group in sorted(set(groups)):
+        _take_lock(connection, f"group {repository_id} {group}")
+        asked = {"of_repository": repository_id, "of_group": group}
+        taken = sum(
+            connection.execute(one, asked).scalar_one() for one in (_HOLDERS, _HOLDERS_OVER)
+        )
+        while (head := connection.execute(_NEXT_HELD, asked).one_or_none()) is not None:
+            if taken >= head.group_limit:
+                break
+            connection.execute(_LET_GO, {"ns": [head.n], "now": now_ms})
+            admitted.append(head.n)
+            taken += 1
+    return admitted
+
+
+def concerns(run: Run) -> tuple[str, str] | None:
+    """The group in which a run's last move may have freed a slot, or claimed one."""
+    if run.place.group is None:
+        return None
+    if run.state.terminal or run.hold is Hold.GROUP:
+        return run.repository_id, run.place.group
+    return None
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def continuing(connection: Connection, *, now_ms: int, limit: int) -> list[int]:
+    """Due runs that have a slot already: they may always go on."""
+    return list(connection.execute(_CONTINUING, {"now": now_ms, "count": limit}).scalars())
+
+
+def full(connection: Connection, limits: RunLimits) -> bool:
+    """Whether all repositories together run as many as they may."""
+    return 0 < limits.every <= sum(_used(connection).values())
+
+
+def choose(
+    connection: Connection, runs: Sequence[tuple[int, Run]], limits: RunLimits, *, limit: int
+) -> tuple[list[int], set[str]]:
+    """Which of the due runs may be claimed, and the repositories that are at their limit. Waits
+    for other claims to commit: they would count the same slots."""
+    _take_lock(connection, "claims")
+    used = _used(connection)
+    total = sum(used.values())
+    chosen: list[int] = []
+    over: set[str] = set()
+    for n, run in runs:
+        repository_id = run.repository_id
+        if len(chosen) == limit:
+            break
+        if run.slot:
+            chosen.append(n)
+        elif 0 < limits.repository <= used.get(repository_id, 0):
+            over.add(repository_id)
+        elif not 0 < limits.every <= total:
+            chosen.append(n)
+            used[repository_id] = used.get(repository_id, 0) + 1
+            total += 1
+    return chosen, over
+
+
+def hold(connection: Connection, repositories: Iterable[str], now_ms: int) -> None:
+    """Take the due runs of repositories at their limit out of the queue."""
+    for repository_id in sorted(repositories):
+        asked = {"of_repository": repository_id, "now": now_ms}
+        ns = list(connection.execute(_DUE_OF, asked).scalars())
+        if ns:
+            connection.execute(_HOLD, {"ns": ns})
+
+
+def release(connection: Connection, repositories: Sequence[str], now_ms: int) -> None:
+    """Offer the next held runs of repositories again, one for each slot that fell free: a name
+    may be there several times."""
+    for repository_id in sorted(set(repositories)):
+        _release(connection, repository_id, repositories.count(repository_id), now_ms)
+
+
+def refill(connection: Connection, limits: RunLimits, now_ms: int) -> int:
+    """Offer held runs whose repository has room, whatever became of the one who should have: two
+    transactions may not have seen each other, or the limit is another now."""
+    released = 0
+    repositories = sorted(connection.execute(_REPOSITORIES_OVER).scalars())
+    used = _used(connection) if repositories else {}
+    for repository_id in repositories:
+        room = RELEASED_MAX
+        if limits.repository > 0:
+            room = min(room, limits.repository - used.get(repository_id, 0))
+        if room > 0:
+            released += _release(connection, repository_id, room, now_ms)
+    return released
+
+
+def anyone_over(connection: Connection) -> bool:
+    return connection.execute(_REPOSITORIES_OVER.limit(1)).scalar() is not None
+
+
+def _release(connection: Connection, repository_id: str, count: int, now_ms: int) -> int:
+    asked = {"of_repository": repository_id, "count": count}
+    ns = list(connection.execute(_NEXT_OVER, asked).scalars())
+    if ns:
+        connection.execute(_LET_GO, {"ns": ns, "now": now_ms})
+    return len(ns)
+
+
+def _used(connection: Connection) -> dict[str, int]:
+    return {repository_id: count for repository_id, count in connection.execute(_USED)}
+
+
+def _take_lock(connection: Connection, name: str) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK, {"name": name})
+
+
+# --- superseding ----------------------------------------------------------------------------------
+
+_PENDING = (
+    select(
+        RUNS.c.n, RUNS.c.id, RUNS.c.number, RUNS.c.repository_id, RUNS.c.group_key, RUNS.c.on_new
+    )
+    .join(SUPERSESSIONS, SUPERSESSIONS.c.run_n == RUNS.c.n)
+    .order_by(RUNS.c.n)
+    .limit(bindparam("count"))
+)
+_EARLIER = select(RUNS.c.id).where(*_GROUPED, RUNS.c.n < bindparam("before")).order_by(RUNS.c.n)
+_NOT_BEGUN = (RUNS.c.state == RunState.QUEUED.value, RUNS.c.started_ms.is_(None))
+_DONE = SUPERSESSIONS.delete().where(
+    SUPERSESSIONS.c.run_n == select(RUNS.c.n).where(RUNS.c.id == bindparam("by")).scalar_subquery()
+)
+
+
+def superseding(run: Run) -> bool:
+    """Whether a new run is to end others."""
+    place = run.place
+    return place.group is not None and place.on_new is not OnNew.QUEUE and not run.state.terminal
+
+
+def superseded(limit: int, connection: Connection) -> list[Superseded]:
+    found = []
+    for row in connection.execute(_PENDING, {"count": limit}).all():
+        asked = {"of_repository": row.repository_id, "of_group": row.group_key, "before": row.n}
+        earlier = _EARLIER if row.on_new == OnNew.CANCEL_RUNNING else _EARLIER.where(*_NOT_BEGUN)
+        runs = list(connection.execute(earlier, asked).scalars())
+        found.append(Superseded(row.id, row.number, runs))
+    return found
+
+
+def superseded_done(by: str, connection: Connection) -> None:
+    connection.execute(_DONE, {"by": by})
+
+
+# --- for people -----------------------------------------------------------------------------------
+
+
+def standing(connection: Connection, n: int, run: Run) -> Standing | None:
+    if run.state is not RunState.QUEUED:
+        return None
+    asked = {"of_repository": run.repository_id, "of_group": run.place.group}
+    of_repository = RUNS.c.repository_id == bindparam("of_repository")
+    if run.hold is Hold.GROUP:
+        held = and_(*_GROUPED, RUNS.c.hold == Hold.GROUP.value)
+        has_slot = and_(*_GROUPED, or_(RUNS.c.hold.is_(None), RUNS.c.hold == Hold.LIMIT.value))
+    else:
+        waits = RUNS.c.ready_ms.is_not(None) if run.hold is None else _OVER
+        held = and_(of_repository, waits, RUNS.c.state == RunState.QUEUED.value)
+        has_slot = and_(of_repository, RUNS.c.slot.is_not(None))
+    holders: list[int] = []
+    if run.hold is not None:
+        numbers = select(RUNS.c.number).where(has_slot).order_by(RUNS.c.n).limit(HOLDERS_MAX)
+        holders = list(connection.execute(numbers, asked).scalars())
+    before = select(RUNS.c.n).where(held, _before(n, run)).limit(AHEAD_MAX).subquery()
+    ahead = connection.execute(select(func.count()).select_from(before), asked).scalar_one()
+    return Standing(ahead, holders)
+
+
+def _before(n: int, run: Run) -> ColumnElement[bool]:
+    priority = run.place.priority
+    return or_(RUNS.c.priority > priority, and_(RUNS.c.priority == priority, RUNS.c.n < n))

@@ -1,0 +1,92 @@
+"""Groups and priorities, from the pipeline file to what people see."""
+
+from __future__ import annotations
+
+import pytest
+
+from ci_platform.commands import StartRun
+from ci_platform.model import SYSTEM, EntryKind, Json, Run, RunState
+from ci_platform.scheduling import Hold
+from tests.integration.api.front import Front, pipeline_file
+
+
+def grouped(on_new: str = "queue", group: str = "{ref}") -> str:
+    concurrency = {"group": group, "limit": 1, "on_new": on_new}
+    triggers = [{"kind": "push"}, {"kind": "manual"}]
+    return pipeline_file({"name": "CI", "triggers": triggers, "concurrency": concurrency})
+
+
+def start(front: Front, **given: Json) -> Run:
+    return front.commands.runs.start(SYSTEM, "acme", "widget", StartRun(**given))
+
+
+def again(front: Front, run: Run) -> Run:
+    return front.store.runs.get(run.id)
+
+
+def test_every_run_of_a_queue_is_executed_in_order(front: Front) -> None:
+    repository = front.repository(pipeline=grouped())
+    (first,) = front.runs(repository)
+    second, third = start(front), start(front)
+    assert [run.hold for run in (first, second, third)] == [None, Hold.GROUP, Hold.GROUP]
+    front.finish(first.id)
+    assert [again(front, run).hold for run in (second, third)] == [None, Hold.GROUP]
+    front.finish(second.id)
+    front.finish(third.id)
+    assert {run.state for run in front.runs(repository)} == {RunState.PASSED}
+
+
+def test_a_newer_push_ends_what_runs_on_its_branch(front: Front) -> None:
+    repository = front.repository(pipeline=grouped("cancel_running"))
+    (first,) = front.runs(repository)
+    front.wait_for(first.id, "never")
+    front.push(repository, {"README": "newer"})
+    newest, old = front.runs(repository)
+    assert (old.state, old.reason) == (RunState.CANCELLED, "superseded")
+    assert (newest.state, newest.hold) == (RunState.QUEUED, None)
+    entries = front.store.runs.journal(old.id)
+    (asked,) = [entry for entry in entries if entry.kind is EntryKind.CANCEL_REQUESTED]
+    assert asked.data["actor"] == "run #2"
+
+
+def test_a_newer_run_ends_only_queued_ones_if_told_so(front: Front) -> None:
+    repository = front.repository(pipeline=grouped("cancel_queued"))
+    (first,) = front.runs(repository)
+    front.wait_for(first.id, "never")
+    second, third = start(front), start(front)
+    states = [again(front, run).state for run in (first, second, third)]
+    assert states == [RunState.WAITING, RunState.CANCELLED, RunState.QUEUED]
+    assert again(front, third).hold is Hold.GROUP
+
+
+def test_what_a_dead_process_left_undone_is_done_by_the_next(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = front.repository(pipeline=grouped("cancel_running"))
+    (first,) = front.runs(repository)
+    with monkeypatch.context() as died:
+        died.setattr("ci_platform.commands.starting.supersede", lambda parts: 0)
+        start(front)
+    assert again(front, first).state is RunState.QUEUED
+    assert front.commands.runs.supersede_pending() == 1
+    assert again(front, first).reason == "superseded"
+    assert front.commands.runs.supersede_pending() == 0
+
+
+@pytest.mark.anyio
+async def test_a_held_run_says_what_it_waits_for(front: Front) -> None:
+    front.repository(pipeline=grouped())
+    front.claim()
+    start(front)
+    third = start(front, priority=7)
+    async with front.client(front.token()) as client:
+        shown = (await client.get(f"/api/v1/runs/{third.id}")).json()
+        assert shown["queue"] == {
+            "position": 1,
+            "reason": "waiting for group refs/heads/main: #1 is running",
+        }
+        assert (shown["group"], shown["priority"]) == ("refs/heads/main", 7)
+        (wait,) = shown["waits"]
+        assert (wait["kind"], wait["name"]) == ("group", "refs/heads/main")
+        started = await client.post("/api/v1/repos/acme/widget/runs", json={"priority": 101})
+        assert (started.status_code, started.json()["field"]) == (400, "priority")
