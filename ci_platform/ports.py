@@ -384,8 +384,9 @@ class Store(Protocol):
     def duties(self) -> DutyStore: ...
     @property
     def shelves(self) -> ShelfStore: ...
-    def bell(self) -> Bell:
-        """A new listener; the caller closes it."""
+    def bell(self, *, work: bool = False) -> Bell:
+        """A new listener; the caller closes it. `work`: deaf to commits by which nothing can have
+        become due for a worker."""
 
     def close(self) -> None: ...
 

@@ -186,6 +186,18 @@ def raw_log(visit: Person, run_id: str, step: str) -> Response:
     return StreamingResponse(lines(), media_type="text/plain; charset=utf-8", headers=headers)
 
 
+@router.get("/runs/{run_id}/artifacts/{sha256}")
+def artifact(visit: Person, run_id: str, sha256: str) -> Response:
+    """A file that a command kept; never shown by the browser, whatever is in it."""
+    found, pieces = visit.site.queries.artifact(visit.actor, RunId(run_id), sha256)
+    name = quote(found.path.rpartition("/")[2])
+    headers = {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        "Content-Length": str(found.size),
+    }
+    return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
+
+
 # --- a repository: mounted last, since its address takes any two words ----------------------------
 
 repository_router = APIRouter()

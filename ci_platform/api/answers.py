@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict
 
+from ci_platform.api.relatives import RelativeAnswer
 from ci_platform.model import (
     Actor,
     Artifact,
@@ -27,7 +28,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.ports import Hook, Token
-from ci_platform.queries import ApprovalView, QueueView, Relative, RunView, SystemView, WorkerView
+from ci_platform.queries import ApprovalView, QueueView, RunView, SystemView, WorkerView
 from ci_platform.scheduling import Hold
 
 BRANCH = "refs/heads/"
@@ -268,20 +269,6 @@ class RollbackAnswer(Answer):
         if rollback is None:
             return None
         return cls(outcome=rollback.outcome, error=ErrorAnswer.of(rollback.error))
-
-
-class RelativeAnswer(Answer):
-    """The run that started this one, or one that it started; `step` is the parent's."""
-
-    id: str
-    number: int
-    state: str
-    step: str
-
-    @classmethod
-    def of(cls, relative: Relative) -> RelativeAnswer:
-        run = relative.run
-        return cls(id=run.id, number=run.number, state=run.state, step=relative.step)
 
 
 class RunAnswer(RunSummary):

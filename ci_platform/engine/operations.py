@@ -215,6 +215,8 @@ def _pass(pen: Pen, step: StepView, result: CommandResult, limits: Limits) -> No
         "layer": result.layer,
         "duration_ms": result.duration_ms,
     }
+    if result.artifacts:
+        value["artifacts"] = list(result.artifacts)
     if result.caches:
         value["caches"] = dict(result.caches)
     if result.from_run is not None:
@@ -262,5 +264,6 @@ def _failure(step: StepView, result: CommandResult) -> dict[str, Json]:
             "exit_code": result.exit_code,
             "output_tail": result.output_tail,
             "ended": result.ended,
+            **({"artifacts": list(result.artifacts)} if result.artifacts else {}),
         },
     }

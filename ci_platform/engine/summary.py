@@ -12,6 +12,7 @@ from itertools import islice
 from ci_platform.engine.fold import RunView, StepView, error_of
 from ci_platform.errors import InternalError
 from ci_platform.model import (
+    Artifact,
     Entry,
     Json,
     Rollback,
@@ -123,6 +124,16 @@ def steps(view: RunView) -> list[Step]:
         )
         for step in view.steps.values()
     ]
+
+
+def artifacts(view: RunView) -> list[Artifact]:
+    """The files that the run's commands kept, in the order their steps started."""
+    found = []
+    for step in view.steps.values():
+        if step.key.kind is StepKind.SH and step.ended:
+            value = step.value or (step.error or {}).get("data") or {}
+            found += [Artifact(step=step.key, **one) for one in value.get("artifacts") or ()]
+    return found
 
 
 def rollback(view: RunView) -> Rollback | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from ci_platform.errors import RunnerUnavailable
+from ci_platform.model import Json
 from ci_platform.ports import CommandResult, CommandSpec
+from ci_platform.runner.artifacts import Collector, TooManyArtifacts
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.cache_dirs import CacheDirs, bad_directory
 from ci_platform.runner.command import Ending, Output, Process, see_through
@@ -50,8 +52,15 @@ Start = Callable[[CommandSpec, Workspace, Manifest], AbstractContextManager[Proc
 class Execution:
     """Runs commands of any runner. Safe to use from many threads."""
 
-    def __init__(self, workspaces: Workspaces, layers: LayerStore, limits: RunnerLimits) -> None:
+    def __init__(
+        self,
+        workspaces: Workspaces,
+        layers: LayerStore,
+        artifacts: Collector,
+        limits: RunnerLimits,
+    ) -> None:
         self._workspaces = workspaces
+        self._artifacts = artifacts
         self._layers = layers
         self._limits = limits
 
@@ -133,7 +142,7 @@ class Execution:
         excess = ending.excess or self._late_excess(ending)
         if excess is None:
             try:
-                result, fit = self._finish(workspace, spec, before, ending)
+                result, fit = self._finish(workspace, spec, before, ending, output)
                 if result.exit_code == 0:
                     result = replace(result, caches=caches.keep(cached))
                 if fit:
@@ -154,7 +163,12 @@ class Execution:
         return None
 
     def _finish(
-        self, workspace: Workspace, spec: CommandSpec, before: Manifest, ending: Ending
+        self,
+        workspace: Workspace,
+        spec: CommandSpec,
+        before: Manifest,
+        ending: Ending,
+        output: Output,
     ) -> tuple[CommandResult, bool]:
         """Judge what the command left behind; keep its changes if it succeeded."""
         try:
@@ -166,13 +180,29 @@ class Execution:
             raise _Refused(over_disk(grown, self._limits))
         result = _result(ending, None)
         if ending.exit.code != 0:
-            return replace(result, outputs=self._outputs(workspace, lenient=True)), False
+            result = replace(result, outputs=self._outputs(workspace, lenient=True))
+            return replace(result, artifacts=self._reports(workspace, after, spec, output)), False
         outputs = self._outputs(workspace)
+        try:
+            artifacts = self._artifacts.collect(workspace.root, after, spec, output, failed=False)
+        except TooManyArtifacts as error:
+            raise _Refused(error.excess) from error
         changes = compare(before, after)
         layer = self._layers.save(workspace.root, changes, after) if changes else None
         if after.plain:
             workspace.manifest = after  # nothing runs in it until the next command
-        return replace(result, outputs=outputs, layer=layer), after.plain
+        result = replace(result, outputs=outputs, layer=layer, artifacts=artifacts)
+        return result, after.plain
+
+    def _reports(
+        self, workspace: Workspace, after: Manifest, spec: CommandSpec, output: Output
+    ) -> Sequence[Json]:
+        """The reports of a command that has failed: they add nothing to its failure."""
+        try:
+            return self._artifacts.collect(workspace.root, after, spec, output, failed=True)
+        except TooManyArtifacts as error:
+            output("note", f"{error.excess.detail}\n".encode())
+            return ()
 
     def _keep(self, workspace: Workspace, spec: CommandSpec, result: CommandResult) -> None:
         base = (*spec.base, result.layer) if result.layer else tuple(spec.base)

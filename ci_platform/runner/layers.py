@@ -28,6 +28,7 @@ from obstore.store import LocalStore, ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.beneath import open_directory, open_file
+from ci_platform.runner.durable import sync
 from ci_platform.runner.manifest import Changes, Manifest, chmod_beneath
 from ci_platform.runner.overlap import (
     DIRECTORY,
@@ -65,7 +66,7 @@ class LayerStore:
             except (BaseError, OSError) as error:
                 raise RunnerUnavailable(f"layer {digest} cannot be stored: {error}") from error
         if isinstance(self._objects, LocalStore):
-            _sync(Path(str(self._objects.prefix or "/")) / path)
+            sync(Path(str(self._objects.prefix or "/")) / path)
         return digest
 
     def restore(self, root: int, digests: Sequence[str]) -> None:
@@ -274,13 +275,3 @@ class _HashingWriter:
 
     def digest(self) -> str:
         return self._hash.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Make a file of a local object store survive a power cut: it, and the entries naming it."""
-    for target in (path, path.parent, path.parent.parent):
-        fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

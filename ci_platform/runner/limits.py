@@ -31,6 +31,8 @@ class RunnerLimits:
     tmp_bytes: int = 512 * MIB  # of /tmp and of /home/ci, each; both are in memory
     network_bytes: int = 10 * GIB  # through the proxy, both ways
     cache_bytes: int = 2 * GIB  # of one of cache_dirs, before compression
+    artifacts: int = 1000  # files that one command keeps for people
+    artifact_bytes: int = GIB  # all of them together
     outputs: int = 100  # names in $CI_OUTPUT
     outputs_bytes: int = MIB  # of $CI_OUTPUT
     grace_seconds: float = 10.0  # between TERM and KILL
@@ -58,6 +60,14 @@ def over_output(used: int, limits: RunnerLimits) -> Excess:
 
 def over_files(used: int, limits: RunnerLimits) -> Excess:
     return _count_over("files", "files in the workspace", used, limits.files)
+
+
+def over_artifact(used: int, limits: RunnerLimits) -> Excess:
+    return _bytes_over("artifact", "artifacts", used, limits.artifact_bytes)
+
+
+def over_artifacts(used: int, limits: RunnerLimits) -> Excess:
+    return _count_over("artifacts", "artifacts", used, limits.artifacts)
 
 
 def over_pids(used: int, limits: RunnerLimits) -> Excess:

@@ -15,6 +15,7 @@ from obstore.store import ObjectStore
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.ports import CommandResult, CommandSpec, Trees
 from ci_platform.runner import bubblewrap, cgroups, seccomp
+from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.cache_dirs import bound
 from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.command import Process, see_through
@@ -74,7 +75,9 @@ class SandboxRunner:
             layers,
             first_uid=first_uid if os.getuid() == 0 else None,
         )
-        self._execution = Execution(self._workspaces, layers, self._limits)
+        self._execution = Execution(
+            self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
+        )
         self._binary = bubblewrap.find()
         named = {"jobs": jobs}
         if self._binary is not None:

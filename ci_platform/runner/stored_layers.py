@@ -1,4 +1,4 @@
-"""The stored layers as a whole, for their sweep: which are old, and removing them.
+"""The stored layers and artifacts as a whole, for their sweep: which are old, and removing them.
 
 What refers to them is the platform's knowledge. Called by the worker's duty of layers.
 """
@@ -6,16 +6,18 @@ What refers to them is the platform's knowledge. Called by the worker's duty of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 
 from ci_platform.errors import StoreUnavailable
+from ci_platform.runner.artifacts import artifact_path
 from ci_platform.runner.layers import layer_path
 
 PAGE = 500
-_PREFIX = layer_path("")
+_PREFIXES = (layer_path(""), artifact_path(""))
 
 
 class StoredLayers:
@@ -26,7 +28,8 @@ class StoredLayers:
 
     def stored(self, *, before_ms: int) -> Iterator[Sequence[str]]:
         try:
-            for page in obstore.list(self._objects, _PREFIX, chunk_size=PAGE):
+            pages = [obstore.list(self._objects, one, chunk_size=PAGE) for one in _PREFIXES]
+            for page in chain.from_iterable(pages):
                 old = [item["path"] for item in page if _written_ms(item) < before_ms]
                 yield [path.rsplit("/", 1)[-1] for path in old]
         except (BaseError, OSError) as error:
@@ -34,8 +37,7 @@ class StoredLayers:
 
     def remove(self, digests: Sequence[str], *, before_ms: int) -> int:
         removed = 0
-        for digest in digests:
-            path = layer_path(digest)
+        for path in (place(digest) for digest in digests for place in (layer_path, artifact_path)):
             try:
                 # A command that made the same changes has stored the same layer again: its entry
                 # is about to refer to it.
@@ -45,7 +47,7 @@ class StoredLayers:
             except FileNotFoundError:
                 continue  # another sweep was here first
             except (BaseError, OSError) as error:
-                raise StoreUnavailable(f"layer {digest} cannot be removed: {error}") from error
+                raise StoreUnavailable(f"{path} cannot be removed: {error}") from error
         return removed
 
 

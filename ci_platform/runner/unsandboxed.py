@@ -12,6 +12,7 @@ from pathlib import Path
 from obstore.store import ObjectStore
 
 from ci_platform.ports import CommandResult, CommandSpec, Trees
+from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.command import Process
 from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Exit
@@ -49,7 +50,9 @@ class UnsandboxedRunner:
         layers = LayerStore(objects, scratch)
         cache = TreeCache(trees, work_dir / "trees")
         self._workspaces = Workspaces(work_dir / "jobs", cache, layers, first_uid=None)
-        self._execution = Execution(self._workspaces, layers, self._limits)
+        self._execution = Execution(
+            self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
+        )
 
     def run(
         self,

@@ -16,7 +16,7 @@ from ci_platform.worker.settings import Tools
 LOG_LINES_MAX = 10_000  # of an earlier run's log, told again
 _DIRECTORY = "directory "  # begins the key of a cache directory
 _PAGE_LINES = 1_000
-_KEPT = ("exit_code", "outputs", "output_tail", "layer", "duration_ms")
+_KEPT = ("exit_code", "outputs", "output_tail", "layer", "duration_ms", "artifacts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Recall:
     def result(self) -> CommandResult | None:
         if self.memo is None:
             return None
-        known = {name: self.memo.result[name] for name in _KEPT}
+        known = {name: self.memo.result[name] for name in _KEPT if name in self.memo.result}
         return CommandResult(ended=None, detail="", from_run=self.memo.number, **known)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from ci_platform.app import create_asgi
 from ci_platform.config import read_config
 from ci_platform.errors import InvalidRequest
-from ci_platform.model import RunId
+from ci_platform.identity import COOKIE
+from ci_platform.model import RunId, UserId
 from ci_platform.runner.stored_layers import StoredLayers
-from tests.deployment import Deployment, deployed
+from tests.deployment import OWNER, Deployment, deployed
 
 HEAD = """
 import asyncio
@@ -66,6 +69,39 @@ return (await step.sh("both", "cat one two")).output_tail
         )
     )
     assert world.run(run(world)).output == "1\n2\n"
+
+
+@pytest.mark.anyio
+async def test_artifacts_are_listed_and_downloaded_by_api_and_page(world: Deployment) -> None:
+    world.push(
+        pipeline(
+            """
+await step.sh("build", "mkdir dist; echo '<b>wheel</b>' > 'dist/ä 1.html'", artifacts=["dist"])
+await step.sh("test", "echo 1 > junit.xml; exit 1", reports=["*.xml"])
+"""
+        )
+    )
+    run_id = run(world)
+    front = create_asgi(world.platform, acting_as=OWNER)
+    _, cookie = world.platform.identity.sessions.issue(UserId(world.person("ada").id))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(front), base_url="http://localhost", cookies={COOKIE: cookie}
+    ) as client:
+        listed = (await client.get(f"/api/v1/runs/{run_id}/artifacts")).json()["artifacts"]
+        assert [(one["step"], one["path"], one["size"], one["report"]) for one in listed] == [
+            ("sh:build", "dist/ä 1.html", 13, False),
+            ("sh:test", "junit.xml", 2, True),
+        ]
+        page = await client.get(f"/runs/{run_id}")
+        for address in (listed[0]["url"], f"/runs/{run_id}/artifacts/{listed[0]['sha256']}"):
+            assert address.removeprefix("http://localhost/api/v1") in page.text
+            found = await client.get(address)
+            assert found.text == "<b>wheel</b>\n"
+            assert found.headers["content-type"] == "application/octet-stream"
+            assert "filename*=UTF-8''%C3%A4%201.html" in found.headers["content-disposition"]
+        other = run(world)
+        gone = await client.get(f"/api/v1/runs/{other}/artifacts/{'0' * 64}")
+        assert gone.status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ const LINES_MAX = 5000; // rows kept in the page while a log is followed; the fu
 
 // --- the run panel ----------------------------------------------------------------------------
 
-const REGIONS = ["run-head", "run-approvals", "run-actions", "run-steps", "run-about"];
+const REGIONS = ["run-head", "run-approvals", "run-actions", "run-steps", "run-artifacts", "run-about"];
 
 function fragment(html) {
   const template = document.createElement("template");
