@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ci_platform.errors import Conflict, RunNotFound, StepNotFound
+from ci_platform.family import Link
 from ci_platform.model import (
     Approval,
     CloseApproval,
@@ -26,6 +27,7 @@ from ci_platform.model import (
     OperationId,
     OperationState,
     RecordDecision,
+    ReleaseChildren,
     RepositoryId,
     Run,
     RunId,
@@ -51,6 +53,7 @@ class Tables:
     counters: Counter[RepositoryId] = field(default_factory=Counter)
     journals: dict[RunId, list[Entry]] = field(default_factory=dict)
     operations: dict[OperationId, Operation] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)  # by child, in order of creation
     approvals: dict[tuple[RunId, StepKey], Approval] = field(default_factory=dict)
     logs: dict[RunId, dict[str, list[LogLine]]] = field(default_factory=dict)
 
@@ -110,6 +113,8 @@ class Effects:
                 )
             case StopOperations(key=key):
                 self._stop(key)
+            case ReleaseChildren():
+                self._mark()
             case OpenApproval(key=key):
                 self._tables.approvals[self._run.id, key] = Approval(
                     run_id=self._run.id,
@@ -130,6 +135,13 @@ class Effects:
     def end(self) -> None:
         self._stop(None)
         self._close(None, "cancelled")
+        self._mark()
+
+    def _mark(self) -> None:
+        links = self._tables.links
+        for child_id, link in links.items():
+            if self._run.id in (child_id, link.kin.parent_id):
+                links[child_id] = replace(link, due=link.due + 1)
 
     def _open(self, opened: OpenOperation, spec: Json) -> None:
         self._tables.operations[opened.id] = Operation(

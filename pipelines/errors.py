@@ -67,12 +67,16 @@ class CapabilityError(Exception):
 
 
 class StepFailed(Exception):
-    """A step failed for good. `type` and `message` are those of its last attempt."""
+    """A step failed for good. `type` and `message` are those of its last attempt; `run_id` is the
+    run that step.start waited for."""
 
-    def __init__(self, message: str = "", *, type: str = "StepFailed") -> None:
+    def __init__(
+        self, message: str = "", *, type: str = "StepFailed", run_id: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.type = type
+        self.run_id = run_id
 
 
 class CommandFailed(StepFailed):
@@ -202,7 +206,7 @@ def _instance(error: Mapping[str, Json]) -> Exception:
     if name == "WaitTimeout":
         return WaitTimeout(message)
     if name == "StepFailed":
-        return StepFailed(message, type=str(data.get("type") or name))
+        return StepFailed(message, type=str(data.get("type") or name), run_id=data.get("id"))
     if name in _PLAIN:
         return _PLAIN[name](message)
     if "class" in data:

@@ -7,6 +7,7 @@ begins when it is awaited. Keys, history and the host are replay.py's business.
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import FunctionType
@@ -24,14 +25,15 @@ from pipelines.checks import (
     texts,
     whole,
 )
-from pipelines.declare import Cache, Input, Retry, Rollback, form_of
+from pipelines.declare import Cache, Input, Pipeline, Retry, Rollback, form_of
 from pipelines.declared import DeclaredStep
 from pipelines.durations import Duration, Instant, duration_ms, instant_ms
 from pipelines.history import Key
+from pipelines.jsontext import encode
 from pipelines.loop import BODY
 from pipelines.replay import Replay
 from pipelines.rollback import Undo, taken, timeout_ms
-from pipelines.values import Approval, CommandResult, ReceivedEvent, StepContext
+from pipelines.values import Approval, ChildRun, CommandResult, ReceivedEvent, StepContext
 from pipelines.wire import RETRIES_MAX, Json
 
 T = TypeVar("T")
@@ -256,6 +258,29 @@ class Step:
         }
         return self._call(key, config, then=Approval.from_json)
 
+    # --- other runs ---
+
+    def start(
+        self,
+        name: str,
+        pipeline: str | type[Pipeline],
+        params: Json = None,
+        *,
+        wait: bool = True,
+    ) -> Call[ChildRun]:
+        """Start a run of a pipeline of this repository, at this commit, and wait for its end unless
+        told otherwise. Raises StepFailed when it did not pass."""
+        key = self._replay.count("run", step_name(name))
+        chosen = pipeline if isinstance(pipeline, str) else pipeline.__name__
+        what = f"the params of step.start({name!r})"
+        text = encode({} if params is None else params, what, bytes_max=self._replay.value_bytes)
+        config = {
+            "pipeline": block("pipeline", chosen, most=100),
+            "params": json.loads(text),
+            "wait": flag("wait", wait),
+        }
+        return self._call(key, config, then=ChildRun.from_json)
+
     # --- the common way ---
 
     def _call(
@@ -296,6 +321,7 @@ _METHOD = {
     "sleep": "sleep",
     "wait": "wait_for_event",
     "approval": "approval",
+    "run": "start",
 }
 
 

@@ -80,6 +80,20 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ChildRun:
+    """A run that a step started; without waiting for it, only `id` and `number` are known."""
+
+    id: str
+    number: int
+    state: str | None = None
+    output: Json = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Json]) -> ChildRun:
+        return cls(data["id"], data["number"], data.get("state"), data.get("output"))
+
+
+@dataclass(frozen=True, slots=True)
 class ReceivedEvent:
     """An event that a run waited for."""
 

@@ -71,6 +71,14 @@ class Deployment:
         view = fold(self.run(run_id), self.journal(run_id))
         return {str(step.key): step for step in steps(view)}
 
+    def children(self, run_id: RunId, prefix: str = "") -> dict[str, str]:
+        """The state of each run that a run has started, by step, and of those that these have."""
+        found: dict[str, str] = {}
+        for one in self.platform.queries.run_page(OWNER, run_id).children:
+            found[prefix + one.step] = one.run.state.value
+            found |= self.children(one.run.id, f"{prefix}{one.step}/")
+        return found
+
     def seen(self, run_id: RunId) -> str:
         """All that people get to see of a run's steps and journal, as one text."""
         queries = self.platform.queries

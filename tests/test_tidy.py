@@ -22,6 +22,7 @@ CORE = {
     "ci_platform.housekeeping",
     "ci_platform.granting",
     "ci_platform.scheduling",
+    "ci_platform.family",
     "ci_platform.envelope",
 }
 FRONT = {
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.housekeeping": CORE,
     "ci_platform.granting": CORE,
     "ci_platform.scheduling": set(),
+    "ci_platform.family": set(),
     "ci_platform.envelope": CORE,
     "ci_platform.engine": CORE,
     "ci_platform.store": CORE,

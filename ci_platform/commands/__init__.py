@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ci_platform.commands.approvals import Approvals, Decided
+from ci_platform.commands.family import Family
 from ci_platform.commands.hooks import Hooks, NewHook, Receipt
 from ci_platform.commands.parts import Limits, Parts
 from ci_platform.commands.people import NewToken, People
@@ -20,6 +21,7 @@ __all__ = [
     "Approvals",
     "Commands",
     "Decided",
+    "Family",
     "Hooks",
     "Limits",
     "NewHook",
@@ -42,6 +44,8 @@ class Commands:
     pushes: Pushes
     hooks: Hooks
     people: People
+    playground: Playground
+    family: Family
 
     @classmethod
     def over(cls, parts: Parts) -> Commands:
@@ -54,4 +58,6 @@ class Commands:
             pushes=pushes,
             hooks=Hooks(parts, pushes),
             people=People(parts),
+            playground=Playground(parts),
+            family=Family(parts),
         )

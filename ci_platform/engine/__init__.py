@@ -10,6 +10,7 @@ False), fold again with what is new and decide again; never reuse the view.
 
 from ci_platform.engine.accept import accept
 from ci_platform.engine.check import check_event_type
+from ci_platform.engine.children import Child, child_ended, unwanted
 from ci_platform.engine.decision import Decision, Pen, propose
 from ci_platform.engine.endings import (
     check_value,
@@ -39,6 +40,7 @@ __all__ = [
     "LOST_WORKER",
     "MOVES",
     "Answer",
+    "Child",
     "Decision",
     "IllegalMove",
     "Limits",
@@ -51,6 +53,7 @@ __all__ = [
     "body_overran",
     "cancel",
     "check_event_type",
+    "child_ended",
     "check_value",
     "command_finished",
     "command_lost",
@@ -76,6 +79,7 @@ __all__ = [
     "stable_id",
     "steps",
     "unreadable",
+    "unwanted",
     "update",
     "waits",
 ]

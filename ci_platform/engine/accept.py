@@ -6,10 +6,11 @@ says is checked here; a PipelineError means that this run has failed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from ci_platform.engine.check import check_config, check_key, whole
+from ci_platform.engine.children import Child, start_child
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.endings import check_value, error_json, fail_run, info_json
 from ci_platform.engine.fold import RunView
@@ -28,6 +29,7 @@ from ci_platform.model import (
     Json,
     NoteDivergence,
     OpenApproval,
+    ReleaseChildren,
     RunState,
     StartStep,
     StepKey,
@@ -35,6 +37,7 @@ from ci_platform.model import (
     StopOperations,
 )
 
+_NO_CHILDREN: Mapping[StepKey, Child] = {}
 _CHANGES = ("inserted", "missing")
 
 
@@ -45,9 +48,11 @@ def accept(
     *,
     limits: Limits,
     on_divergence: str = "accept",
+    children: Mapping[StepKey, Child] = _NO_CHILDREN,
 ) -> Decision:
     """Decide what a guest's commands write. While the run is held, what would start is left out:
-    the guest asks again when the run has been resumed. Raises PipelineError, LimitExceeded."""
+    the guest asks again when the run has been resumed. `children` are the runs that were created
+    for steps of kind run. Raises PipelineError, LimitExceeded."""
     pen = Pen(view, now_ms)
     if len(commands) > COMMANDS_MAX:
         raise LimitExceeded(
@@ -65,7 +70,7 @@ def accept(
             break
         match command:
             case StartStep():
-                _start(pen, command, limits)
+                _start(pen, command, limits, children)
             case FinishAttempt():
                 _finish(pen, command, limits)
             case AbandonStep():
@@ -77,7 +82,7 @@ def accept(
     return pen.decision()
 
 
-def _start(pen: Pen, command: StartStep, limits: Limits) -> None:
+def _start(pen: Pen, command: StartStep, limits: Limits, children: Mapping[StepKey, Child]) -> None:
     view, key, config = pen.view, command.key, command.config
     if view.held:
         return
@@ -108,7 +113,10 @@ def _start(pen: Pen, command: StartStep, limits: Limits) -> None:
             spec = {name: value for name, value in config.items() if name != "timeout_ms"}
             pen.cause(OpenApproval(key, spec, view.steps[key].until_ms))
         case StepKind.RUN:
-            raise PipelineError(f"step {key.label!r}: child runs are not available yet")
+            child = children.get(key)
+            if child is None:
+                raise PipelineError(f"step {key.label!r}: there is nobody here to start runs")
+            start_child(pen, key, config, child)
         case _:
             assert_never(key.kind)
 
@@ -179,6 +187,8 @@ def _abandon(pen: Pen, key: StepKey) -> None:
         pen.cause(StopOperations(key))
     if key.kind is StepKind.APPROVAL:
         pen.cause(CloseApproval(key, "cancelled"))
+    if key.kind is StepKind.RUN:
+        pen.cause(ReleaseChildren())
 
 
 def _diverge(pen: Pen, command: NoteDivergence, limits: Limits, on_divergence: str) -> None:

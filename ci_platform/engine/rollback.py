@@ -16,6 +16,7 @@ from ci_platform.model import (
     CloseApproval,
     EntryKind,
     Json,
+    ReleaseChildren,
     RollbackOutcome,
     StepKey,
     StepKind,
@@ -54,6 +55,8 @@ def cancel_open(pen: Pen, reason: str) -> None:
         pen.cause(StopOperations())
     if StepKind.APPROVAL in kinds:
         pen.cause(CloseApproval(None, "cancelled"))
+    if StepKind.RUN in kinds:
+        pen.cause(ReleaseChildren())
 
 
 def outcome(error: Mapping[str, Json] | None) -> dict[str, Json]:

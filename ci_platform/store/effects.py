@@ -20,9 +20,11 @@ from ci_platform.model import (
     OperationId,
     OperationState,
     RecordDecision,
+    ReleaseChildren,
     Run,
     StopOperations,
 )
+from ci_platform.store import family
 from ci_platform.store.codec import KeyColumns, key_columns, plain
 from ci_platform.store.packing import pack
 from ci_platform.store.tables import APPROVALS, DECISIONS, OPERATIONS
@@ -108,6 +110,8 @@ def prepare(effect: Effect) -> Prepared:
             data, key = pack(effect.form, "form"), key_columns(effect.key)
             for field in ("user_id", "user", "decision", "comment", "way"):
                 plain(getattr(effect, field), field)
+        case ReleaseChildren():
+            pass
         case StopOperations() | CloseApproval():
             key = None if effect.key is None else key_columns(effect.key)
         case CloseOperation():
@@ -169,6 +173,8 @@ def apply(connection: Connection, prepared: Prepared, run_n: int, run: Run, now_
             connection.execute(
                 DECISIONS.insert(), _decision_columns(decision, prepared, run_n, now_ms)
             )
+        case ReleaseChildren():
+            family.mark(connection, [run_n])
         case CloseApproval(key=None, outcome=outcome):
             closing = {"runs": [run_n], "with_outcome": outcome, "at_ms": now_ms}
             connection.execute(_CLOSE_ALL_GATES, closing)

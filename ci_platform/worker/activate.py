@@ -41,6 +41,7 @@ from ci_platform.model import (
     Raised,
     Returned,
     SourceFiles,
+    StepKind,
     Suspended,
 )
 from ci_platform.ports import Activation, Claim
@@ -51,6 +52,7 @@ from ci_platform.worker.lines import Spool
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 
+CHILD = "run"  # the trigger of a run that another one started
 WHY_MAX = 1_000  # characters of an error that the journal keeps
 SANDBOX_TRIES_MAX = 3  # sandboxes that may break under one activation
 
@@ -115,6 +117,11 @@ class Activations:
             self._activate(session)
         finally:
             session.close()
+        view = session.view
+        if view.terminal and (
+            view.run.trigger == CHILD or any(key.kind is StepKind.RUN for key in view.steps)
+        ):
+            self._tools.family_pending()  # at once; the duty would come to it too
 
     def _activate(self, session: Session) -> None:
         session.settle()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
-from ci_platform.engine import Decision, Pen, RunView, accept, fold, propose, refused, settle
+from ci_platform.engine import Child, Decision, Pen, RunView, accept, fold, propose, refused, settle
 from ci_platform.errors import InternalError, LeaseLost, PipelineError
 from ci_platform.granting import Grant
 from ci_platform.model import (
@@ -24,6 +24,7 @@ from ci_platform.model import (
     FinishAttempt,
     Json,
     NoteDivergence,
+    StartStep,
     StepKey,
     StepKind,
 )
@@ -65,6 +66,7 @@ class Session:
         self.on_divergence = "accept"
         self.commit = claim.run.commit  # of the code that executes
         self._asked = 0
+        self._children: dict[StepKey, Child] = {}
 
     @property
     def over(self) -> bool:
@@ -88,12 +90,34 @@ class Session:
         end."""
         if self.over:
             raise Over
+        self._start_children(commands)
         self.write(lambda view, now_ms: self._decide(view, commands, now_ms), ends=_ends(commands))
         self.reached = True
         self._trial = None
         fresh = self.entries[self.known :]
         self.known = len(self.entries)
         return () if self.over else fresh
+
+    def _start_children(self, commands: Sequence[Command]) -> None:
+        """Create the runs that steps start, before these steps are journaled: their ids belong to
+        the steps, so that they are found again if this worker does not live to write that down."""
+        start, view = self._tools.start_child, self.view
+        if start is None or view.held or view.rollback is not None:
+            return
+        wanted = {
+            each.key: each.config
+            for each in commands
+            if isinstance(each, StartStep) and each.key.kind is StepKind.RUN
+        }
+        count = sum(key.kind is StepKind.RUN for key in view.steps) if wanted else 0
+        for key, config in wanted.items():
+            if key not in self._children and key not in view.steps:
+                count += 1
+                self._children[key] = (
+                    start(self.run, self.commit, key, config)
+                    if count <= CHILDREN_MAX
+                    else Child("", 0, f"a run may start {CHILDREN_MAX:,} runs")
+                )
 
     def conclude(self, decide: Decider, ends: Sequence[Command] = ()) -> None:
         """Write how the activation ended, unless a pause or an end came first. `ends`: how steps
@@ -142,7 +166,12 @@ class Session:
         """What the commands decide, and what is due besides."""
         limits = self._tools.settings.limits
         decision = self._resolve(view, now_ms) + accept(
-            view, commands, now_ms, limits=limits, on_divergence=self.on_divergence
+            view,
+            commands,
+            now_ms,
+            limits=limits,
+            on_divergence=self.on_divergence,
+            children=self._children,
         )
         return decision + settle(view, now_ms) if view.leased else decision
 

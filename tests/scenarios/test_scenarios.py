@@ -2,13 +2,14 @@
 
 Each is played twice: as it comes, and with the sandbox dropped at every await. expect.json:
 
-    params      of the run
+    params      of the run; start: what else it is started with
     script      what happens while it waits: {"advance": seconds}, {"event": [type, payload]},
                 {"approve": [gate, user]}, {"reject": [gate, user, comment]},
                 {"push": file}, {"cancel": {rollback?}}, {"expect_state": word},
                 {"expect_wait": {kind, name, type?}}
     state, reason, output, error (parts of its type, message, traceback)
     steps       step -> state, all of them; attempts: step -> count; values: step -> its value
+    children    step -> state of the run it started, and theirs: step/step -> state
     rollback    how it came out, if the run was rolled back
     unseen      texts that nobody gets to see in the run's journal and steps
 """
@@ -72,13 +73,14 @@ def test_the_run_ends_as_its_scenario_says(
     expect = json.loads((scenario / "expect.json").read_text())
     with deployed(tmp_path / "data", cache=guest_cache, hibernate=hibernate) as deployment:
         deployment.push({".ci/pipeline.py": (scenario / "pipeline.py").read_text()})
-        run_id = deployment.start(expect.get("params"))
+        run_id = deployment.start(expect.get("params"), **expect.get("start", {}))
         deployment.work()
         for action in expect.get("script", ()):
             act(deployment, run_id, action)
         run, steps = deployment.run(run_id), deployment.steps(run_id)
         journal = deployment.journal(run_id)
         seen = deployment.seen(run_id)
+        children = deployment.children(run_id)
         rollback = deployment.platform.queries.run_page(OWNER, run_id).rollback
     assert run.state == expect["state"], run.error
     assert run.output == expect.get("output")
@@ -88,6 +90,7 @@ def test_the_run_ends_as_its_scenario_says(
     assert {name: step.state for name, step in steps.items()} == expect["steps"]
     for name, count in expect.get("attempts", {}).items():
         assert steps[name].attempts == count
+    assert children == expect.get("children", {})
     assert (rollback and rollback.outcome) == expect.get("rollback"), rollback
     for name, value in expect.get("values", {}).items():
         assert steps[name].value == value

@@ -191,7 +191,7 @@ def test_untrusted_code_gets_no_secrets_and_no_network() -> None:
         (start_approval("x", required=0), "required"),
         (AbandonStep(do("ghost")), "never started"),
         (NoteDivergence(do("x"), "upside down"), "not one of"),
-        (StartStep(StepKey(StepKind.RUN, "x"), {"pipeline": "B"}), "not available yet"),
+        (StartStep(StepKey(StepKind.RUN, "x"), {"pipeline": "B"}), "nobody here to start"),
     ],
 )
 def test_a_hostile_command_is_refused_in_a_sentence(command: Command, said: str) -> None:
