@@ -33,6 +33,7 @@ from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.settings import Tools
 
 ASKS_MAX = 10_000  # uses of self.env in one activation
+CHILDREN_MAX = 1_000  # runs that one run may start
 APPENDS_MAX = 100  # refused appends in a row: someone floods the run's journal
 NAMES_MAX = 20  # of steps that a run_suspended entry tells of
 PRINTED_MAX = 16 << 20  # bytes printed by one activation to one log
