@@ -42,13 +42,14 @@ from ci_platform.keys import derive, master_secret
 from ci_platform.live import Live
 from ci_platform.metrics import CONTENT_TYPE, AsgiApp, Metrics, Receive, Scope, Send
 from ci_platform.model import Actor, Broke, Description, Outcome, Raised, SourceFiles
-from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store, Trees
+from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from ci_platform.runner.artifacts import StoredArtifacts
 from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.scheduling import RunLimits
+from ci_platform.shell import Trees
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
 from ci_platform.store import open_store, sqlite_url
 from ci_platform.webhooks import Errands, create_webhooks

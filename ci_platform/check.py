@@ -18,7 +18,7 @@ from ci_platform.config import PREFIX, Config
 from ci_platform.errors import SluiceError
 from ci_platform.guest import build_guest
 from ci_platform.model import RepositoryId, SourceFiles
-from ci_platform.ports import CommandSpec
+from ci_platform.shell import CommandSpec
 from ci_platform.source import PIPELINE
 from ci_platform.terminal import console, duration
 

@@ -371,16 +371,6 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Memo:
-    """What a command came to, kept for later runs."""
-
-    run_id: RunId
-    number: int  # of that run
-    step: str  # str(StepKey), whose log it is
-    result: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     user_id: str
     user: str
@@ -629,17 +619,6 @@ class LogLine:
     at_ms: int
     stream: str  # stdout, stderr, or note: said by the platform
     text: str  # without the line end; may hold ANSI escapes
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A file that a command kept for people."""
-
-    step: StepKey
-    path: str  # in the workspace
-    size: int
-    sha256: str
-    report: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from ci_platform.config import Config
 from ci_platform.engine import Limits
 from ci_platform.errors import SandboxUnavailable
 from ci_platform.model import WorkerId
-from ci_platform.ports import Runner
 from ci_platform.runner.stored_layers import StoredLayers
 from ci_platform.server_log import log_to_stderr
+from ci_platform.shell import Runner
 from ci_platform.worker import Settings, Tools, Worker
 
 STREAMS_SECONDS = 2  # how long open event streams may hold up the end of a web process

@@ -28,7 +28,6 @@ from ci_platform.model import (
     TERMINAL_STATES,
     Actor,
     Approval,
-    Artifact,
     Description,
     Entry,
     EntryKind,
@@ -49,7 +48,6 @@ from ci_platform.model import (
     UserId,
 )
 from ci_platform.ports import (
-    Artifacts,
     Clock,
     Commit,
     Hook,
@@ -61,6 +59,7 @@ from ci_platform.ports import (
     Token,
 )
 from ci_platform.scheduling import Hold, Standing
+from ci_platform.shell import Artifact, Artifacts
 
 ACTIVE = (RunState.QUEUED, RunState.RUNNING)
 FINISHED = tuple(sorted(TERMINAL_STATES))

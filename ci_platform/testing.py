@@ -29,16 +29,11 @@ from ci_platform.model import (
     SourceFiles,
     Suspended,
 )
-from ci_platform.ports import (
-    Activation,
-    ActivationHost,
-    CommandResult,
-    CommandSpec,
-    Commit,
-)
+from ci_platform.ports import Activation, ActivationHost, Commit
 from ci_platform.sandbox import decode, wiring
 from ci_platform.sandbox.host import UNANSWERED
 from ci_platform.sandbox.limits import SandboxLimits
+from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.testing_store import InMemoryStore
 from pipelines.determinism import Senses
 from pipelines.guest import Guest

@@ -15,7 +15,6 @@ from ci_platform.housekeeping import WorkerRecord
 from ci_platform.model import (
     Description,
     Json,
-    Memo,
     RepositoryId,
     Role,
     Run,
@@ -25,6 +24,7 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import Clock, Delivery, Hook, Token
+from ci_platform.shell import Memo
 from ci_platform.store.audit import check_limit as check_audit_limit
 from ci_platform.store.codec import plain, plain_or_none
 from ci_platform.store.descriptions import description_of

@@ -23,6 +23,7 @@ CORE = {
     "ci_platform.granting",
     "ci_platform.scheduling",
     "ci_platform.family",
+    "ci_platform.shell",
     "ci_platform.envelope",
 }
 FRONT = {
@@ -35,6 +36,7 @@ FRONT = {
     "ci_platform.errors",
     "ci_platform.ports",
     "ci_platform.scheduling",
+    "ci_platform.shell",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "pipelines": set(),
@@ -46,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.granting": CORE,
     "ci_platform.scheduling": set(),
     "ci_platform.family": set(),
+    "ci_platform.shell": CORE,
     "ci_platform.envelope": CORE,
     "ci_platform.engine": CORE,
     "ci_platform.store": CORE,

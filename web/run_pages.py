@@ -14,7 +14,6 @@ from ci_platform.errors import NotFound, StepNotFound
 from ci_platform.model import (
     RUN_LOG,
     Actor,
-    Artifact,
     Entry,
     EntryKind,
     ErrorInfo,
@@ -31,6 +30,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.queries import Queries, Relative, RunView
+from ci_platform.shell import Artifact
 from web.logs import (
     LOG_LINES_ON_RUN,
     LogView,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from ci_platform.api import answers, requests
@@ -18,7 +16,6 @@ from ci_platform.model import Json, Run, RunId
 
 router = APIRouter(tags=["runs"])
 
-DOWNLOAD = "application/octet-stream"  # never shown by a browser, whatever is in it
 ANY_JSON = {
     "requestBody": {
         "description": "Any JSON: the event's payload. Nothing counts as null.",
@@ -59,6 +56,14 @@ def start_runs(caller: From, owner: str, name: str, body: requests.NewRuns) -> a
         caller.actor(), owner, name, [_start(one) for one in body.runs]
     )
     return answers.RunStates(runs=[_state(caller, run) for run in runs])
+
+
+@router.post("/repos/{owner}/{name}/runs/batch/delete")
+def delete_runs(caller: From, owner: str, name: str, body: requests.RunIds) -> answers.Deletions:
+    """Remove 1 to 100 finished runs, each on its own: the answer says of each, in the order asked,
+    whether it is gone, and if not, why."""
+    found = caller.desk.commands.runs.delete_many(caller.actor(), owner, name, body.ids)
+    return answers.Deletions(results=[answers.Deletion.of(one) for one in found])
 
 
 @router.get("/repos/{owner}/{name}/runs")
@@ -106,33 +111,6 @@ def get_log(caller: From, run_id: str, page: Annotated[requests.LogOf, Query()])
         lines=[answers.LineAnswer.of(line) for line in lines],
         logs=[answers.LogName(step=one.step, lines=one.lines) for one in logs],
     )
-
-
-@router.get("/runs/{run_id}/artifacts")
-def list_artifacts(caller: From, run_id: str) -> answers.Artifacts:
-    """The files that its commands kept: `artifacts` and `reports` of step.sh."""
-    found = caller.desk.queries.artifacts(caller.actor(), RunId(run_id))
-    base_url = caller.desk.base_url
-    return answers.Artifacts(
-        artifacts=[answers.ArtifactAnswer.of(one, RunId(run_id), base_url) for one in found]
-    )
-
-
-@router.get(
-    "/runs/{run_id}/artifacts/{sha256}",
-    response_class=StreamingResponse,
-    responses={200: {"content": {DOWNLOAD: {}}, "description": "The file."}},
-)
-def get_artifact(caller: From, run_id: str, sha256: str) -> StreamingResponse:
-    """One of them, by the SHA-256 of its content."""
-    found, pieces = caller.desk.queries.artifact(caller.actor(), RunId(run_id), sha256)
-    name = quote(found.path.rpartition("/")[2])
-    headers = {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        "Content-Length": str(found.size),
-        "ETag": f'"{found.sha256}"',
-    }
-    return StreamingResponse(pieces, 200, headers, DOWNLOAD)
 
 
 @router.post("/runs/{run_id}/events/{type:path}", openapi_extra=ANY_JSON)

@@ -28,7 +28,7 @@ from ci_platform.model import (
     StepKind,
     StepState,
 )
-from ci_platform.ports import CommandResult, CommandSpec
+from ci_platform.shell import CommandResult, CommandSpec
 
 LOST_RETRY_MS = 1_000  # pause before a command goes to another worker when this one cannot run it
 Collision: TypeAlias = Callable[[str, str], str | None]  # see Runner.collision

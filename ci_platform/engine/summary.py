@@ -12,7 +12,6 @@ from itertools import islice
 from ci_platform.engine.fold import RunView, StepView, error_of
 from ci_platform.errors import InternalError
 from ci_platform.model import (
-    Artifact,
     Entry,
     Json,
     Rollback,
@@ -24,6 +23,7 @@ from ci_platform.model import (
     StepState,
     Wait,
 )
+from ci_platform.shell import Artifact
 
 WAITS_MAX = 50  # kept in the row; a run that waits for more shows the first ones
 REDACTED = "[REDACTED]"  # shown in place of what a step with sensitive=True returned

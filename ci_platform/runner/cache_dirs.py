@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.ports import CommandSpec
 from ci_platform.runner.beneath import open_directory
 from ci_platform.runner.command import Output
 from ci_platform.runner.layers import LayerStore
@@ -21,6 +20,7 @@ from ci_platform.runner.limits import RunnerLimits, in_words
 from ci_platform.runner.manifest import Manifest, TooManyFiles, compare, scan
 from ci_platform.runner.trash import remove_tree
 from ci_platform.runner.workspaces import CACHES, Workspace, give_to
+from ci_platform.shell import CommandSpec
 
 _EMPTY = Manifest({}, True, 0, 0)
 

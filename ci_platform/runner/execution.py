@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.model import Json
-from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.runner.artifacts import Collector, TooManyArtifacts
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.cache_dirs import CacheDirs, bad_directory
@@ -38,6 +37,7 @@ from ci_platform.runner.manifest import Manifest, TooManyFiles, compare, scan
 from ci_platform.runner.outputs import BadOutputs, parse
 from ci_platform.runner.overlap import overlap
 from ci_platform.runner.workspaces import Workspace, Workspaces
+from ci_platform.shell import CommandResult, CommandSpec
 
 SHELLS = {
     "sh": ("/bin/sh", "-e"),

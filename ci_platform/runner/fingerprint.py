@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable, Mapping
 
 from ci_platform.model import Json
-from ci_platform.ports import CommandSpec
 from ci_platform.runner.globs import matcher
 from ci_platform.runner.overlap import DIRECTORY, Listing
+from ci_platform.shell import CommandSpec
 
 _VERSION = 1
 

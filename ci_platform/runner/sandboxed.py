@@ -13,7 +13,6 @@ from pathlib import Path
 from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.ports import CommandResult, CommandSpec, Trees
 from ci_platform.runner import bubblewrap, cgroups, seccomp
 from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.cache_dirs import bound
@@ -31,6 +30,7 @@ from ci_platform.runner.sandbox_process import SandboxProcess
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
 from ci_platform.runner.workspaces import CACHES, FILES, OUTPUTS, Workspace, Workspaces
+from ci_platform.shell import CommandResult, CommandSpec, Trees
 
 
 class SandboxRunner:

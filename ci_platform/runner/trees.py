@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.ports import Trees
 from ci_platform.runner.overlap import file_end, link_end
+from ci_platform.shell import Trees
 
 TREES_MAX = 32
 COMMITS_MAX = 1000

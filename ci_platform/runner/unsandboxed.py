@@ -11,7 +11,6 @@ from pathlib import Path
 
 from obstore.store import ObjectStore
 
-from ci_platform.ports import CommandResult, CommandSpec, Trees
 from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.command import Process
 from ci_platform.runner.execution import SHELLS, Execution
@@ -23,6 +22,7 @@ from ci_platform.runner.manifest import Manifest, wait_for_tick
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
 from ci_platform.runner.workspaces import Workspace, Workspaces
+from ci_platform.shell import CommandResult, CommandSpec, Trees
 
 
 class UnsandboxedRunner:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.ports import CommandSpec
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.manifest import Manifest, walk
 from ci_platform.runner.trash import Trash
 from ci_platform.runner.trees import TreeCache
+from ci_platform.shell import CommandSpec
 
 KEPT_MAX = 4  # workspaces kept for a next step
 UIDS_MAX = 1000

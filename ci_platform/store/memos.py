@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ci_platform.model import Memo, RepositoryId, RunId
+from ci_platform.model import RepositoryId, RunId
+from ci_platform.shell import Memo
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
 from ci_platform.store.packing import pack, unpack

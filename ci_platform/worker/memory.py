@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from ci_platform.model import LogLine, Memo, Operation
-from ci_platform.ports import CommandResult, CommandSpec
+from ci_platform.model import LogLine, Operation
+from ci_platform.shell import CommandResult, CommandSpec, Memo
 from ci_platform.worker.lines import NOTE, StepLog
 from ci_platform.worker.settings import Tools
 

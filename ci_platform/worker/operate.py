@@ -23,7 +23,7 @@ from ci_platform.engine import (
 )
 from ci_platform.errors import InternalError, LeaseLost, RunNotFound, StoreUnavailable
 from ci_platform.model import Operation
-from ci_platform.ports import CommandResult, CommandSpec
+from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.memory import recall, remember, tell, with_caches
 from ci_platform.worker.settings import Tools

@@ -10,7 +10,8 @@ from ci_platform.engine import Child, Limits
 from ci_platform.granting import Capabilities
 from ci_platform.housekeeping import Layers
 from ci_platform.model import Json, Run, StepKey, WorkerId
-from ci_platform.ports import Clock, Runner, Sandbox, Source, Store
+from ci_platform.ports import Clock, Sandbox, Source, Store
+from ci_platform.shell import Runner
 
 
 @dataclass(frozen=True, slots=True)

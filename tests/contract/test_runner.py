@@ -13,8 +13,8 @@ import pytest
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.model import Json
-from ci_platform.ports import CommandSpec
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
+from ci_platform.shell import CommandSpec
 from tests.integration.runner_world import (
     Bench,
     GivenTrees,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ci_platform.model import Memo, RepositoryId, RunId
+from ci_platform.model import RepositoryId, RunId
 from ci_platform.ports import Store
+from ci_platform.shell import Memo
 from ci_platform.store import SqlStore
 from tests.contract.store_values import REPO, created
 

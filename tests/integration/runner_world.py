@@ -10,7 +10,7 @@ from pathlib import Path
 
 from obstore.store import LocalStore
 
-from ci_platform.ports import CommandResult, CommandSpec, Runner
+from ci_platform.shell import CommandResult, CommandSpec, Runner
 
 REPOSITORY, RUN, COMMIT = "repo_1", "run_1", "c" * 40
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ci_platform.errors import NotFound
-from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.runner import RunnerLimits, SandboxRunner
 from ci_platform.runner.artifacts import StoredArtifacts
+from ci_platform.shell import CommandResult, CommandSpec
 from tests.integration.runner_world import GivenTrees, objects_in
 
 LIMITS = RunnerLimits(artifacts=3, artifact_bytes=1 << 20)

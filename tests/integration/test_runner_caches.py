@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ci_platform.ports import CommandResult, CommandSpec
 from ci_platform.runner import RunnerLimits, SandboxRunner
+from ci_platform.shell import CommandResult, CommandSpec
 from tests.integration.runner_world import GivenTrees, objects_in
 
 LIMITS = RunnerLimits(cache_bytes=1 << 20, disk_bytes=8 << 20)

@@ -45,8 +45,8 @@ from ci_platform.model import (
     StepKind,
     WorkerId,
 )
-from ci_platform.ports import CommandResult
 from ci_platform.queries import Queries
+from ci_platform.shell import CommandResult
 from ci_platform.source import GitPushes, GitRepositories, GitSource
 from ci_platform.store import SystemClock, open_store
 from git_store import GitStore

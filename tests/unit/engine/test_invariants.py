@@ -51,7 +51,7 @@ from ci_platform.model import (
     StopOperations,
     WorkerId,
 )
-from ci_platform.ports import CommandResult
+from ci_platform.shell import CommandResult
 from tests.unit.engine.journal import (
     COMMIT,
     LIMITS,

@@ -29,7 +29,7 @@ from ci_platform.model import (
     StepState,
     WorkerId,
 )
-from ci_platform.ports import CommandResult
+from ci_platform.shell import CommandResult
 from tests.unit.engine.journal import LIMITS, NO_COLLISION, RUN, Journal, row, start_sh
 
 TEST = StepKey(StepKind.SH, "test")

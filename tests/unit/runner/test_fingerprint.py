@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from ci_platform.model import Json
-from ci_platform.ports import CommandSpec
 from ci_platform.runner.fingerprint import fingerprint, overlay
 from ci_platform.runner.globs import matcher
 from ci_platform.runner.overlap import DIRECTORY, Listing
+from ci_platform.shell import CommandSpec
 
 CACHE: dict[str, Json] = {"inputs": ["src/**"], "key": "", "env": {}, "ref": "refs/heads/main"}
 SPEC = CommandSpec("repo", "run", "sh:a", "c" * 40, (), "make", cache=CACHE)

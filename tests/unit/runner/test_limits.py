@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from ci_platform.ports import CommandSpec
 from ci_platform.runner.execution import refusal
 from ci_platform.runner.limits import (
     Excess,
@@ -18,6 +17,7 @@ from ci_platform.runner.limits import (
     over_pids,
     over_time,
 )
+from ci_platform.shell import CommandSpec
 
 LIMITS = RunnerLimits(memory_bytes=512 << 20, pids=64, cpu_seconds=60)
 

@@ -9,7 +9,7 @@ import pytest
 from ci_platform.engine.limits import LOST_COMMANDS_MAX
 from ci_platform.errors import RunnerUnavailable, StoreUnavailable
 from ci_platform.model import EntryKind, RunState, StepKey, WorkerId
-from ci_platform.ports import CommandSpec
+from ci_platform.shell import CommandSpec
 from ci_platform.testing import DummyRunner, succeeded
 from tests.unit.worker.world import COMMIT, World, pipeline
 

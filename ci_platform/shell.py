@@ -1,0 +1,127 @@
+"""Shell commands as the platform sees them: what one is told, what it comes to, and who runs it.
+
+Values and Protocols, under the contract of ports.py. A Runner executes commands over the Trees of
+commits; what they leave for later are memos, for other runs, and artifacts, for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ci_platform.model import Json, RepositoryId, RunId, StepKey
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A step's shell command. Kept as JSON in the operation: `asdict`, and `CommandSpec(**j)`."""
+
+    repository_id: str
+    run_id: str
+    step: str  # str(StepKey)
+    commit: str
+    base: Sequence[str]  # digests of the layers below, lowest first
+    script: str
+    shell: str = "sh"  # sh | bash
+    cwd: str = "."  # inside the workspace
+    env: Mapping[str, str] = field(default_factory=dict)  # the author's and the platform's
+    secrets: Sequence[str] = ()
+    timeout_ms: int = 3_600_000
+    network: Sequence[str] = ()  # hosts; none: no network
+    artifacts: Sequence[str] = ()
+    reports: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    image: str | None = None
+    trusted: bool = True  # False: of a fork's run; no network, and nothing others read is written
+    cache: Mapping[str, Json] | None = None  # of a memoised step: inputs, key, env
+    ref: str = ""  # whose results and caches it may read and leave
+    cache_dirs: Mapping[str, str] = field(default_factory=dict)  # name -> ~/path
+    cached: Mapping[str, str] = field(default_factory=dict)  # name -> digest, set by the worker
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    exit_code: int | None  # None when it was ended by the platform
+    ended: str | None  # None, timeout, cancelled, or the limit's name: memory, output, disk, ...
+    detail: str  # a sentence for people when `ended` is set
+    outputs: Mapping[str, str]  # what the command wrote to $CI_OUTPUT
+    output_tail: str  # the last 4 KiB of its output
+    layer: str | None  # digest of the changes it made; None if none, or if it failed
+    duration_ms: int
+    artifacts: Sequence[Json] = ()  # {path, size, sha256, report} of each file kept for people
+    caches: Mapping[str, str] = field(default_factory=dict)  # name -> digest, for later runs
+    from_run: int | None = None  # number of the run that executed it, when it is a memoised one
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that a command kept for people."""
+
+    step: StepKey
+    path: str  # in the workspace
+    size: int
+    sha256: str
+    report: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What a command came to, kept for later runs."""
+
+    run_id: RunId
+    number: int  # of that run
+    step: str  # str(StepKey), whose log it is
+    result: Mapping[str, Json]
+
+
+class Runner(Protocol):
+    """Runs commands in a workspace. Several may run at once, in separate workspaces."""
+
+    def run(
+        self,
+        spec: CommandSpec,
+        *,
+        output: Callable[[str, bytes], None],
+        stop: Callable[[], bool],
+    ) -> CommandResult:
+        """Run to the end. `output(stream, data)` gets raw bytes as they come; `stop()` is polled
+        at least twice a second and, once True, ends the command: TERM, 10 s, KILL of the tree.
+
+        The workspace is the commit's tree with the base layers on top, in order. Changes are kept
+        as a new layer only if the exit code is 0. Raises RunnerUnavailable (an InternalError).
+        """
+
+    def fingerprint(self, spec: CommandSpec) -> str:
+        """A digest of all that the result of a memoised command depends on: the command, this
+        runner, and the files named by `spec.cache`. Raises RunnerUnavailable."""
+
+    def collision(self, layer: str, other: str) -> str | None:
+        """A path that two layers over the same base both changed, each in its own way. None if
+        they may lie on one another. Raises RunnerUnavailable."""
+
+
+class Trees(Protocol):
+    """Where a runner gets the files of a commit from."""
+
+    def export(self, repository_id: str, commit: str, into: Path) -> str:
+        """Write the commit's tree below `into` (exists, empty). Returns the tree's id."""
+
+
+class Artifacts(Protocol):
+    """The contents of files that commands kept for people."""
+
+    def read(self, sha256: str) -> Iterator[bytes]:
+        """Raises NotFound, StoreUnavailable."""
+
+
+class MemoStore(Protocol):
+    """Results of commands for later runs. A memo goes when its run goes, so that the journal of
+    that run keeps alive what the memo refers to."""
+
+    def find(self, repository_id: RepositoryId, scopes: Sequence[str], key: str) -> Memo | None:
+        """The memo of the first of these scopes that has one."""
+
+    def put(self, repository_id: RepositoryId, scope: str, key: str, memo: Memo) -> None:
+        """Keep a memo, instead of one that is there. Nothing happens when its run is gone."""
