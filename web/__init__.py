@@ -21,7 +21,7 @@ from ci_platform.errors import NotSignedIn, RequestError, SluiceError
 from ci_platform.identity import Identity
 from ci_platform.live import Live
 from ci_platform.queries import Queries
-from web import forms, live, routes
+from web import forms, live, playground, routes
 from web.pages import problem_page
 from web.render import STATIC
 from web.visit import Site, Visit, read_visit
@@ -68,7 +68,7 @@ def create_web(
         base_url=base_url.rstrip("/"),
     )
     app.mount("/static", StaticFiles(directory=STATIC))
-    for router in (routes.router, forms.router, live.router):
+    for router in (routes.router, forms.router, live.router, playground.router):
         app.include_router(router)
     app.include_router(routes.repository_router)
     app.include_router(forms.repository_router)

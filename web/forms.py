@@ -15,9 +15,9 @@ from ci_platform.errors import InvalidRequest, NotSignedIn, RequestError, TooMan
 from ci_platform.identity.passwords import PASSWORD_MIN
 from ci_platform.model import RunId
 from ci_platform.ports import RunFilter
-from web.inputs import inputs_of, read_inputs
+from web.inputs import inputs_of, read_inputs, read_json
 from web.pages import SetupPage, SignInPage, tokens_page, with_secret
-from web.visit import AnyVisit, Guest, Person, Posted, local_path, to
+from web.visit import AnyVisit, Guest, Person, Posted, back, local_path, to
 
 router = APIRouter()
 INPUT_PREFIX = "input."
@@ -87,30 +87,38 @@ def decide(visit: Person, run_id: str, name: str, form: Posted) -> Response:
         form=read_inputs(declared, form.fields, FORM_PREFIX),
         way="page",
     )
-    return to(f"/runs/{run_id}")
+    return back(visit, run_id)
+
+
+@router.post("/runs/{run_id}/events")
+def send_event(visit: Person, run_id: str, form: Posted) -> Response:
+    """Send a waiting run the event that it waits for."""
+    payload = read_json(form.text("payload"), "payload")
+    visit.site.commands.runs.send_event(visit.actor, RunId(run_id), form.text("type"), payload)
+    return back(visit, run_id)
 
 
 @router.post("/runs/{run_id}/pause")
 def pause(visit: Person, run_id: str, form: Posted) -> Response:
-    return to(f"/runs/{visit.site.commands.runs.pause(visit.actor, RunId(run_id)).id}")
+    return back(visit, visit.site.commands.runs.pause(visit.actor, RunId(run_id)).id)
 
 
 @router.post("/runs/{run_id}/resume")
 def resume(visit: Person, run_id: str, form: Posted) -> Response:
-    return to(f"/runs/{visit.site.commands.runs.resume(visit.actor, RunId(run_id)).id}")
+    return back(visit, visit.site.commands.runs.resume(visit.actor, RunId(run_id)).id)
 
 
 @router.post("/runs/{run_id}/cancel")
 def cancel(visit: Person, run_id: str, form: Posted) -> Response:
     rollback = form.text("rollback") == "true"
     run = visit.site.commands.runs.cancel(visit.actor, RunId(run_id), rollback=rollback)
-    return to(f"/runs/{run.id}")
+    return back(visit, run.id)
 
 
 @router.post("/runs/{run_id}/restart")
 def restart(visit: Person, run_id: str, form: Posted) -> Response:
     """Run again: leads to the new run."""
-    return to(f"/runs/{visit.site.commands.runs.restart(visit.actor, RunId(run_id)).id}")
+    return back(visit, visit.site.commands.runs.restart(visit.actor, RunId(run_id)).id)
 
 
 # --- tokens ---------------------------------------------------------------------------------------

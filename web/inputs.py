@@ -6,6 +6,7 @@ the values are allowed is for the commands to say.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,14 @@ def read_inputs(inputs: Sequence[Input], fields: Mapping[str, str], prefix: str)
         elif text or (one.kind == "text" and not one.required):
             values[one.name] = text
     return values
+
+
+def read_json(text: str, field: str) -> Json:
+    """A JSON value that a person wrote; nothing is null."""
+    try:
+        return json.loads(text) if text.strip() else None
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{field} is not JSON: {error}", field=field) from error
 
 
 def _number(one: Input, text: str) -> int | float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -23,6 +23,7 @@ from web.render import Frame, Renderer
 
 FORM_BYTES_MAX = 2 << 20  # params of a manual run have at most 1 MiB; escaping doubles some
 FORM_FIELDS_MAX = 300
+PLAYGROUND = "/playground"
 COOKIE_SECONDS = 14 * 24 * 3600  # as long as the session inside it
 
 
@@ -174,6 +175,12 @@ Posted = Annotated[Form, Depends(read_form)]
 def to(location: str) -> RedirectResponse:
     """Send the browser to a page of ours after a form."""
     return RedirectResponse(location, status_code=303)
+
+
+def back(visit: Visit, run_id: str) -> RedirectResponse:
+    """Send the browser to a run's page: the one it came from, if that was the playground."""
+    came = urlsplit(visit.request.headers.get("referer", "")).path
+    return to(f"{PLAYGROUND}?run={run_id}#run" if came == PLAYGROUND else f"/runs/{run_id}")
 
 
 def local_path(text: str) -> str:

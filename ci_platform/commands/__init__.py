@@ -13,14 +13,16 @@ from ci_platform.commands.family import Family
 from ci_platform.commands.hooks import Hooks, NewHook, Receipt
 from ci_platform.commands.parts import Limits, Parts
 from ci_platform.commands.people import NewToken, People
+from ci_platform.commands.playground import Playground
 from ci_platform.commands.pushes import Pushes
 from ci_platform.commands.repositories import Repositories
-from ci_platform.commands.runs import Runs, StartRun
+from ci_platform.commands.runs import Deleted, Runs, StartRun
 
 __all__ = [
     "Approvals",
     "Commands",
     "Decided",
+    "Deleted",
     "Family",
     "Hooks",
     "Limits",
@@ -28,6 +30,7 @@ __all__ = [
     "NewToken",
     "Parts",
     "People",
+    "Playground",
     "Pushes",
     "Receipt",
     "Repositories",

@@ -18,10 +18,11 @@ DESCRIPTION_MAX = 1000
 DELETE_PAGE = 100
 URL_MAX = 2000
 CREDENTIAL_MAX = 1000
+PLAYGROUND = "playground"  # the owner of what users try there
 # First words of the server's own addresses: a repository of such an owner could not be shown.
 RESERVED_OWNERS = frozenset(
     {"api", "healthz", "hooks", "metrics", "readyz", "runs"}
-    | {"setup", "sign-in", "sign-out", "static", "system", "tokens"}
+    | {"-", PLAYGROUND, "setup", "sign-in", "sign-out", "static", "system", "tokens"}
 )
 
 
