@@ -43,7 +43,7 @@ from ci_platform.ports import (
 )
 from ci_platform.scheduling import RunLimits, Standing, Superseded
 from ci_platform.store import births, journal, listing, logs, moves, retention
-from ci_platform.store.bell import Belfry, Listener
+from ci_platform.store.bell import Bells, Listener
 from ci_platform.store.claims import check_claim
 from ci_platform.store.codec import moving_columns, plain
 from ci_platform.store.fair import Candidate, in_turns
@@ -68,7 +68,7 @@ Value = TypeVar("Value")
 class _NoWire:
     """There are no other processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._closed = threading.Event()
 
     def send(self) -> None:
@@ -89,8 +89,8 @@ class InMemoryStore:
     """`ports.Store`."""
 
     def __init__(self, clock: Clock, limits: RunLimits | None = None) -> None:
-        self._belfry = Belfry(_NoWire)
-        tables = Tables(clock, self._belfry.ring)
+        self._bells = Bells(_NoWire)
+        tables = Tables(clock, self._bells.ring)
         self._runs = _Runs(tables, Slots(tables, limits or RunLimits()))
         self._operations = _Operations(tables)
         self._approvals = _Approvals(tables)
@@ -157,11 +157,11 @@ class InMemoryStore:
     def shelves(self) -> InMemoryShelves:
         return self._shelves
 
-    def bell(self) -> Listener:
-        return self._belfry.listener()
+    def bell(self, *, work: bool = False) -> Listener:
+        return self._bells.listener(work=work)
 
     def close(self) -> None:
-        self._belfry.close()
+        self._bells.close()
 
 
 def _copied(value: Json, name: str) -> Json:

@@ -58,8 +58,33 @@ class Listener:
         self._forget(self)
 
 
+class Bells:
+    """The two bells of one process. Every commit rings for whoever watches; those that may have
+    made something due also ring for workers, whom the rest would only wake in vain."""
+
+    def __init__(self, open_wire: Callable[[str], Wire]) -> None:
+        self._news = Belfry(lambda: open_wire("news"))
+        self._work = Belfry(lambda: open_wire("work"))
+
+    def listener(self, *, work: bool) -> Listener:
+        return (self._work if work else self._news).listener()
+
+    def tell(self) -> None:
+        """Something was committed."""
+        self._news.ring()
+
+    def ring(self) -> None:
+        """Something was committed that a worker may have to do."""
+        self._work.ring()
+        self._news.ring()
+
+    def close(self) -> None:
+        self._work.close()
+        self._news.close()
+
+
 class Belfry:
-    """The bells of one process. The receiving thread runs while there are listeners."""
+    """One bell in one process. The receiving thread runs while there are listeners."""
 
     def __init__(self, open_wire: Callable[[], Wire]) -> None:
         self._open_wire = open_wire

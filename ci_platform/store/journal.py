@@ -66,6 +66,7 @@ class Written:
     n: int
     run: Run
     entries: Sequence[Entry]
+    work: bool  # a worker may have something to do: a run that was let go, an operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,4 +175,5 @@ def _decide(
     for effect in prepared.effects:
         effects.apply(connection, effect, n, run, now_ms)
     after = moves.moved(run, append, now_ms)
-    return Written(n, after, moves.numbered(append.drafts, run.last_seq, now_ms))
+    entries = moves.numbered(append.drafts, run.last_seq, now_ms)
+    return Written(n, after, entries, work=after.worker is None or bool(append.effects))

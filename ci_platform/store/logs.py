@@ -63,7 +63,7 @@ class _Lines:
 class SqlLogStore:
     def __init__(self, database: Database, ring: Callable[[], None]) -> None:
         self._database = database
-        self._appends = GroupCommit(database, _append, committed=ring)
+        self._appends = GroupCommit(database, _append, committed=lambda _: ring())
 
     def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
         if not lines:

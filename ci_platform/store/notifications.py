@@ -12,13 +12,13 @@ import threading
 import psycopg
 from sqlalchemy import URL
 
-CHANNEL = "sluice"
 RECONNECT_S = 1.0  # between tries to connect
 CONNECT_SECONDS = 10
 
 
 class NotifyWire:
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, channel: str) -> None:
+        self._channel = channel
         self._address = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._own = secrets.token_hex(8)  # to know one's own notifications
         self._dirty = threading.Event()
@@ -34,7 +34,7 @@ class NotifyWire:
         try:
             if self._listening is None:
                 self._listening = self._connect()
-                self._listening.execute(f"LISTEN {CHANNEL}")
+                self._listening.execute(f"LISTEN {self._channel}")
                 return True  # what was rung before is not known
             notes = list(self._listening.notifies(timeout=timeout_s, stop_after=1))
             return any(note.payload != self._own for note in notes)
@@ -57,6 +57,7 @@ class NotifyWire:
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             application_name="sluice bell",
+            options="-c synchronous_commit=off",  # a ring is a commit too, but none to be kept
         )
 
     def _drop(self) -> None:
@@ -73,7 +74,7 @@ class NotifyWire:
             try:
                 if connection is None:
                     connection = self._connect()
-                connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._own))
+                connection.execute("SELECT pg_notify(%s, %s)", (self._channel, self._own))
             except psycopg.Error:
                 if connection is not None:
                     connection.close()

@@ -5,13 +5,14 @@ Called by commands, queries and workers through `ports.RunStore`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from ci_platform.errors import Conflict, InvalidRequest, RunNotFound, StoreUnavailable
+from ci_platform.errors import Conflict, InvalidRequest, RunNotFound, SluiceError, StoreUnavailable
 from ci_platform.housekeeping import OldRuns
 from ci_platform.model import (
     TERMINAL_STATES,
@@ -26,6 +27,7 @@ from ci_platform.model import (
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.scheduling import RunLimits, Standing, Superseded
 from ci_platform.store import births, journal, listing, retention, slots
+from ci_platform.store.bell import Bells
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
 from ci_platform.store.database import Database
@@ -68,6 +70,8 @@ _NEXT_OPERATION = (
 _LOCK = select(RUNS.c.n, RUNS.c.state).where(RUNS.c.id == bindparam("run_id")).with_for_update()
 _DELETE = RUNS.delete().where(RUNS.c.n == bindparam("run_n"))
 
+Verdicts: TypeAlias = Sequence[journal.Verdict | SluiceError]
+
 
 class SqlRunStore:
     def __init__(
@@ -75,20 +79,20 @@ class SqlRunStore:
         database: Database,
         clock: Clock,
         operations: SqlOperationStore,
-        ring: Callable[[], None],
+        bells: Bells,
         *,
         limits: RunLimits,
     ) -> None:
         self._database = database
         self._operations = operations
-        self._ring = ring
+        self._bells = bells
         self._inputs = InputCache()
         self._leases = Leases(database, clock, self._inputs.complete, limits)
         self._appends = GroupCommit[journal.Prepared, journal.Verdict](
-            database, journal.Appender(clock), committed=ring
+            database, journal.Appender(clock), committed=self._appended
         )
         self._births = GroupCommit[births.Creation, list[Run]](
-            database, births.Creator(clock), committed=ring
+            database, births.Creator(clock), committed=lambda _: bells.ring()
         )
 
     def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
@@ -131,7 +135,7 @@ class SqlRunStore:
     def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
         claims = self._leases.claim(worker, limit=limit, lease_ms=lease_ms)
         if claims:
-            self._ring()
+            self._bells.tell()
         return claims
 
     def append(self, append: Append) -> Appended:
@@ -142,6 +146,12 @@ class SqlRunStore:
                 return Appended(True, entries, replace(run, payload=payload, event=event))
             case journal.Stale():
                 return self._refused(append)
+
+    def _appended(self, verdicts: Verdicts) -> None:
+        if any(isinstance(verdict, journal.Written) and verdict.work for verdict in verdicts):
+            self._bells.ring()
+        else:
+            self._bells.tell()
 
     def _refused(self, append: Append) -> Appended:
         run = self.get(append.run_id)
@@ -155,13 +165,13 @@ class SqlRunStore:
     def expire(self, *, limit: int = 100) -> int:
         expired = self._leases.expire(limit=limit) + self._operations.expire(limit=limit)
         if self._leases.refill() or expired:
-            self._ring()
+            self._bells.ring()
         return expired
 
     def release(self, worker: WorkerId | None) -> int:
         released = self._leases.release(worker) + self._operations.release(worker)
         if released:
-            self._ring()
+            self._bells.ring()
         return released
 
     def next_ready_ms(self) -> int | None:
@@ -169,7 +179,7 @@ class SqlRunStore:
 
     def delete(self, run_id: RunId) -> None:
         self._database.write(lambda connection: _delete(connection, run_id))
-        self._ring()
+        self._bells.ring()
 
     def old(self, *, before_ms: int, keep: int, after: int = 0, limit: int = 500) -> OldRuns:
         return self._database.read(

@@ -10,7 +10,7 @@ from ci_platform.ports import Clock
 from ci_platform.scheduling import RunLimits
 from ci_platform.store.approvals import SqlApprovalStore
 from ci_platform.store.audit import SqlAuditStore
-from ci_platform.store.bell import Belfry, Listener, Wire
+from ci_platform.store.bell import Bells, Listener, Wire
 from ci_platform.store.cipher import Cipher
 from ci_platform.store.clock import ServerClock, SystemClock
 from ci_platform.store.database import Database
@@ -43,14 +43,14 @@ class SqlStore:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._belfry = Belfry(lambda: _wire(database, bell_dir))
+        self._bells = Bells(lambda name: _wire(database, bell_dir, name))
         operations = SqlOperationStore(database, clock)
         self._operations = operations
-        self._runs = SqlRunStore(database, clock, operations, self._belfry.ring, limits=limits)
+        self._runs = SqlRunStore(database, clock, operations, self._bells, limits=limits)
         self._approvals = SqlApprovalStore(database)
         self._family = SqlFamilyStore(database)
         self._memos = SqlMemoStore(database)
-        self._logs = SqlLogStore(database, self._belfry.ring)
+        self._logs = SqlLogStore(database, self._bells.tell)
         self._identity = SqlIdentityStore(database, clock)
         self._hooks = SqlHookStore(database, Cipher(key))
         self._descriptions = SqlDescriptionStore(database)
@@ -121,19 +121,20 @@ class SqlStore:
         """For the git store, whose tables live in the same database."""
         return self._database.engine
 
-    def bell(self) -> Listener:
-        return self._belfry.listener()
+    def bell(self, *, work: bool = False) -> Listener:
+        return self._bells.listener(work=work)
 
     def close(self) -> None:
-        self._belfry.close()
+        self._bells.close()
         self._database.close()
 
 
-def _wire(database: Database, bell_dir: Path | None) -> Wire:
+def _wire(database: Database, bell_dir: Path | None, name: str) -> Wire:
     if not database.sqlite:
-        return NotifyWire(database.url)
+        return NotifyWire(database.url, f"sluice_{name}")
     assert database.url.database is not None
-    return DatagramWire(bell_dir or Path(database.url.database).with_suffix(".bells"))
+    directory = bell_dir or Path(database.url.database).with_suffix(".bells")
+    return DatagramWire(directory / name)
 
 
 def open_store(

@@ -53,7 +53,7 @@ class GroupCommit(Generic[Request, Answer]):
         database: Database,
         handle: Callable[[Connection, Sequence[Request]], Sequence[Answer | SluiceError]],
         *,
-        committed: Callable[[], None],
+        committed: Callable[[Sequence[Answer | SluiceError]], None],
     ) -> None:
         self._database = database
         self._handle = handle
@@ -128,7 +128,7 @@ class GroupCommit(Generic[Request, Answer]):
             else:
                 ticket.answer = answer
             ticket.done = True
-        self._committed()
+        self._committed(answers)
 
 
 def _refuse(batch: Sequence[_Ticket[Request, Answer]], error: Exception) -> None:

@@ -34,7 +34,7 @@ from ci_platform.worker.sweep import LayerSweep
 from ci_platform.worker.upkeep import GitUpkeep
 
 BLOCKED_MS = 50  # what is due and waits for a place, or for its repository's turn
-GATHER_SECONDS = 0.003  # with most places taken: let more fall free, for one claim to fill
+GATHER_SECONDS = 0.030  # in a backlog: how long places may gather, for one claim to fill
 DEAF_SECONDS = 0.002  # after a ring: the bell rings for every commit, and a burst is one
 TIDY_SECONDS = 10.0  # between two looks at whether a slow duty is due
 STOPPING_MS = 15_000  # for commands to end once they were told to: TERM, 10 s, KILL
@@ -99,6 +99,8 @@ class Worker:
         # What may take minutes, and is not urgent; apart, so that leases never wait for it.
         self.slow = (Prune(tools), Forget(tools), GitUpkeep(tools), LayerSweep(tools))
         self._wake = threading.Event()
+        self._backlog = False  # the last claim found as many runs as there were places
+        self._claimed_s = 0.0  # when that was
 
     def run_once(self) -> int:
         """Do everything that is due now, in this thread. Returns how many things that was."""
@@ -121,7 +123,7 @@ class Worker:
         runs: Slots[Claim] = Slots(settings.activations_max, "activation", self._wake.set)
         commands: Slots[Operation] = Slots(settings.operations_max, "operation", self._wake.set)
         ended = threading.Event()
-        bell = self._tools.store.bell()
+        bell = self._tools.store.bell(work=True)
         threads = self._start_threads(bell, stop, ended)
         try:
             self._say(self.heartbeat.show)
@@ -152,14 +154,17 @@ class Worker:
         poll_ms = tools.settings.poll_ms
         if runs.free == 0 and commands.free == 0:
             return poll_ms
+        if self._backlog and runs.free * 2 < runs.places:
+            gather_s = self._claimed_s + GATHER_SECONDS - time.monotonic()
+            if gather_s > 0:
+                return max(1, round(gather_s * 1000))
         try:
-            # One look at an index tells most rings, which are not for workers, from the others.
-            next_ms = tools.store.runs.next_ready_ms()
-            wait_ms = poll_ms if next_ms is None else next_ms - tools.clock.now_ms()
-            if wait_ms > 0:
-                return min(wait_ms, poll_ms)
-            if runs.free * 2 < runs.places:
-                time.sleep(GATHER_SECONDS)
+            if not self._backlog:
+                # A look at an index costs less than a claim of nothing.
+                next_ms = tools.store.runs.next_ready_ms()
+                wait_ms = poll_ms if next_ms is None else next_ms - tools.clock.now_ms()
+                if wait_ms > 0:
+                    return min(wait_ms, poll_ms)
             return 0 if self._hand_out(runs, commands) else min(BLOCKED_MS, poll_ms)
         except SluiceError as error:
             _log.warning("cannot claim: %s", error)
@@ -172,6 +177,8 @@ class Worker:
             for claim in self.activations.claim(free):
                 runs.put(self.activations.execute, claim)
                 claimed += 1
+            self._backlog = claimed == free
+        self._claimed_s = time.monotonic()
         if free := commands.free:
             for operation in self.operations.claim(free):
                 commands.put(self.operations.execute, operation)

@@ -61,6 +61,23 @@ def test_every_commit_that_matters_rings(store: Store, clock: FakeClock) -> None
     assert not bell.wait(0)
 
 
+def test_workers_hear_only_of_what_may_be_due(store: Store, clock: FakeClock) -> None:
+    bell = store.bell(work=True)
+    run = created(store)
+    assert bell.wait(0)
+    store.runs.claim(WORKER, limit=1, lease_ms=LEASE_MS)
+    append(store, store.runs.get(run.id))
+    store.logs.append(run.id, "$run", [LogLine(1, 1, "stdout", "x")])
+    heard = bell.wait(0)
+    assert not heard or not isinstance(store, SqlStore), "the run is still its worker's"
+    clock.advance(LEASE_MS)
+    store.runs.expire()
+    assert bell.wait(0)
+    store.runs.claim(WORKER, limit=1, lease_ms=LEASE_MS)
+    end(store, store.runs.get(run.id))
+    assert bell.wait(0), "its end may let another begin"
+
+
 def test_a_waiting_thread_wakes(store: Store) -> None:
     bell = store.bell()
     with ThreadPoolExecutor(1) as pool:

@@ -31,7 +31,7 @@ class Numbers:
         self.refused: dict[int, SluiceError] = {}
         self.group = GroupCommit[int, int](database, self._handle, committed=self._ring)
 
-    def _ring(self) -> None:
+    def _ring(self, answers: Sequence[int | SluiceError]) -> None:
         self.rings += 1
 
     def _handle(self, connection: Connection, batch: Sequence[int]) -> list[int | SluiceError]:
