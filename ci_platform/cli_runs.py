@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci_platform.cli_door import (
+    REFUSED,
     AsJson,
     Name,
     Params,
@@ -70,13 +71,35 @@ def list_runs(
     name: Name,
     state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     branch: Annotated[str | None, typer.Option(help="Only those of this branch.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Only those of this pipeline.")] = None,
+    commit: Annotated[str | None, typer.Option(help="Only those at this commit.")] = None,
+    trigger: Annotated[str | None, typer.Option(help="Only those: push, manual, ...")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only those caused by them.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only those created then or later: 2026-01-31T12:00:00Z.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(help="Only those created earlier.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = LIMIT,
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a repository, newest first."""
     path = client.repo_path(name) + "/runs"
     with context.obj.open() as api:
-        found = list(api.pages(path, "runs", limit=limit, state=state, branch=branch))
+        found = list(
+            api.pages(
+                path,
+                "runs",
+                limit=limit,
+                state=state,
+                branch=branch,
+                pipeline=pipeline,
+                commit=commit,
+                trigger=trigger,
+                actor=actor,
+                created_after=since,
+                created_before=before,
+            )
+        )
     if wants_json(context, as_json):
         return terminal.print_json(found)
     return terminal.print_runs(found, empty=f"No runs of {name} yet. Push to it, or: sluice start")
@@ -213,6 +236,23 @@ def restart(
     if commit is not None:
         body["commit"] = commit
     _change(context, run_id, "restart", body, as_json)
+
+
+@runs.command("delete")
+def delete_runs(
+    context: typer.Context,
+    name: Name,
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="1 to 100 of them.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove finished runs of a repository, with their logs."""
+    with context.obj.open() as api:
+        found = api.post(client.repo_path(name) + "/runs/batch/delete", {"ids": run_ids})
+    kept = [one for one in found["results"] if not one["deleted"]]
+    lines = [f"{one['id']}: {one['detail'] or 'deleted'}" for one in found["results"]]
+    show(context, found["results"], as_json, "\n".join(lines))
+    if kept:
+        raise typer.Exit(REFUSED)
 
 
 def _change(context: typer.Context, run_id: str, what: str, body: Json, as_json: bool) -> None:

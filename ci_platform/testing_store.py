@@ -451,6 +451,10 @@ def _matches(run: Run, which: RunFilter) -> bool:
         and (not which.states or run.state in which.states)
         and (which.branch is None or run.ref == f"refs/heads/{which.branch}")
         and (which.commit is None or run.commit == which.commit)
+        and (which.trigger is None or run.trigger == which.trigger)
+        and (which.actor is None or run.actor == which.actor)
+        and (which.created_after_ms is None or run.created_ms >= which.created_after_ms)
+        and (which.created_before_ms is None or run.created_ms < which.created_before_ms)
     )
 
 

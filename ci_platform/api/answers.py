@@ -11,9 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict
 
 from ci_platform.api.relatives import RelativeAnswer
+from ci_platform.commands import Deleted
 from ci_platform.model import (
     Actor,
-    Artifact,
     Entry,
     ErrorInfo,
     Json,
@@ -21,7 +21,6 @@ from ci_platform.model import (
     Repository,
     Rollback,
     Run,
-    RunId,
     Step,
     StepKey,
     User,
@@ -197,6 +196,23 @@ class RunStates(Answer):
     runs: list[RunState]
 
 
+class Deletion(Answer):
+    id: str
+    deleted: bool
+    status: int  # of a single deletion: 204, 404, 409
+    detail: str | None
+
+    @classmethod
+    def of(cls, one: Deleted) -> Deletion:
+        if one.problem is None:
+            return cls(id=one.id, deleted=True, status=204, detail=None)
+        return cls(id=one.id, deleted=False, status=one.problem.status, detail=one.problem.detail)
+
+
+class Deletions(Answer):
+    results: list[Deletion]
+
+
 class RunSummary(RunState):
     """A run in a list."""
 
@@ -337,30 +353,6 @@ class EntryAnswer(Answer):
 
 class Journal(Answer):
     entries: list[EntryAnswer]
-
-
-class ArtifactAnswer(Answer):
-    step: str  # sh:build
-    path: str
-    size: int
-    sha256: str
-    report: bool
-    url: str
-
-    @classmethod
-    def of(cls, found: Artifact, run_id: RunId, base_url: str) -> ArtifactAnswer:
-        return cls(
-            step=str(found.step),
-            path=found.path,
-            size=found.size,
-            sha256=found.sha256,
-            report=found.report,
-            url=f"{base_url}/api/v1/runs/{run_id}/artifacts/{found.sha256}",
-        )
-
-
-class Artifacts(Answer):
-    artifacts: list[ArtifactAnswer]
 
 
 class LineAnswer(Answer):

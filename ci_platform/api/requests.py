@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ci_platform.errors import InvalidRequest
-from ci_platform.model import Json, Role, RunState, StepKey, StepKind
+from ci_platform.model import EntryKind, Json, Role, RunState, StepKey, StepKind
 from ci_platform.ports import FileChange, RunFilter
 
 
@@ -87,6 +88,10 @@ class NewRuns(Body):
     runs: list[NewRun]
 
 
+class RunIds(Body):
+    ids: list[str]
+
+
 class Cancel(Body):
     rollback: bool = False
 
@@ -155,22 +160,34 @@ class After(Query):
     limit: Annotated[int, Field(ge=1, le=200)] = 100
 
 
+def _ms(instant: datetime | None) -> int | None:
+    return None if instant is None else round(instant.timestamp() * 1000)
+
+
 class RunsOf(Query):
     """A page of runs, newest first."""
 
-    state: RunState | None = None
+    state: list[RunState] = Field(default=[], max_length=8)
     branch: str | None = None
     pipeline: str | None = None
     commit: str | None = None
+    trigger: str | None = None
+    actor: str | None = None
+    created_after: AwareDatetime | None = None  # at it, or later
+    created_before: AwareDatetime | None = None  # earlier than it
     cursor: str | None = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
     def filter(self) -> RunFilter:
         return RunFilter(
             pipeline=self.pipeline,
-            states=() if self.state is None else (self.state,),
+            states=self.state,
             branch=self.branch,
             commit=self.commit,
+            trigger=self.trigger,
+            actor=self.actor,
+            created_after_ms=_ms(self.created_after),
+            created_before_ms=_ms(self.created_before),
         )
 
 
@@ -191,6 +208,10 @@ class FileOf(Query):
 
 class JournalFrom(Query):
     after: Annotated[int, Field(ge=0)] = 0
+    type: list[EntryKind] = Field(default=[], max_length=len(EntryKind))  # none: all
+
+    def wants(self, kind: EntryKind) -> bool:
+        return not self.type or kind in self.type
 
 
 class Follow(Query):

@@ -102,13 +102,16 @@ async def follow_run(
     page: Annotated[requests.JournalFrom, Query()],
     last_event_id: LastEventId = 0,
 ) -> AsyncIterator[ServerSentEvent]:
-    """The journal as it grows: one event per entry, named by its kind; `end` after the last."""
+    """The journal as it grows: one event per entry, named by its kind; `end` after the last. With
+    `type`, which may be given several times, entries of these kinds alone."""
     seq = max(last_event_id, page.after)
     with reader.caller.desk.live.listen() as bell:
         while not reader.over:
             entries = await reader.entries(seq)
             for entry in entries:
                 seq = entry.seq
+                if not page.wants(entry.kind):
+                    continue
                 shown = answers.EntryAnswer.of(entry)
                 yield ServerSentEvent(id=str(seq), event=entry.kind, data=shown)
             if entries:

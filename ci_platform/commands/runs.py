@@ -17,7 +17,14 @@ from ci_platform.commands.triggers import BRANCH, TAG
 from ci_platform.engine import outside
 from ci_platform.engine.ids import new_id
 from ci_platform.engine.limits import Limits as EngineLimits
-from ci_platform.errors import Conflict, InvalidRequest, NotFound, SourceError
+from ci_platform.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RequestError,
+    RunNotFound,
+    SourceError,
+)
 from ci_platform.identity import Action
 from ci_platform.model import (
     Actor,
@@ -49,6 +56,14 @@ class StartRun:
     resume: str | None = None
     trigger: str = "manual"
     priority: int = 0  # 0 to 100: higher ones of the repository go first
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What became of one run of a batch."""
+
+    id: str
+    problem: RequestError | None  # None: it is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +186,29 @@ class Runs:
         self.parts.store.runs.delete(run_id)
         let_go(self.parts, run.repository_id, run.commit)
         self.parts.audit(actor, "run deleted", run_id, number=run.number)
+
+    def delete_many(self, actor: Actor, owner: str, name: str, ids: Sequence[str]) -> list[Deleted]:
+        """Remove finished runs of a repository, each on its own; says in order what became of
+        them. A name that is there twice is gone the second time."""
+        repository = self.parts.repository(actor, Action.DELETE_RUN, owner, name)
+        runs_max = self.parts.limits.batch_runs
+        if not 1 <= len(ids) <= runs_max:
+            raise InvalidRequest(
+                f"a batch deletes 1 to {runs_max} runs, this has {len(ids)}", field="ids"
+            )
+        return [Deleted(one, self._problem_deleting(actor, repository, one)) for one in ids]
+
+    def _problem_deleting(
+        self, actor: Actor, repository: Repository, run_id: str
+    ) -> RequestError | None:
+        try:
+            run = self.parts.run(actor, Action.DELETE_RUN, check_run_id(run_id))
+            if run.repository_id != repository.id:
+                raise RunNotFound()
+            self.delete(actor, run.id)
+        except RequestError as error:
+            return error
+        return None
 
     def supersede_pending(self) -> int:
         """End runs that newer ones of their groups have made needless. Returns how many."""

@@ -74,6 +74,14 @@ def _common(which: RunFilter, before: int | None) -> list[ColumnElement[bool]]:
         conditions.append(RUNS.c.ref == f"refs/heads/{which.branch}")
     if which.commit is not None:
         conditions.append(RUNS.c.commit == which.commit)
+    if which.trigger is not None:
+        conditions.append(RUNS.c.trigger == which.trigger)
+    if which.actor is not None:
+        conditions.append(RUNS.c.actor == which.actor)
+    if which.created_after_ms is not None:
+        conditions.append(RUNS.c.created_ms >= which.created_after_ms)
+    if which.created_before_ms is not None:
+        conditions.append(RUNS.c.created_ms < which.created_before_ms)
     return conditions
 
 

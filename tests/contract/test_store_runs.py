@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -248,3 +249,19 @@ def test_json_may_hold_any_text(store: Store) -> None:
 def test_what_is_not_json_is_refused_by_name(store: Store, value: object) -> None:
     with pytest.raises(InvalidRequest, match="payload is not JSON"):
         store.runs.create([new_run(params=value)])
+
+
+def test_runs_are_found_by_trigger_actor_and_time(store: Store, clock: FakeClock) -> None:
+    store.runs.create([new_run("a"), replace(new_run("b"), trigger="api", actor="bob")])
+    clock.advance(1000)
+    store.runs.create([new_run("c")])
+    now_ms = clock.now_ms()
+
+    def found(which: RunFilter) -> list[str]:
+        return [run.id for run in store.runs.list(which).runs]
+
+    assert found(RunFilter(trigger="api")) == ["run_b"]
+    assert found(RunFilter(actor="bob", trigger="push")) == []
+    assert found(RunFilter(repository_ids=[REPO], actor="ann")) == ["run_c", "run_a"]
+    assert found(RunFilter(created_after_ms=now_ms)) == ["run_c"]
+    assert found(RunFilter(created_before_ms=now_ms)) == ["run_b", "run_a"]

@@ -28,6 +28,7 @@ from tests.contract.store_values import (
     update,
 )
 
+ANYWHERE = Place()
 MAIN = Place("main")
 Limited = Callable[[RunLimits], Store]
 
@@ -48,7 +49,7 @@ def limited(request: pytest.FixtureRequest, clock: FakeClock) -> Iterator[Limite
         yield open_limited
 
 
-def create(store: Store, *names: str, place: Place = Place(), repository: str = REPO) -> list[Run]:
+def create(store: Store, *names: str, place: Place = ANYWHERE, repository: str = REPO) -> list[Run]:
     new = [replace(new_run(name, repository=repository), place=place) for name in names]
     return store.runs.create(new)
 

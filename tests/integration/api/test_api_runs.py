@@ -256,7 +256,7 @@ async def test_runs_are_listed_newest_first_in_pages(front: Front) -> None:
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ({"state": "odd"}, "state"),
+        ({"state": "odd"}, "state.0"),
         ({"limit": "0"}, "limit"),
         ({"limit": "x"}, "limit"),
         ({"limit": "201"}, "limit"),

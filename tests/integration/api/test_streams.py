@@ -81,6 +81,16 @@ async def test_a_client_that_comes_back_misses_and_repeats_nothing(
     assert [one.get("id") for one in seen] == ["2", "3", None]
 
 
+async def test_a_stream_may_be_of_some_kinds_of_entries_alone(front: Front, server: str) -> None:
+    run = front.runs(front.repository())[0]
+    front.finish(run.id)
+    path = f"/api/v1/runs/{run.id}/events?type=run_passed&type=run_created"
+    seen = [one async for one in events(server, path, front.token())]
+    assert [one["event"] for one in seen] == ["run_created", "run_passed", "end"]
+    seen = [one async for one in events(server, path, front.token(), last="1")]
+    assert [one["event"] for one in seen] == ["run_passed", "end"]
+
+
 async def test_an_entry_reaches_a_waiting_stream_at_once(front: Front, server: str) -> None:
     run = front.runs(front.repository())[0]
     stream = events(server, f"/api/v1/runs/{run.id}/events", front.token())
