@@ -18,13 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
 import psutil
 
-from bench.measure import Result, percentile
+from bench.measure import Result, latency, percentile
 from bench.server import Server, serving
 
 COMMITS = 12_600  # each a commit, two trees and a file: 50,400 objects
@@ -192,11 +192,13 @@ def git_store() -> list[Result]:
         _large(bench)
         _blob(bench)
         _many_refs(bench)
+        meanwhile = [_meanwhile(bench, side) for side in bench.sides]
         ours, theirs = bench.sides
-    return [
+    rows = [
         _row(what, ours.costs[what], theirs.costs[what], small=what in _SMALL_ONES)
         for what in ours.costs
     ]
+    return rows + meanwhile
 
 
 _PUSHES = f"{SMALL} small pushes, 4 at once"
@@ -289,6 +291,34 @@ def _large(bench: Bench) -> None:
         "clone of them again, in several packs",
         lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-again"),
     )
+
+
+def _meanwhile(bench: Bench, side: Side) -> Result:
+    """How long a small request takes while large repositories are pushed and cloned."""
+    quick = side.create("quick")
+    urls = [side.create(f"busy-{number}") for number in range(3)]
+
+    def push_and_clone(url: str) -> None:
+        bench.git("push", "-q", url, "main", cwd="large")
+        # What a deleted branch leaves behind makes the packs hold more than is to be sent.
+        moved = ["main:refs/heads/gone", "+main~5:refs/heads/main"]
+        bench.git("push", "-q", url, *moved, cwd="large")
+        bench.git("push", "-q", url, ":refs/heads/gone", cwd="large")
+        bench.git("clone", "-q", "--bare", url, f"{side.name}-{url.rpartition('/')[2]}")
+
+    taken = []
+    with ThreadPoolExecutor(len(urls)) as pool, httpx.Client() as client:
+        working = [pool.submit(push_and_clone, url) for url in urls]
+        while not all(one.done() for one in working):
+            started = time.perf_counter()
+            client.get(f"{quick}/info/refs?service=git-upload-pack").raise_for_status()
+            taken.append(time.perf_counter() - started)
+            time.sleep(0.02)
+        for one in working:
+            one.result()
+    what = f"git: a small request during 3 large pushes and clones, {side.name}"
+    row = latency(what, taken, bar_ms=50, p99_ms=500)
+    return row if side.own_cpu else replace(row, bar="for comparison", passed=True)
 
 
 def history(commits: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ _NO_CACHE = (
 _CHALLENGE = (b"www-authenticate", b'Basic realm="sluice"')
 _ARGUMENTS_MAX = 1_000_000
 _LIGHT_THREADS = 4
+# How long a thread that packs or indexes may keep others from running. Python's own 5 ms are felt:
+# a small request changes threads several times, and waits for each busy one every time.
+_SWITCH_SECONDS = 0.0005
 
 
 class Verdict(StrEnum):
@@ -120,6 +124,7 @@ class GitHttp:
         """A `listener` given here is handed to `store.listen`."""
         if listener is not None:
             store.listen(listener)
+        sys.setswitchinterval(min(_SWITCH_SECONDS, sys.getswitchinterval()))
         self._store = store
         self._authenticate = authenticate
         self._limits: Limits = store.limits

@@ -42,5 +42,6 @@ class Limits:
     remote_imports: int = 4  # at once in this process
     remote_seconds: float = 300.0  # a fetch from a remote, start to end
     threads: int = 64  # of GitHttp: requests in work at once
-    heavy_threads: int = 4  # of those: packing and indexing at once
+    heavy_threads: int = 2  # of those: packing and indexing at once
+    process_bytes: int = 32 * MIB  # packs from this size on are indexed in a process of their own
     idle_seconds: float = 120.0  # a client that neither sends nor takes a byte for so long is cut

@@ -11,14 +11,14 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from git_store.errors import BadPack, OverLimit
-from git_store.index import Entry, Indexed, Progress, index_bytes, index_pack
+from git_store.index import Entry, Indexed, Lookup, Progress, index_bytes, index_pack
+from git_store.index_process import index_apart
 from git_store.limits import Limits
 from git_store.objects import Objects
 from git_store.packfile import SLICE, TRAILER, Buffer, entry_header
@@ -67,8 +67,7 @@ class Quarantine:
         `room` is what the repository's quota leaves. Raises BadPack, OverLimit.
         """
         data = self._spool(chunks, room)
-        with nullcontext() if isinstance(data, bytes) else self._heavy:
-            indexed = index_pack(data, limits=self._limits, lookup=objects.find, progress=progress)
+        indexed = self._index(data, objects.find, progress)
         for name in indexed.wanted:
             if not objects.has(name):
                 raise BadPack(f"missing necessary objects: {name.hex()} is referred to, not sent")
@@ -80,9 +79,18 @@ class Quarantine:
     def rebuild(self, chunks: Iterable[bytes]) -> Arrived:
         """Take in a pack made of objects that are here; nothing about them needs checking."""
         data = self._spool(chunks, room=self._limits.repository_bytes)
-        with self._heavy:
-            indexed = index_pack(data, limits=self._limits, lookup=lambda name: None)
+        indexed = self._index(data, lambda name: None, lambda text: None)
         return self._finish(data, indexed)
+
+    def _index(self, data: Buffer, lookup: Lookup, progress: Progress) -> Indexed:
+        if isinstance(data, bytes):
+            return index_pack(data, limits=self._limits, lookup=lookup, progress=progress)
+        with self._heavy:
+            if len(data) < self._limits.process_bytes:
+                return index_pack(data, limits=self._limits, lookup=lookup, progress=progress)
+            return index_apart(
+                self._pack_file, limits=self._limits, lookup=lookup, progress=progress
+            )
 
     def _spool(self, chunks: Iterable[bytes], room: int) -> Buffer:
         """Receive the whole pack, hashing it on the way, and check its trailer."""
