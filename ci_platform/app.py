@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 from ci_platform.api import create_api
+from ci_platform.api.answers import RunAnswer
 from ci_platform.capabilities import (
     FilesHandler,
     Granted,
@@ -30,6 +31,7 @@ from ci_platform.capabilities import (
     StorageLimits,
 )
 from ci_platform.commands import Commands, Limits, Parts
+from ci_platform.commands.asked import RunsHandler, Status
 from ci_platform.config import Config
 from ci_platform.data_lock import make_directory
 from ci_platform.endpoint import PREFIX as FETCH
@@ -41,7 +43,16 @@ from ci_platform.identity import Identity, Sessions
 from ci_platform.keys import derive, master_secret
 from ci_platform.live import Live
 from ci_platform.metrics import CONTENT_TYPE, AsgiApp, Metrics, Receive, Scope, Send
-from ci_platform.model import Actor, Broke, Description, Outcome, Raised, SourceFiles
+from ci_platform.model import (
+    Actor,
+    Broke,
+    Description,
+    Json,
+    Outcome,
+    Raised,
+    RunId,
+    SourceFiles,
+)
 from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
@@ -193,6 +204,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     )
     commands = Commands.over(parts)
     git.listen(PushListener(commands))
+    queries = Queries(store, source, repositories, clock, StoredArtifacts(objects))
     return Platform(
         config=config,
         clock=clock,
@@ -204,7 +216,7 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         fetch_sandbox=LazyFetchSandbox(lambda: _fetch_sandbox(config)),
         identity=Identity(store.identity, Sessions(derive(secret, "sessions"), clock), clock),
         commands=commands,
-        queries=Queries(store, source, repositories, clock, StoredArtifacts(objects)),
+        queries=queries,
         live=Live(store.bell),
         errands=Errands(commands),
         objects=objects,
@@ -212,11 +224,22 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         capabilities=Granted(
             {
                 "files": FilesHandler(repositories, source),
+                "runs": RunsHandler(commands.runs, _status(queries, config)),
                 "storage.kv": KvHandler(databases),
                 "storage.sql": SqlHandler(databases),
             }
         ),
     )
+
+
+def _status(queries: Queries, config: Config) -> Status:
+    """What the code of a run sees of another one: what the API shows."""
+
+    def status(actor: Actor, run_id: RunId) -> Json:
+        view = queries.run_page(actor, run_id)
+        return RunAnswer.of_view(view, config.base_url).model_dump(mode="json")
+
+    return status
 
 
 def _databases(config: Config, store: Store, objects: obstore.store.ObjectStore) -> SqlDatabases:

@@ -30,6 +30,7 @@ from pipelines.errors import (
     WaitTimeout,
 )
 from pipelines.fetching import Request, Response
+from pipelines.runs import RunHandle
 from pipelines.step import Step
 from pipelines.values import (
     Approval,
@@ -66,6 +67,7 @@ __all__ = [
     "Rollback",
     "RollbackFailed",
     "RunCancelled",
+    "RunHandle",
     "Step",
     "StepContext",
     "StepFailed",

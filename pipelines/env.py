@@ -4,6 +4,7 @@
     await self.env.files.changed()
     await self.env.storage.kv.put("last", {"number": 7})    in bodies of steps only
     await self.env.storage.sql.execute("SELECT 1 AS one")
+    await self.env.runs.create("Deploy", {"target": "staging"})
 
 A question leaves no entry in the journal, so what changes the world, or changes with it, belongs in
 a step's body: that runs once and its result is kept. The code stands still until the answer comes.
@@ -20,6 +21,7 @@ from typing import TypeAlias
 from pipelines.errors import CapabilityError, NotGranted
 from pipelines.jsontext import encode
 from pipelines.loop import BODY
+from pipelines.runs import Runs
 from pipelines.wire import ASK_BYTES_MAX, ASK_VERSION, Json
 
 ENVELOPE_BYTES = 1_024  # of a request, around its arguments
@@ -174,17 +176,18 @@ def _nobody(request: str) -> str:
 class Env:
     """The capabilities of one run, or of one request to `fetch`."""
 
-    __slots__ = ("files", "storage")
+    __slots__ = ("files", "runs", "storage")
 
     def __init__(self, desk: Desk | None = None) -> None:
         desk = desk or Desk(_nobody)
         self.files = Files(desk)
+        self.runs = Runs(desk)
         self.storage = Storage(desk)
 
     def __getattr__(self, name: str) -> object:
         if name in CAPABILITIES:
             raise NotGranted(
                 f"self.env.{name} is not granted to this run: this version of the platform has "
-                "files and storage there (for secrets and network, use step.sh)"
+                "files, runs and storage there (for secrets and network, use step.sh)"
             )
         raise AttributeError(f"self.env has no {name!r}; it may have {', '.join(CAPABILITIES)}")

@@ -1,0 +1,148 @@
+"""What the code of a run may ask of other runs: `self.env.runs`, for its own repository only.
+
+The same commands that people use, by an actor whose rights end at the repository. What it starts
+counts as caused by whoever caused the run itself, so that nobody approves their own work this way.
+Composed by app.py; called through the capabilities' port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ci_platform.commands.runs import Runs, StartRun
+from ci_platform.errors import InvalidRequest, NotGranted
+from ci_platform.granting import Grant
+from ci_platform.model import Actor, Json, RepositoryId, Role, Run, RunId, RunState
+from ci_platform.ports import RunFilter
+
+LIST_MAX = 100
+_START = frozenset({"pipeline", "ref", "commit", "params", "id", "resume"})
+Status = Callable[[Actor, RunId], Json]  # the JSON of GET /api/v1/runs/{id}
+
+
+@dataclass(frozen=True, slots=True)
+class RunsHandler:
+    """A capability's handler: (grant, method, arguments) -> JSON. Raises RequestError."""
+
+    runs: Runs
+    status: Status
+
+    def __call__(self, grant: Grant, method: str, arguments: Mapping[str, Json]) -> Json:
+        if not grant.trusted:
+            raise NotGranted("self.env.runs is not granted to runs of untrusted code")
+        if grant.run is not None and not grant.body:
+            raise NotGranted("self.env.runs is for bodies of steps")
+        actor = _actor(grant)
+        match method:
+            case "create":
+                return _known(self.runs.start(actor, *self._named(grant), _start(grant, arguments)))
+            case "create_batch":
+                return self._create_batch(grant, actor, arguments)
+            case "list":
+                return self._list(grant, arguments)
+            case _:
+                return self._change(actor, method, arguments)
+
+    def _create_batch(self, grant: Grant, actor: Actor, arguments: Mapping[str, Json]) -> Json:
+        wanted = arguments.get("runs")
+        if not isinstance(wanted, list) or not all(isinstance(one, Mapping) for one in wanted):
+            raise InvalidRequest("runs must be a list of objects", field="runs")
+        what = [_start(grant, one) for one in wanted]
+        return [_known(run) for run in self.runs.start_many(actor, *self._named(grant), what)]
+
+    def _list(self, grant: Grant, arguments: Mapping[str, Json]) -> Json:
+        _only(arguments, {"state", "pipeline", "branch", "cursor", "limit"})
+        limit = arguments.get("limit") or LIST_MAX
+        if not isinstance(limit, int) or not 1 <= limit <= LIST_MAX:
+            raise InvalidRequest(f"limit must be 1 to {LIST_MAX}", field="limit")
+        which = RunFilter(
+            repository_ids=[grant.repository_id],
+            pipeline=_text(arguments, "pipeline"),
+            states=_states(arguments.get("state")),
+            branch=_text(arguments, "branch"),
+        )
+        cursor = _text(arguments, "cursor")
+        page = self.runs.parts.store.runs.list(which, cursor=cursor, limit=limit)
+        return {"runs": [_known(run) for run in page.runs], "cursor": page.cursor}
+
+    def _change(self, actor: Actor, method: str, arguments: Mapping[str, Json]) -> Json:
+        run_id = RunId(_text(arguments, "id") or "")
+        match method:
+            case "status":
+                return self.status(actor, run_id)
+            case "pause":
+                return _known(self.runs.pause(actor, run_id))
+            case "resume":
+                return _known(self.runs.resume(actor, run_id))
+            case "cancel":
+                rollback = arguments.get("rollback") is True
+                return _known(self.runs.cancel(actor, run_id, rollback=rollback))
+            case "restart":
+                return _known(self.runs.restart(actor, run_id, commit=_text(arguments, "commit")))
+            case "send_event":
+                kind = _text(arguments, "type") or ""
+                return _known(self.runs.send_event(actor, run_id, kind, arguments.get("payload")))
+            case "delete":
+                self.runs.delete(actor, run_id)
+                return None
+            case _:
+                raise NotGranted(f"self.env.runs has no {method!r}")
+
+    def _named(self, grant: Grant) -> tuple[str, str]:
+        repository = self.runs.parts.repositories.by_id(grant.repository_id)
+        return repository.owner, repository.name
+
+
+def _actor(grant: Grant) -> Actor:
+    """Whoever caused the run, with rights in its repository and nowhere else."""
+    run, repository_id = grant.run, RepositoryId(grant.repository_id)
+    name = "its endpoint" if run is None else f"run #{run.number}"
+    return Actor(
+        kind="user",
+        id=(None if run is None else run.actor_id) or (name if run is None else run.id),
+        name=name,
+        repository_id=repository_id,
+        roles={repository_id: Role.MAINTAINER},
+    )
+
+
+def _start(grant: Grant, arguments: Mapping[str, Json]) -> StartRun:
+    """What to start; of the same ref as the run that asks, unless told otherwise."""
+    _only(arguments, _START)
+    ref, commit = _text(arguments, "ref"), _text(arguments, "commit")
+    if ref is None and grant.run is not None:
+        ref, commit = grant.run.ref, commit or grant.commit
+    return StartRun(
+        pipeline=_text(arguments, "pipeline"),
+        ref=ref,
+        commit=commit,
+        params={} if arguments.get("params") is None else arguments["params"],
+        id=_text(arguments, "id"),
+        resume=_text(arguments, "resume"),
+        trigger="run",
+    )
+
+
+def _known(run: Run) -> dict[str, Json]:
+    return {"id": run.id, "number": run.number, "state": run.state.value}
+
+
+def _states(words: Json) -> list[RunState]:
+    try:
+        return [] if words is None else [RunState(words)]
+    except ValueError:
+        raise InvalidRequest(f"there is no state {str(words)[:40]!r}", field="state") from None
+
+
+def _text(arguments: Mapping[str, Json], name: str) -> str | None:
+    found = arguments.get(name)
+    if found is not None and (not isinstance(found, str) or "\0" in found or len(found) > 1_024):
+        raise InvalidRequest(f"{name} must be text of 1,024 characters at most", field=name)
+    return found
+
+
+def _only(arguments: Mapping[str, Json], known: set[str] | frozenset[str]) -> None:
+    odd = sorted(set(arguments) - known)
+    if odd:
+        raise InvalidRequest(f"there is no argument {odd[0][:40]!r}", field=odd[0][:40])
