@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPMethod
@@ -43,9 +41,9 @@ from ci_platform.model import (
     Json,
     Raised,
     Repository,
-    RepositoryId,
     SourceFiles,
 )
+from ci_platform.rates import Rate
 
 PREFIX = "/-/fetch/"
 BODY_BYTES_MAX = 1 << 20  # of a request, and of a response
@@ -55,7 +53,6 @@ WAITING_MAX = 64  # requests that wait for such a thread
 AT_ONCE_MAX = 2  # requests of one repository in work; it must not take all sandboxes
 QUEUED_MAX = 24  # further ones of it that wait
 RATE_PER_SECOND, BURST = 20.0, 100.0  # of one repository
-TRACKED_MAX = 10_000  # repositories whose rate is remembered
 
 METHODS = frozenset(HTTPMethod) - {HTTPMethod.CONNECT, HTTPMethod.TRACE}
 NOT_PASSED = frozenset(("authorization", "cookie", "proxy-authorization", "x-csrf-token"))
@@ -77,27 +74,6 @@ DESTINATIONS = frozenset(("", "document", "empty"))
 CLOSED = "this endpoint needs the token of somebody who may read the repository"
 
 log = logging.getLogger(__name__)
-
-
-class Rate:
-    """How often each repository's endpoint may be called: a bucket that fills again. Callers from
-    outside have one of their own, so that they cannot shut out those who belong to it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._left: OrderedDict[tuple[RepositoryId, bool], tuple[float, float]] = OrderedDict()
-
-    def take(self, repository: RepositoryId, insider: bool, now: float) -> float:
-        """0 if it may be called now; else after how many seconds."""
-        key = (repository, insider)
-        with self._lock:
-            left, at = self._left.pop(key, (BURST, now))
-            left = min(BURST, left + (now - at) * RATE_PER_SECOND)
-            allowed = left >= 1
-            self._left[key] = (left - 1 if allowed else left, now)
-            while len(self._left) > TRACKED_MAX:
-                self._left.popitem(last=False)
-            return 0.0 if allowed else (1 - left) / RATE_PER_SECOND
 
 
 class Turns:
@@ -141,7 +117,8 @@ class Endpoint:
     identity: Identity
     sandbox: FetchSandbox
     capabilities: Capabilities
-    _rate: Rate = field(default_factory=Rate)
+    # Callers from outside have a rate of their own: they cannot shut out those who belong to it.
+    _rate: Rate = field(default_factory=lambda: Rate(per_second=RATE_PER_SECOND, burst=BURST))
     _turns: Turns = field(default_factory=Turns)
     _waiting: int = 0  # requests in this event loop that a thread has or will have
     _limiter: anyio.CapacityLimiter | None = None  # made in the event loop it belongs to
@@ -180,7 +157,7 @@ class Endpoint:
         insider = self._may_read(authorization, repository)
         if repository is None:
             raise NotSignedIn(CLOSED)
-        wait = self._rate.take(repository.id, insider, time.monotonic())
+        wait = self._rate.take((repository.id, insider), time.monotonic())
         if wait > 0:
             detail = "this repository's endpoint is called too often"
             return problem(429, "too-many", detail, Retry_After=str(int(wait) + 1))

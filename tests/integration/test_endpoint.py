@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from ci_platform.app import create_asgi
-from ci_platform.endpoint import BURST, Rate
+from ci_platform.envelope import params_of
 from ci_platform.metrics import AsgiApp
-from ci_platform.model import RepositoryId
+from ci_platform.model import RunId
 from tests.deployment import OWNER, Deployment, deployed
 
 CODE = """
@@ -61,6 +61,9 @@ async def fetch(request, env):
             count = 1 + await env.storage.kv.get("count", 0)
             await env.storage.kv.put("count", count)
             return {"count": count, "lines": len((await env.files.read_text("data.txt")).split())}
+        case "/start":
+            run = await env.runs.create("CI", request.json())
+            return Response(202, body={"id": run.id})
         case "/fresh":
             seen.append(1)
             return str(len(seen))
@@ -190,6 +193,14 @@ def test_the_code_has_its_own_repositorys_storage_and_files(ask: Ask) -> None:
     assert "does not allow ATTACH" in ask("/step").json()["detail"]
 
 
+def test_the_code_may_start_a_run_of_its_repository(deployment: Deployment, ask: Ask) -> None:
+    answer = ask("/start", "POST", json={"a": 1})
+    assert answer.status_code == 202, answer.text
+    deployment.work()
+    run = deployment.run(RunId(answer.json()["id"]))
+    assert (run.state, run.pipeline, params_of(run)) == ("passed", "CI", {"a": 1})
+
+
 @pytest.mark.parametrize(
     ("path", "status", "said"),
     [
@@ -297,12 +308,3 @@ def test_a_file_whose_fetch_is_none_does_not_load(
         assert (answer.status_code, said in answer.json()["detail"]) == (502, True)
     finally:
         deployment.push({".ci/pipeline.py": CODE})
-
-
-def test_a_rate_lets_bursts_through_and_fills_again() -> None:
-    rate, here = Rate(), RepositoryId("repo_a")
-    assert [rate.take(here, True, 0.0) for _ in range(int(BURST))] == [0.0] * int(BURST)
-    assert rate.take(here, True, 0.0) == pytest.approx(0.05)
-    assert rate.take(here, False, 0.0) == 0.0
-    assert rate.take(RepositoryId("repo_b"), True, 0.0) == 0.0
-    assert rate.take(here, True, 0.06) == 0.0
