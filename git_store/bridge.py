@@ -238,6 +238,13 @@ async def stream(
         pump.cancel()
 
 
+async def whole(send: Send, data: bytes, headers: Headers) -> None:
+    """An answer that is all there."""
+    length = (b"content-length", str(len(data)).encode())
+    await _start(send, 200, [*headers, length])
+    await send({"type": "http.response.body", "body": data})
+
+
 async def plain(send: Send, status: int, text: str, headers: Headers = ()) -> None:
     """A short text. git prints it as `remote: ...` if it comes in answer to its first request."""
     kind = (b"content-type", b"text/plain; charset=utf-8")

@@ -8,6 +8,7 @@ its first request (info/refs), as `remote: ...`; later ones travel inside the pr
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -24,11 +25,11 @@ from git_store.advertise import (
     list_refs,
     ref_prefixes,
 )
-from git_store.bridge import Answer, Body, Receive, Scope, Send, plain, stream
+from git_store.bridge import Answer, Body, Receive, Scope, Send, plain, stream, whole
 from git_store.errors import GitStoreError, ProtocolError, RepoNotFound
 from git_store.fetch import Fetcher
 from git_store.limits import Limits
-from git_store.pktline import Mark, PacketReader, packet
+from git_store.pktline import Mark, Out, PacketReader, packet
 from git_store.push import Pusher, PushListener
 from git_store.receive import Receiver
 from git_store.repos import Repository
@@ -146,25 +147,27 @@ class GitHttp:
             await plain(send, request.status, f"{request.text}\n")
             return
         loop = asyncio.get_running_loop()
-        admitted = await loop.run_in_executor(self._light, self._admit, request)
+        work = self._greet if request.advertise else self._admit
+        admitted = await loop.run_in_executor(self._light, work, request)
         if isinstance(admitted, _Refusal):
             challenge = [_CHALLENGE] if admitted.status == 401 else []
             await plain(send, admitted.status, f"{admitted.text}\n", challenge)
             return
-        repository, pusher = admitted
         kind = "advertisement" if request.advertise else "result"
+        headers = [(b"content-type", f"application/x-{request.service}-{kind}".encode())]
+        if isinstance(admitted, bytes):
+            await whole(send, admitted, [*headers, *_NO_CACHE])
+            return
+        repository, pusher = admitted
         idle = self._limits.idle_seconds
         limit = None if request.write else self._limits.request_bytes
         await stream(
             self._work(request, repository, pusher),
-            executor=self._light if request.advertise else self._threads,
+            executor=self._threads,
             body=Body(receive, gzip=request.gzip, limit=limit, idle=idle),
             idle=idle,
             send=send,
-            headers=[
-                (b"content-type", f"application/x-{request.service}-{kind}".encode()),
-                *_NO_CACHE,
-            ],
+            headers=[*headers, *_NO_CACHE],
         )
 
     def close(self) -> None:
@@ -173,6 +176,18 @@ class GitHttp:
         self._threads.shutdown()
 
     # --- in a thread ------------------------------------------------------------------------------
+
+    def _greet(self, request: _Request) -> bytes | _Refusal:
+        """Let a client in and answer its first request, which has no body, in one go."""
+        admitted = self._admit(request)
+        if isinstance(admitted, _Refusal):
+            return admitted
+        out = io.BytesIO()
+        try:
+            self._advertise(request, admitted[0], out)
+        except GitStoreError as error:
+            return packet(b"ERR " + error.detail.encode("utf-8", "replace"))
+        return out.getvalue()
 
     def _admit(self, request: _Request) -> tuple[Repository, Pusher] | _Refusal:
         owner, name = request.owner, request.name
@@ -194,9 +209,7 @@ class GitHttp:
     ) -> Callable[[Body, Answer], None]:
         def work(body: Body, answer: Answer) -> None:
             try:
-                if request.advertise:
-                    self._advertise(request, repository, answer)
-                elif request.write:
+                if request.write:
                     receiver = Receiver(self._store.pushes, self._limits)
                     receiver.serve(repository, pusher, PacketReader(body.read), answer)
                 else:
@@ -209,7 +222,7 @@ class GitHttp:
 
         return work
 
-    def _advertise(self, request: _Request, repository: Repository, answer: Answer) -> None:
+    def _advertise(self, request: _Request, repository: Repository, answer: Out) -> None:
         if request.service == _UPLOAD and request.version == 2:
             advertise_version_2(answer)
             return
