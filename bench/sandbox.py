@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.measure import Result, latency
 from ci_platform.config import Config
-from ci_platform.model import Command, Entry, RepositoryId, SourceFiles
+from ci_platform.model import Ask, Command, Entry, Json, RepositoryId, SourceFiles
 from ci_platform.ports import Activation
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 
@@ -32,6 +32,9 @@ class FirstLine:
 
     def log(self, step: str, stream: str, text: str) -> None:
         self.at = self.at or time.perf_counter()
+
+    def ask(self, ask: Ask) -> Mapping[str, Json]:
+        return {"error": {"type": "NotGranted", "message": "the benchmark grants nothing"}}
 
 
 def cold_start() -> list[Result]:
