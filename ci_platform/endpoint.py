@@ -32,10 +32,9 @@ from ci_platform.errors import (
     TooLarge,
     TooMany,
 )
-from ci_platform.granting import Capabilities, FetchSandbox, Grant, WebRequest, WebResponse
+from ci_platform.granting import Ask, Capabilities, FetchSandbox, Grant, WebRequest, WebResponse
 from ci_platform.identity import Action, Identity, authorise
 from ci_platform.model import (
-    Ask,
     Broke,
     Description,
     Json,

@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ci_platform.model import Ask, Broke, Json, Raised, RepositoryId, Run, SourceFiles
+from ci_platform.model import Broke, Json, Raised, RepositoryId, Run, SourceFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What code in a sandbox wants of `self.env`. No command: it leaves no entry."""
+
+    capability: str  # files, storage.kv, storage.sql, runs
+    method: str
+    arguments: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)

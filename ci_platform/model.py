@@ -77,7 +77,7 @@ class RollbackOutcome(StrEnum):
 class EntryKind(StrEnum):
     """Past tense: what has happened to a run. `data` of each is given behind it."""
 
-    RUN_CREATED = "run_created"  # {trigger, actor, pipeline, ref, commit}
+    RUN_CREATED = "run_created"  # {trigger, actor, pipeline, ref, commit, shared?}
     RUN_CLAIMED = "run_claimed"  # {worker, fence}
     LEASE_EXPIRED = "lease_expired"  # {worker}
     RUN_SUSPENDED = "run_suspended"  # {waits: [name, ...]}
@@ -233,6 +233,16 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What a run has in common with the one that it goes on from."""
+
+    run_id: RunId
+    number: int
+    step: str  # str(StepKey): this one and those that started after it are done again
+    entries: Sequence[Entry]  # numbered from 2 on
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """All that is needed to create a run; the store adds number, state and times."""
 
@@ -251,6 +261,7 @@ class NewRun:
     timeout_ms: int | None = None
     failed: ErrorInfo | None = None  # born failed: the pipeline file did not load
     kin: Kin | None = None  # the run that starts it, if one does
+    shared: Shared | None = None  # it goes on from a step of another run
     place: Place = Place()
 
 
@@ -425,15 +436,6 @@ class AbandonStep:
     """The author's code stopped waiting for a step, as asyncio.timeout does."""
 
     key: StepKey
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What code in a sandbox wants of `self.env`. No command: it leaves no entry."""
-
-    capability: str  # files, storage.kv, storage.sql, runs
-    method: str
-    arguments: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ci_platform.family import FamilyStore
-from ci_platform.granting import ShelfStore
+from ci_platform.granting import Ask, ShelfStore
 from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
 from ci_platform.model import (
     Approval,
-    Ask,
     Command,
     Decision,
     Description,
@@ -42,7 +41,7 @@ from ci_platform.model import (
     UserId,
     WorkerId,
 )
-from ci_platform.scheduling import Scheduling
+from ci_platform.scheduling import ScheduleStore, Scheduling
 from ci_platform.shell import MemoStore
 
 
@@ -204,6 +203,10 @@ class LogStore(Protocol):
     ) -> list[LogLine]: ...
 
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]: ...
+
+    def seal(self, run_id: RunId, step: str) -> bool:
+        """Move a log whose step has ended out of the database, into one object. Reads stay the
+        same, and more may be written. False: it stays, being small. Raises StoreUnavailable."""
 
     def last(self, run_id: RunId, step: str) -> int:
         """The number of the last line, 0 if there is none."""
@@ -374,6 +377,8 @@ class Store(Protocol):
     def workers(self) -> WorkerStore: ...
     @property
     def duties(self) -> DutyStore: ...
+    @property
+    def schedules(self) -> ScheduleStore: ...
     @property
     def shelves(self) -> ShelfStore: ...
     def bell(self, *, work: bool = False) -> Bell:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from ci_platform.errors import SourceError
+from ci_platform.granting import Ask
 from ci_platform.model import (
-    Ask,
     Command,
     Description,
     Entry,

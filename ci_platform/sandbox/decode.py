@@ -13,10 +13,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from ci_platform.granting import WebResponse
+from ci_platform.granting import Ask, WebResponse
 from ci_platform.model import (
     AbandonStep,
-    Ask,
     Command,
     Description,
     ErrorInfo,

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ci_platform.errors import SandboxUnavailable
-from ci_platform.granting import AskHost, WebRequest, WebResponse
+from ci_platform.granting import Ask, AskHost, WebRequest, WebResponse
 from ci_platform.model import (
-    Ask,
     Broke,
     Command,
     Description,

@@ -13,10 +13,9 @@ from typing import TypeAlias
 
 from ci_platform.engine import Child, Decision, Pen, RunView, accept, fold, propose, refused, settle
 from ci_platform.errors import InternalError, LeaseLost, PipelineError
-from ci_platform.granting import Grant
+from ci_platform.granting import Ask, Grant
 from ci_platform.model import (
     RUN_LOG,
-    Ask,
     Command,
     Draft,
     Entry,

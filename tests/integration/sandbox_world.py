@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from ci_platform.granting import Ask
 from ci_platform.model import (
     AbandonStep,
-    Ask,
     Command,
     Entry,
     EntryKind,

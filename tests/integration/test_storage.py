@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,10 @@ from ci_platform.errors import InternalError, NotGranted, RequestError, SqlError
 from ci_platform.granting import Grant
 from ci_platform.model import RepositoryId
 from ci_platform.testing_records import InMemoryShelves
+from tests.deployment import OWNER, REPOSITORY, deployed
 from tests.unit.engine.journal import RUN
+
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 A, B = RepositoryId("repo_a"), RepositoryId("repo_b")
 MIB = 1 << 20
@@ -313,3 +317,26 @@ def test_an_object_store_that_is_out_of_reach_changes_nothing(tmp_path: Path) ->
     (tmp_path / "away").rename(tmp_path / "objects" / "storage" / A)
     assert run(databases, "SELECT count(*) AS n FROM n") == [{"n": 0}]
     databases.close()
+
+
+@pytest.mark.parametrize("hibernate", ["auto", "always"])
+def test_a_deployment_with_its_own_object_store_keeps_storage_there(
+    tmp_path: Path, guest_cache: Path, hibernate: str
+) -> None:
+    scenario = SCENARIOS / "30_storage"
+    expect = json.loads((scenario / "expect.json").read_text())
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    with deployed(
+        tmp_path / "data", cache=guest_cache, hibernate=hibernate, objects_url=objects.as_uri()
+    ) as deployment:
+        deployment.push({".ci/pipeline.py": (scenario / "pipeline.py").read_text()})
+        run_id = deployment.start()
+        deployment.work()
+        deployment.advance(86_400)
+        assert deployment.run(run_id).output == expect["output"]
+        assert sorted(path.name[:3] for path in objects.glob("storage/*/*.db")) == ["kv-", "sql"]
+        assert not (tmp_path / "data" / "storage").exists()
+        deployment.platform.commands.runs.delete(OWNER, run_id)
+        deployment.platform.commands.repositories.delete(OWNER, *REPOSITORY)
+        assert list(objects.glob("storage/*/*.db")) == []

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ci_platform.granting import Ask
 from ci_platform.model import (
-    Ask,
     Broke,
     Command,
     Entry,
