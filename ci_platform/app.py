@@ -164,15 +164,16 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
     """
     make_directory(config.data)
     secret = master_secret(config.data, config.secret_key)
+    objects = _objects(config)
     store = open_store(
         database_url(config),
         clock=clock,
         bell_dir=config.data.resolve() / "bells",
         key=derive(secret, "stored secrets"),
         limits=RunLimits(config.runs_max_per_repository, config.runs_max),
+        objects=objects,
     )
     clock = store.clock
-    objects = _objects(config)
     git = GitStore(
         store.engine,
         objects,

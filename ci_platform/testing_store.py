@@ -59,7 +59,7 @@ from ci_platform.testing_records import (
     InMemoryShelves,
     InMemoryWorkers,
 )
-from ci_platform.testing_slots import Slots
+from ci_platform.testing_slots import InMemorySchedules, Slots
 from ci_platform.testing_tables import Effects, Tables
 
 Value = TypeVar("Value")
@@ -103,6 +103,7 @@ class InMemoryStore:
         self._audit = InMemoryAudit()
         self._workers = InMemoryWorkers(tables.held)
         self._duties = InMemoryDuties(clock)
+        self._schedules = InMemorySchedules()
         self._shelves = InMemoryShelves()
 
     @property
@@ -148,6 +149,10 @@ class InMemoryStore:
     @property
     def workers(self) -> InMemoryWorkers:
         return self._workers
+
+    @property
+    def schedules(self) -> InMemorySchedules:
+        return self._schedules
 
     @property
     def duties(self) -> InMemoryDuties:
@@ -581,6 +586,9 @@ class _Logs:
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
         logs.check_limit(limit)
         return self._all(run_id, step)[-limit:]
+
+    def seal(self, run_id: RunId, step: str) -> bool:
+        return False
 
     def last(self, run_id: RunId, step: str) -> int:
         lines = self._all(run_id, step)

@@ -21,9 +21,11 @@ CORE = {
     "ci_platform.ports",
     "ci_platform.housekeeping",
     "ci_platform.granting",
+    "ci_platform.rates",
     "ci_platform.scheduling",
     "ci_platform.family",
     "ci_platform.shell",
+    "ci_platform.durable",
     "ci_platform.envelope",
 }
 FRONT = {
@@ -46,9 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.ports": CORE,
     "ci_platform.housekeeping": CORE,
     "ci_platform.granting": CORE,
+    "ci_platform.rates": set(),
     "ci_platform.scheduling": set(),
     "ci_platform.family": set(),
     "ci_platform.shell": CORE,
+    "ci_platform.durable": set(),
     "ci_platform.envelope": CORE,
     "ci_platform.engine": CORE,
     "ci_platform.store": CORE,

@@ -19,11 +19,11 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore
 
+from ci_platform.durable import sync
 from ci_platform.errors import NotFound, RunnerUnavailable, StoreUnavailable
 from ci_platform.model import Json
 from ci_platform.runner.beneath import open_file
 from ci_platform.runner.command import Output
-from ci_platform.runner.durable import sync
 from ci_platform.runner.globs import matcher
 from ci_platform.runner.limits import Excess, RunnerLimits, over_artifact, over_artifacts
 from ci_platform.runner.manifest import Manifest

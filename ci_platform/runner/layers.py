@@ -26,9 +26,9 @@ import zstandard
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore
 
+from ci_platform.durable import sync
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.beneath import open_directory, open_file
-from ci_platform.runner.durable import sync
 from ci_platform.runner.manifest import Changes, Manifest, chmod_beneath
 from ci_platform.runner.overlap import (
     DIRECTORY,

@@ -17,7 +17,8 @@ from ci_platform.runner.artifacts import artifact_path
 from ci_platform.runner.layers import layer_path
 
 PAGE = 500
-_PREFIXES = (layer_path(""), artifact_path(""))
+_LOGS = "logs/"  # where the store puts logs that have ended
+_PREFIXES = (layer_path(""), artifact_path(""), _LOGS)
 
 
 class StoredLayers:
@@ -37,7 +38,7 @@ class StoredLayers:
 
     def remove(self, digests: Sequence[str], *, before_ms: int) -> int:
         removed = 0
-        for path in (place(digest) for digest in digests for place in (layer_path, artifact_path)):
+        for path in (prefix + digest for digest in digests for prefix in _PREFIXES):
             try:
                 # A command that made the same changes has stored the same layer again: its entry
                 # is about to refer to it.

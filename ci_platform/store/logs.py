@@ -6,12 +6,10 @@ one chunk can always be held in memory.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-import zstandard
+from obstore.store import ObjectStore
 from sqlalchemy import Connection, Select, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -19,13 +17,13 @@ from ci_platform.errors import InvalidRequest, RunNotFound, SluiceError, TooLarg
 from ci_platform.model import Json, LogLine, RunId
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
+from ci_platform.store.log_chunks import Chunk, chunks, unpacked
+from ci_platform.store.sealed_logs import SealedLogs
 from ci_platform.store.tables import LOG_CHUNKS, LOGS, RUNS
 from ci_platform.store.writer import GroupCommit
 
 LINES_MAX = 10_000  # of one append or one read
 LINE_CHARACTERS_MAX = 1 << 20
-CHUNK_LINES_MAX = 1000
-CHUNK_BYTES_MAX = 256 << 10  # before compression; a longer line has a chunk of its own
 READ_BYTES_MAX = 8 << 20  # before compression, of one read; at least one chunk is returned
 
 _RUN = select(RUNS.c.n).where(RUNS.c.id == bindparam("run_id")).scalar_subquery()
@@ -61,8 +59,11 @@ class _Lines:
 
 
 class SqlLogStore:
-    def __init__(self, database: Database, ring: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, ring: Callable[[], None], objects: ObjectStore | None = None
+    ) -> None:
         self._database = database
+        self._sealed = SealedLogs(database, objects)
         self._appends = GroupCommit(database, _append, committed=lambda _: ring())
 
     def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
@@ -76,15 +77,39 @@ class SqlLogStore:
     def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
         """The next lines; fewer than `limit` when they are long, none only at the end."""
         check_limit(limit)
-        asked = {"run_id": run_id, "step": step, "after": after, "count": limit}
-        found = self._database.read(lambda connection: _read(connection, _AFTER, asked))
-        return [line for line in found if line.number > after][:limit]
+        found = self._rows(run_id, step, after=after, limit=limit)
+        if found and found[0].number == after + 1:
+            return found
+        # In an object, or gone into one since. Asked in this order, lines are in one of the two.
+        sealed = self._sealed.find(run_id, step)
+        if sealed is not None and after < sealed.last:
+            return self._sealed.read(sealed, after=after, limit=limit)
+        return found
 
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
         """The last lines, in order; fewer than `limit` when they are long."""
         check_limit(limit)
         asked = {"run_id": run_id, "step": step, "count": limit}
-        return self._database.read(lambda connection: _read(connection, _TAIL, asked))[-limit:]
+        found = self._database.read(lambda connection: _read(connection, _TAIL, asked))[-limit:]
+        if len(found) == limit or (found and found[0].number == 1):
+            return found
+        sealed = self._sealed.find(run_id, step)
+        if sealed is None or (found and found[0].number > sealed.last + 1):
+            return found
+        first = found[0].number if found else sealed.last + 1
+        older = self._sealed.tail(sealed, limit=limit)
+        return [*(line for line in older if line.number < first), *found][-limit:]
+
+    def seal(self, run_id: RunId, step: str) -> bool:
+        def rows(after: int) -> Sequence[LogLine]:
+            return self._rows(run_id, step, after=after, limit=LINES_MAX)
+
+        return self._sealed.seal(run_id, step, rows)
+
+    def _rows(self, run_id: RunId, step: str, *, after: int, limit: int) -> list[LogLine]:
+        asked = {"run_id": run_id, "step": step, "after": after, "count": limit}
+        found = self._database.read(lambda connection: _read(connection, _AFTER, asked))
+        return [line for line in found if line.number > after][:limit]
 
     def last(self, run_id: RunId, step: str) -> int:
         asked = {"run_id": run_id, "step": step}
@@ -127,7 +152,7 @@ def _append(connection: Connection, batch: Sequence[_Lines]) -> list[None | Slui
     numbers = {row.id: row.n for row in connection.execute(_NUMBERS, {"ids": ids})}
     wanted = sorted({(numbers[one.run_id], one.step) for one in batch if one.run_id in numbers})
     lasts = _lock_logs(connection, wanted)
-    chunks: list[dict[str, object]] = []
+    rows: list[dict[str, object]] = []
     grown: set[tuple[int, str]] = set()
     answers: list[None | SluiceError] = []
     for one in batch:
@@ -138,16 +163,21 @@ def _append(connection: Connection, batch: Sequence[_Lines]) -> list[None | Slui
         log = (run_n, one.step)
         new = [line for line in one.lines if line.number > lasts[log]]
         if new:
-            chunks += [{"run_n": run_n, "step": one.step, **_chunk(part)} for part in _parts(new)]
+            rows += [_row(run_n, one.step, chunk) for chunk in chunks(new)]
             lasts[log] = new[-1].number
             grown.add(log)
         answers.append(None)
-    if chunks:
-        connection.execute(_ADD_CHUNKS, chunks)
+    if rows:
+        connection.execute(_ADD_CHUNKS, rows)
         connection.execute(
             _MOVE_LOG, [{"of_run": n, "of_step": step, "to": lasts[n, step]} for n, step in grown]
         )
     return answers
+
+
+def _row(run_n: int, step: str, chunk: Chunk) -> dict[str, object]:
+    own = {"first": chunk.first, "last": chunk.last, "size": chunk.size, "lines": chunk.data}
+    return {"run_n": run_n, "step": step, **own}
 
 
 def _lock_logs(
@@ -176,37 +206,6 @@ def _read_locked(
     return {(row.run_n, row.step): row.last for row in connection.execute(locked)}
 
 
-def _parts(lines: Sequence[LogLine]) -> Iterator[list[LogLine]]:
-    """Cut into runs of lines that make one chunk each."""
-    part: list[LogLine] = []
-    size = 0
-    for line in lines:
-        size += len(line.text)
-        if part and (len(part) >= CHUNK_LINES_MAX or size > CHUNK_BYTES_MAX):
-            yield part
-            part, size = [], len(line.text)
-        part.append(line)
-    yield part
-
-
-def _chunk(lines: Sequence[LogLine]) -> dict[str, object]:
-    """Lines of one moment and stream share them: [[at_ms, stream, first number, [text, ...]]]."""
-    groups = []
-    numbered = [(line.number - index, line) for index, line in enumerate(lines)]
-    for (_, at_ms, stream), group in groupby(
-        numbered, key=lambda item: (item[0], item[1].at_ms, item[1].stream)
-    ):
-        own = [line for _, line in group]
-        groups.append([at_ms, stream, own[0].number, [line.text for line in own]])
-    data = json.dumps(groups, separators=(",", ":")).encode()
-    return {
-        "first": lines[0].number,
-        "last": lines[-1].number,
-        "size": len(data),
-        "lines": zstandard.ZstdCompressor(level=1).compress(data),
-    }
-
-
 def _read(
     connection: Connection, index: Select[tuple[int, int, int]], asked: Mapping[str, Json]
 ) -> list[LogLine]:
@@ -229,11 +228,5 @@ def _read(
 
 
 def _lines(connection: Connection, asked: Mapping[str, Json]) -> list[LogLine]:
-    lines: list[LogLine] = []
-    for data, size in connection.execute(_LINES, asked):
-        text = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
-        for at_ms, stream, first, texts in json.loads(text):
-            lines += [
-                LogLine(number, at_ms, stream, one) for number, one in enumerate(texts, first)
-            ]
-    return lines
+    found = connection.execute(_LINES, asked)
+    return [line for data, size in found for line in unpacked(data, size)]

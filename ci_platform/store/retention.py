@@ -116,6 +116,12 @@ def note_layers(connection: Connection, rows: Sequence[dict[str, object]]) -> No
         connection.execute(_NOTE_LAYER[connection.dialect.name], found)
 
 
+def note_objects(connection: Connection, run_n: int, digests: Sequence[str]) -> None:
+    """Note what a run refers to beside its journal."""
+    rows = [{"digest": digest, "run_n": run_n} for digest in digests]
+    connection.execute(_NOTE_LAYER[connection.dialect.name], rows)
+
+
 def layers_of(entry: Entry) -> set[str]:
     """The layers and objects that an entry refers to."""
     if entry.kind.value not in _REFERRING or entry.key is None:

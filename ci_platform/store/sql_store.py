@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from obstore.store import ObjectStore
 from sqlalchemy import Engine
 
 from ci_platform.ports import Clock
@@ -25,6 +26,7 @@ from ci_platform.store.memos import SqlMemoStore
 from ci_platform.store.notifications import NotifyWire
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.runs import SqlRunStore
+from ci_platform.store.schedules import SqlScheduleStore
 from ci_platform.store.shelves import SqlShelfStore
 from ci_platform.store.workers import SqlWorkerStore
 
@@ -40,6 +42,7 @@ class SqlStore:
         bell_dir: Path | None,
         key: bytes,
         limits: RunLimits,
+        objects: ObjectStore | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -50,13 +53,14 @@ class SqlStore:
         self._approvals = SqlApprovalStore(database)
         self._family = SqlFamilyStore(database)
         self._memos = SqlMemoStore(database)
-        self._logs = SqlLogStore(database, self._bells.tell)
+        self._logs = SqlLogStore(database, self._bells.tell, objects)
         self._identity = SqlIdentityStore(database, clock)
         self._hooks = SqlHookStore(database, Cipher(key))
         self._descriptions = SqlDescriptionStore(database)
         self._audit = SqlAuditStore(database)
         self._workers = SqlWorkerStore(database)
         self._duties = SqlDutyStore(database, clock)
+        self._schedules = SqlScheduleStore(database)
         self._shelves = SqlShelfStore(database)
 
     @property
@@ -104,6 +108,10 @@ class SqlStore:
         return self._workers
 
     @property
+    def schedules(self) -> SqlScheduleStore:
+        return self._schedules
+
+    @property
     def duties(self) -> SqlDutyStore:
         return self._duties
 
@@ -144,12 +152,14 @@ def open_store(
     bell_dir: Path | None = None,
     key: bytes,
     limits: RunLimits | None = None,
+    objects: ObjectStore | None = None,
 ) -> SqlStore:
     """Open a deployment's store, creating the tables of a new database.
 
     `clock` None is the deployment's own: this machine's on SQLite, the server's on PostgreSQL;
     give `SqlStore.clock` to everything else then. `bell_dir` (SQLite only) is where processes
-    ring each other; None: a directory beside the database. Raises InvalidRequest for a bad URL or
+    ring each other; None: a directory beside the database. `objects` is where logs that have
+    ended go; None: they stay in the database. Raises InvalidRequest for a bad URL or
     key, StoreUnavailable if the database cannot be used or has another version's schema.
     """
     database = Database(database_url)
@@ -158,7 +168,12 @@ def open_store(
         if clock is None:
             clock = SystemClock() if database.sqlite else ServerClock(database.url)
         return SqlStore(
-            database, clock=clock, bell_dir=bell_dir, key=key, limits=limits or RunLimits()
+            database,
+            clock=clock,
+            bell_dir=bell_dir,
+            key=key,
+            limits=limits or RunLimits(),
+            objects=objects,
         )
     except BaseException:
         database.close()

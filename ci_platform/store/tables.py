@@ -30,7 +30,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0006"
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
 Id = String().with_variant(String(collation="C"), "postgresql")
@@ -264,8 +264,22 @@ class LogChunkRow(StoreTable, table=True):
     lines: bytes = Field(sa_type=LargeBinary)
 
 
+class SealedLogRow(StoreTable, table=True):
+    """A log that is an object, up to `last`."""
+
+    __tablename__ = "sealed_logs"
+    __table_args__ = _CLUSTERED
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step: str = Field(primary_key=True)
+    digest: str
+    last: int = Field(sa_type=BigInteger)
+    index_at: int = Field(sa_type=BigInteger)  # in the object
+    size: int = Field(sa_type=BigInteger)  # of the object
+
+
 class RunLayerRow(StoreTable, table=True):
-    """A workspace layer that a run's journal refers to; goes with the run."""
+    """An object that a run refers to, a workspace layer for one; goes with the run."""
 
     __tablename__ = "run_layers"
     __table_args__ = (Index("run_layers_of_run", "run_n"), _CLUSTERED)
@@ -315,6 +329,19 @@ class WorkerRow(StoreTable, table=True):
     seen_ms: int = Field(sa_type=BigInteger)
     beat_ms: int = Field(sa_type=BigInteger)
     labels: bytes = Field(sa_type=LargeBinary)  # packed
+
+
+class ScheduleRow(StoreTable, table=True):
+    """When a pipeline is to be started next."""
+
+    __tablename__ = "schedules"
+    __table_args__ = (Index("schedules_due", "next_ms"),)
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    pipeline: str = Field(primary_key=True)
+    cron: str = Field(primary_key=True)
+    timezone: str = Field(primary_key=True)
+    next_ms: int = Field(sa_type=BigInteger)
 
 
 class DutyRow(StoreTable, table=True):
@@ -463,6 +490,8 @@ RUN_LAYERS = _table("run_layers")
 SUPERSESSIONS = _table("supersessions")
 FAMILY = _table("family")
 MEMOS = _table("memos")
+SEALED_LOGS = _table("sealed_logs")
 WORKERS = _table("workers")
 DUTIES = _table("duties")
+SCHEDULES = _table("schedules")
 SHELVES = _table("shelves")

@@ -19,6 +19,7 @@ from ci_platform.ports import Clock, LogStore
 FLUSH_MS = 100  # a line waits no longer than this for others to share its write
 BATCH_LINES_MAX = 500  # a batch is written at once when it has so many lines
 BATCH_CHARS_MAX = 256 << 10  # … or so much text
+WRITE_LINES_MAX = 5_000  # in one write to the store: a read of short lines holds many more
 LINE_CHARS_MAX = 16 << 10  # a longer line goes on in the next one
 NOTE = "note"  # the stream of what the platform itself says
 
@@ -72,10 +73,11 @@ class StepLog:
     def flush(self) -> None:
         """Write the lines that have ended. After an error they stay, to be written again."""
         with self._lock:
-            if self._pending:
-                self.store.append(self.run_id, self.step, tuple(self._pending))
-                self._pending.clear()
-                self._chars = 0
+            while self._pending:
+                lines = tuple(self._pending[:WRITE_LINES_MAX])
+                self.store.append(self.run_id, self.step, lines)
+                del self._pending[: len(lines)]
+            self._chars = 0
 
     def close(self) -> None:
         """End the last line and write everything."""

@@ -21,7 +21,13 @@ from ci_platform.engine import (
     fold,
     propose,
 )
-from ci_platform.errors import InternalError, LeaseLost, RunNotFound, StoreUnavailable
+from ci_platform.errors import (
+    InternalError,
+    LeaseLost,
+    RunNotFound,
+    SluiceError,
+    StoreUnavailable,
+)
 from ci_platform.model import Operation
 from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.worker.lines import Spool, StepLog
@@ -126,6 +132,14 @@ class Operations:
             self._run(operation, log)
         finally:
             self._spool.close(log)
+        self._seal(operation)
+
+    def _seal(self, operation: Operation) -> None:
+        """Move the log out of the database. If that fails it stays there, which is no harm."""
+        try:
+            self._tools.store.logs.seal(operation.run_id, str(operation.key))
+        except SluiceError as error:
+            _log.warning("%s: its log stays in the database: %s", operation.id, error)
 
     def _begin(self, operation: Operation) -> bool:
         """Journal that an attempt begins. The first one's entry was there before its operation, and

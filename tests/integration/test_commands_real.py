@@ -104,6 +104,30 @@ await step.sh("test", "echo 1 > junit.xml; exit 1", reports=["*.xml"])
         assert gone.status_code == 404
 
 
+@pytest.mark.anyio
+async def test_the_log_of_a_command_that_ended_is_one_object_and_downloads_the_same(
+    world: Deployment,
+) -> None:
+    world.push(pipeline('await step.sh("count", "seq 1 50000; exit 1", retries=Retry(1, "1 s"))'))
+    run_id = run(world)
+    world.advance(2)
+    assert world.run(run_id).state == "failed"
+    with world.platform.store.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM log_chunks").scalar() == 0
+    front = create_asgi(world.platform, acting_as=OWNER)
+    _, cookie = world.platform.identity.sessions.issue(UserId(world.person("ada").id))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(front), base_url="http://localhost", cookies={COOKIE: cookie}
+    ) as client:
+        raw = (await client.get(f"/runs/{run_id}/raw/sh:count")).text.split("\n")
+        found = (await client.get(f"/runs/{run_id}/logs/sh:count?q=49999")).text
+    counted = [str(number) for number in range(1, 50_001)]
+    assert raw[:50_000] == counted
+    assert raw[50_001] == "attempt 2"
+    assert raw[50_002:100_002] == counted
+    assert "49999" in found
+
+
 @pytest.mark.parametrize(
     "setting", [{"command_hosts": "http://x"}, {"command_private_networks": "10.0.0.1/8"}]
 )

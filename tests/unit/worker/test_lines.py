@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from ci_platform.errors import StoreUnavailable
 from ci_platform.model import LogLine, RunId
 from ci_platform.testing import FakeClock, InMemoryStore
-from ci_platform.worker.lines import BATCH_LINES_MAX, LINE_CHARS_MAX, Spool, StepLog
+from ci_platform.worker.lines import (
+    BATCH_LINES_MAX,
+    LINE_CHARS_MAX,
+    WRITE_LINES_MAX,
+    Spool,
+    StepLog,
+)
 
 RUN = RunId("run_1")
 
@@ -22,12 +28,14 @@ class Lines:
     def __init__(self) -> None:
         self.kept: list[LogLine] = []
         self.batches = 0
+        self.largest = 0
         self.away = False
 
     def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
         if self.away:
             raise StoreUnavailable
         self.batches += 1
+        self.largest = max(self.largest, len(lines))
         self.kept += [line for line in lines if line.number > len(self.kept)]
 
     def last(self, run_id: RunId, step: str) -> int:
@@ -38,6 +46,9 @@ class Lines:
 
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
         return self.kept[-limit:]
+
+    def seal(self, run_id: RunId, step: str) -> bool:
+        return False
 
     def steps(self, run_id: RunId) -> dict[str, int]:
         return {}
@@ -119,6 +130,15 @@ def test_a_flood_is_written_in_batches_as_it_comes() -> None:
     log.write("stdout", b"x\n" * (BATCH_LINES_MAX + 1))
     assert len(store.kept) == BATCH_LINES_MAX + 1
     assert store.batches == 1
+
+
+def test_many_short_lines_of_one_read_are_written_in_writes_a_store_takes() -> None:
+    store = Lines()
+    log = step_log(store)
+    log.write("stdout", "\n" * 32_768)
+    log.close()
+    assert len(store.kept) == 32_768
+    assert store.largest == WRITE_LINES_MAX
 
 
 def test_numbers_go_on_from_what_the_log_has_already() -> None:
