@@ -7,16 +7,20 @@ Composed by app.py; called through the capabilities' port.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ci_platform.commands.repositories import PLAYGROUND
 from ci_platform.commands.runs import Runs, StartRun
-from ci_platform.errors import InvalidRequest, NotGranted
+from ci_platform.errors import InvalidRequest, NotGranted, TooMany
 from ci_platform.granting import Grant
 from ci_platform.model import Actor, Json, RepositoryId, Role, Run, RunId, RunState
 from ci_platform.ports import RunFilter
+from ci_platform.rates import Rate
 
 LIST_MAX = 100
+STARTS_PER_SECOND, STARTS_BURST = 20.0, 1_000.0  # runs that one repository's code may start
 _START = frozenset({"pipeline", "ref", "commit", "params", "id", "resume"})
 Status = Callable[[Actor, RunId], Json]  # the JSON of GET /api/v1/runs/{id}
 
@@ -27,6 +31,9 @@ class RunsHandler:
 
     runs: Runs
     status: Status
+    rate: Rate = field(
+        default_factory=lambda: Rate(per_second=STARTS_PER_SECOND, burst=STARTS_BURST)
+    )
 
     def __call__(self, grant: Grant, method: str, arguments: Mapping[str, Json]) -> Json:
         if not grant.trusted:
@@ -36,7 +43,8 @@ class RunsHandler:
         actor = _actor(grant)
         match method:
             case "create":
-                return _known(self.runs.start(actor, *self._named(grant), _start(grant, arguments)))
+                what = _start(grant, arguments)
+                return _known(self.runs.start(actor, *self._starting(grant, 1), what))
             case "create_batch":
                 return self._create_batch(grant, actor, arguments)
             case "list":
@@ -49,7 +57,8 @@ class RunsHandler:
         if not isinstance(wanted, list) or not all(isinstance(one, Mapping) for one in wanted):
             raise InvalidRequest("runs must be a list of objects", field="runs")
         what = [_start(grant, one) for one in wanted]
-        return [_known(run) for run in self.runs.start_many(actor, *self._named(grant), what)]
+        named = self._starting(grant, len(what))
+        return [_known(run) for run in self.runs.start_many(actor, *named, what)]
 
     def _list(self, grant: Grant, arguments: Mapping[str, Json]) -> Json:
         _only(arguments, {"state", "pipeline", "branch", "cursor", "limit"})
@@ -88,6 +97,17 @@ class RunsHandler:
                 return None
             case _:
                 raise NotGranted(f"self.env.runs has no {method!r}")
+
+    def _starting(self, grant: Grant, count: int) -> tuple[str, str]:
+        """The repository's name, if its code may start so many runs now: code that starts itself
+        again and again must not fill the server."""
+        named = self._named(grant)
+        if named[0] == PLAYGROUND:
+            raise NotGranted("the playground's runs are started by its button alone")
+        wait = self.rate.take(grant.repository_id, time.monotonic(), count=count)
+        if wait > 0:
+            raise TooMany(f"this repository's code starts too many runs: wait {wait:.1f} seconds")
+        return named
 
     def _named(self, grant: Grant) -> tuple[str, str]:
         repository = self.runs.parts.repositories.by_id(grant.repository_id)

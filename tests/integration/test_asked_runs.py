@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from ci_platform.commands import StartRun
-from ci_platform.granting import Grant
-from ci_platform.model import Ask, Json, RunId
+from ci_platform.commands.asked import RunsHandler
+from ci_platform.errors import TooMany
+from ci_platform.granting import Ask, Grant
+from ci_platform.model import Json, RunId
 from ci_platform.ports import FileChange
+from ci_platform.rates import Rate
 from tests.deployment import OWNER, REPOSITORY, Deployment, deployed
 
 SLEEPER = """
@@ -86,3 +89,13 @@ def test_odd_arguments_are_refused_with_their_name(deployment: Deployment) -> No
         ("explode", {"id": "x"}, "explode"),
     ):
         assert named in ask(deployment, who, method, **arguments)["error"]["message"]
+
+
+def test_code_that_starts_runs_without_end_is_slowed_down(deployment: Deployment) -> None:
+    who = grant(deployment, deployment.start())
+    runs = deployment.platform.commands.runs
+    handler = RunsHandler(runs, lambda actor, run_id: None, Rate(per_second=0.001, burst=3))
+    handler(who, "create", {})
+    handler(who, "create_batch", {"runs": [{}, {}]})
+    with pytest.raises(TooMany, match="starts too many runs"):
+        handler(who, "create", {})

@@ -179,3 +179,26 @@ def test_a_used_up_repository_is_thrown_away_with_what_it_stored(
     assert first.repository_id == second.repository_id != third.repository_id
     deployment.work()
     assert deployment.run(third.id).state == "passed"
+
+
+MULTIPLYING = """
+from pipelines import CapabilityError, NotGranted, Pipeline
+
+
+class P(Pipeline):
+    async def run(self, event, step):
+        async def multiply():
+            try:
+                await self.env.runs.create()
+            except NotGranted as error:
+                return str(error)
+
+        return await step.do("multiply", multiply)
+"""
+
+
+def test_code_in_the_playground_starts_no_runs_by_itself(deployment: Deployment) -> None:
+    run = deployment.platform.commands.playground.run(actor(deployment, "ana"), MULTIPLYING, {})
+    deployment.work()
+    found = deployment.run(run.id)
+    assert (found.state, "by its button alone" in str(found.output)) == ("passed", True)
