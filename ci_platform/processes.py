@@ -127,6 +127,7 @@ def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
         start_child=platform.commands.family.start,
         family_pending=platform.commands.family.pending,
         supersede_pending=platform.commands.runs.supersede_pending,
+        fire_schedules=platform.commands.schedules.fire_due,
         maintain_git=platform.git.maintain,
         layers=StoredLayers(platform.objects),
         host=socket.gethostname(),

@@ -71,6 +71,35 @@ class Superseded:
     runs: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One `on_schedule` of a pipeline at the head of its repository's default branch."""
+
+    repository_id: str
+    pipeline: str
+    cron: str
+    timezone: str
+    next_ms: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from the others of its repository."""
+        return self.pipeline, self.cron, self.timezone
+
+
+class ScheduleStore(Protocol):
+    def replace(self, repository_id: str, schedules: Sequence[Schedule]) -> None:
+        """Make these the schedules of a repository; those it has keep their `next_ms`."""
+
+    def of_repository(self, repository_id: str) -> Sequence[Schedule]: ...
+
+    def due(self, now_ms: int, *, limit: int = 100) -> Sequence[Schedule]:
+        """Those whose time has come, oldest first."""
+
+    def move(self, schedule: Schedule, next_ms: int) -> bool:
+        """Set when it is due next; False if somebody has done so since it was read."""
+
+
 class Scheduling(Protocol):
     """The part of `RunStore` that says who waits for whom."""
 

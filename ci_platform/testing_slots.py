@@ -5,8 +5,10 @@ Part of `testing_store.InMemoryStore`; called under its lock.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ci_platform.model import RepositoryId, Run, RunId, RunState
 from ci_platform.scheduling import (
@@ -15,6 +17,7 @@ from ci_platform.scheduling import (
     Hold,
     OnNew,
     RunLimits,
+    Schedule,
     Standing,
     Superseded,
 )
@@ -148,3 +151,35 @@ class Slots:
 
 def _by_priority(runs: Iterable[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (-run.place.priority, run.number))
+
+
+class InMemorySchedules:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._schedules: dict[tuple[str, ...], Schedule] = {}
+
+    def replace(self, repository_id: str, schedules: Sequence[Schedule]) -> None:
+        with self._lock:
+            known = self._schedules
+            ours = {(repository_id, *one.key): one for one in schedules}
+            kept = {key: known.get(key, one) for key, one in ours.items()}
+            others = {key: one for key, one in known.items() if key[0] != repository_id}
+            self._schedules = others | kept
+
+    def of_repository(self, repository_id: str) -> list[Schedule]:
+        with self._lock:
+            found = [one for key, one in self._schedules.items() if key[0] == repository_id]
+        return sorted(found, key=lambda one: one.key)
+
+    def due(self, now_ms: int, *, limit: int = 100) -> list[Schedule]:
+        with self._lock:
+            found = [one for one in self._schedules.values() if one.next_ms <= now_ms]
+        return sorted(found, key=lambda one: one.next_ms)[:limit]
+
+    def move(self, schedule: Schedule, next_ms: int) -> bool:
+        key = (schedule.repository_id, *schedule.key)
+        with self._lock:
+            if self._schedules.get(key) != schedule:
+                return False
+            self._schedules[key] = replace(schedule, next_ms=next_ms)
+        return True

@@ -17,6 +17,7 @@ from ci_platform.commands.playground import Playground
 from ci_platform.commands.pushes import Pushes
 from ci_platform.commands.repositories import Repositories
 from ci_platform.commands.runs import Deleted, Runs, StartRun
+from ci_platform.commands.schedules import Schedules
 
 __all__ = [
     "Approvals",
@@ -47,6 +48,7 @@ class Commands:
     pushes: Pushes
     hooks: Hooks
     people: People
+    schedules: Schedules
     playground: Playground
     family: Family
 
@@ -61,6 +63,7 @@ class Commands:
             pushes=pushes,
             hooks=Hooks(parts, pushes),
             people=People(parts),
+            schedules=Schedules(parts),
             playground=Playground(parts),
             family=Family(parts),
         )

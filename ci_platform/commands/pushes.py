@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from ci_platform.commands.parts import Parts, check_json
+from ci_platform.commands.schedules import Schedules
 from ci_platform.commands.starting import (
     PIPELINE_FILE,
     create,
@@ -69,6 +70,8 @@ class Pushes:
         refs_max = self.parts.limits.refs_per_push
         for update in moved[:refs_max]:
             lines += self._ref_moved(push, repository, update)
+            if update.ref == BRANCH + repository.default_branch:
+                lines += [SAY + problem for problem in Schedules(self.parts).sync(repository)]
         if len(moved) > refs_max:
             lines.append(f"{SAY}{len(moved)} refs moved; only the first {refs_max} start runs")
         return lines

@@ -27,6 +27,7 @@ from ci_platform.worker.lines import FLUSH_MS, Spool
 from ci_platform.worker.operate import Operations
 from ci_platform.worker.prune import Prune
 from ci_platform.worker.pushes import PendingPushes
+from ci_platform.worker.schedules import Firing
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 from ci_platform.worker.superseding import Superseding
@@ -95,6 +96,7 @@ class Worker:
         self.heartbeat = Heartbeat(tools)
         self.pushes = PendingPushes(tools)
         self.superseding = Superseding(tools)
+        self.firing = Firing(tools)
         self.families = Families(tools)
         # What may take minutes, and is not urgent; apart, so that leases never wait for it.
         self.slow = (Prune(tools), Forget(tools), GitUpkeep(tools), LayerSweep(tools))
@@ -204,6 +206,7 @@ class Worker:
             self.strays.run_once()
             self.pushes.run_once()
             self.superseding.run_once()
+            self.firing.run_once()
             self.families.run_once()
 
         beats = self.heartbeat.period_ms / 1000

@@ -54,6 +54,7 @@ class Tools:
     start_child: ChildStarter | None = None  # creates the run that a step starts
     family_pending: Callable[[], int] = _nothing_pending  # tell parents and children of each other
     supersede_pending: Callable[[], int] = _nothing_pending  # end what newer runs replace
+    fire_schedules: Callable[[], int] = _nothing_pending  # start what is due by the clock
     maintain_git: Callable[[], int] = _nothing_pending  # the git store's upkeep
     layers: Layers | None = None  # stored workspace layers, for their sweep
     host: str = ""  # the machine's name, for people

@@ -11,7 +11,7 @@ import pytest
 
 from ci_platform.model import Draft, EntryKind, Run, RunId, RunState, WorkerId
 from ci_platform.ports import RunFilter, Store
-from ci_platform.scheduling import Hold, OnNew, Place, RunLimits, Standing
+from ci_platform.scheduling import Hold, OnNew, Place, RunLimits, Schedule, Standing
 from ci_platform.store import open_store
 from ci_platform.testing_store import InMemoryStore
 from tests.contract.conftest import KEY
@@ -351,3 +351,29 @@ def test_a_due_run_says_how_many_of_its_repository_are_ahead(store: Store) -> No
     create(store, "theirs", repository="repo_b")
     assert store.runs.standing(RunId("run_b")) == Standing(1, [])
     assert len(store.runs.list(RunFilter()).runs) == 3
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+
+def test_schedules_are_replaced_and_those_that_stay_keep_their_time(store: Store) -> None:
+    nightly = Schedule(REPO, "CI", "0 3 * * *", "UTC", 100)
+    hourly = Schedule(REPO, "CI", "0 * * * *", "UTC", 50)
+    theirs = replace(hourly, repository_id="repo_b")
+    store.schedules.replace(REPO, [nightly, hourly])
+    store.schedules.replace("repo_b", [theirs])
+    store.schedules.replace(REPO, [replace(nightly, next_ms=999)])
+    assert list(store.schedules.of_repository(REPO)) == [nightly]
+    assert list(store.schedules.of_repository("repo_b")) == [theirs]
+
+
+def test_a_schedule_is_due_until_it_is_moved_and_moved_once(store: Store) -> None:
+    nightly = Schedule(REPO, "CI", "0 3 * * *", "UTC", 100)
+    hourly = Schedule(REPO, "CI", "0 * * * *", "Europe/Berlin", 50)
+    store.schedules.replace(REPO, [nightly, hourly])
+    assert list(store.schedules.due(49)) == []
+    assert list(store.schedules.due(100)) == [hourly, nightly]
+    assert list(store.schedules.due(100, limit=1)) == [hourly]
+    assert store.schedules.move(hourly, 200)
+    assert not store.schedules.move(hourly, 300)
+    assert list(store.schedules.due(200)) == [nightly, replace(hourly, next_ms=200)]

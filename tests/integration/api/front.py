@@ -123,6 +123,8 @@ def _trigger(declared: Json) -> Trigger:
         tags=tuple(declared.get("tags", ())),
         paths=tuple(declared.get("paths", ())),
         inputs=declared.get("inputs", {}),
+        cron=declared.get("cron"),
+        timezone=declared.get("timezone"),
     )
 
 
