@@ -205,7 +205,7 @@ def test_the_code_may_start_a_run_of_its_repository(deployment: Deployment, ask:
     ("path", "status", "said"),
     [
         ("/unknown", 502, "ValueError: no such page: /unknown"),
-        ("/loop", 504, "CPU time"),
+        ("/loop", 504, "took too long (limit: "),
         ("/never", 502, "waits for something"),
         ("/nothing", 502, "must return text, a dict or a Response"),
         ("/status", 502, "200 to 599"),
