@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ci_platform import envelope
@@ -15,8 +15,10 @@ from ci_platform.commands.starting import chosen, create, described, let_go, new
 from ci_platform.commands.superseding import supersede
 from ci_platform.commands.triggers import BRANCH, TAG
 from ci_platform.engine import outside
+from ci_platform.engine.fold import fold
 from ci_platform.engine.ids import new_id
 from ci_platform.engine.limits import Limits as EngineLimits
+from ci_platform.engine.sharing import shared
 from ci_platform.errors import (
     Conflict,
     InvalidRequest,
@@ -24,6 +26,7 @@ from ci_platform.errors import (
     RequestError,
     RunNotFound,
     SourceError,
+    StepNotFound,
 )
 from ci_platform.identity import Action
 from ci_platform.model import (
@@ -36,6 +39,7 @@ from ci_platform.model import (
     Resume,
     Run,
     RunId,
+    Shared,
     StepKey,
 )
 
@@ -148,15 +152,13 @@ class Runs:
         from_step: StepKey | None = None,
         commit: str | None = None,
     ) -> Run:
-        """Run a finished run again: a new run with the same params. Returns the new one."""
+        """Run a finished run again: a new run with the same params. Returns the new one.
+
+        From a step on: what had ended before it is shared, it and what came after is done again.
+        """
         run = self.parts.run(actor, Action.CHANGE_RUN, run_id)
         if not run.state.terminal:
             raise Conflict(f"{run_id} is {run.state}; only a finished run can be restarted")
-        if from_step is not None:
-            raise InvalidRequest(
-                "a restart from a step is not available; leave `from` out to run all of it again",
-                field="from",
-            )
         _, params = envelope.unwrap(run.payload)
         if commit is None and run.resume is Resume.LATEST:
             commit = self.parts.source.resolve(run.repository_id, run.ref)
@@ -176,9 +178,19 @@ class Runs:
             trusted=run.trusted,
             priority=run.place.priority,
         )
+        if from_step is not None:
+            new = replace(new, shared=self._shared(run, from_step, commit))
         again = create(self.parts, [new])[0]
         self.parts.audit(actor, "run restarted", run_id, new_run=again.id, commit=commit)
         return again
+
+    def _shared(self, run: Run, step: StepKey, commit: str) -> Shared:
+        entries = self.parts.store.runs.journal(run.id)
+        try:
+            kept = shared(fold(run, entries), entries, step, commit)
+        except StepNotFound as error:
+            raise InvalidRequest(error.detail, field="from") from None
+        return Shared(run.id, run.number, str(step), kept)
 
     def delete(self, actor: Actor, run_id: RunId) -> None:
         """Remove a finished run with everything of it."""

@@ -237,6 +237,8 @@ def error_of(data: Mapping[str, Json]) -> ErrorInfo:
 def _created(view: RunView, entry: Entry) -> None:
     view.created_ms = view.queued_ms = entry.at_ms
     view.commit = str(entry.data.get("commit", view.run.commit))
+    if "shared" in entry.data:
+        view.step_commits.add("")  # steps are missing from what it shares: match them by key
 
 
 def _claimed(view: RunView, entry: Entry) -> None:

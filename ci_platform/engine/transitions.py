@@ -28,6 +28,9 @@ MOVES: dict[tuple[RunState, EntryKind], RunState] = {
     (_WAITING, EntryKind.RUN_CLAIMED): _RUNNING,  # a timer was due
     (_RUNNING, EntryKind.LEASE_EXPIRED): _QUEUED,
     (_RUNNING, EntryKind.RUN_SUSPENDED): _WAITING,
+    # what a run shares with the one that it goes on from; written with its first entry only
+    (_QUEUED, EntryKind.COMMIT_RESOLVED): _QUEUED,
+    (_QUEUED, EntryKind.STEP_STARTED): _QUEUED,
     # the code of the run, only under the lease
     (_RUNNING, EntryKind.COMMIT_RESOLVED): _RUNNING,
     (_RUNNING, EntryKind.DIVERGED): _RUNNING,

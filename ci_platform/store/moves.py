@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from ci_platform.errors import Conflict, InternalError, InvalidRequest, LeaseLost, TooLarge
-from ci_platform.model import Draft, Entry, EntryKind, NewRun, Run, RunState, WorkerId
+from ci_platform.model import Draft, Entry, EntryKind, Json, NewRun, Run, RunState, WorkerId
 from ci_platform.ports import Append
 from ci_platform.scheduling import Hold
 
@@ -30,13 +30,20 @@ def numbered(drafts: Sequence[Draft], last_seq: int, now_ms: int) -> list[Entry]
 def born(new: NewRun, number: int, now_ms: int) -> tuple[Run, list[Entry]]:
     """A new run and the entries it is born with. In a group it waits to be admitted."""
     hold = Hold.GROUP if new.place.group is not None and new.failed is None else None
-    created = {
+    created: dict[str, Json] = {
         "trigger": new.trigger,
         "actor": new.actor,
         "pipeline": new.pipeline,
         "ref": new.ref,
         "commit": new.commit,
     }
+    shared = new.shared
+    if shared is not None:
+        created["shared"] = {
+            "run": shared.run_id,
+            "number": shared.number,
+            "from": shared.step,
+        }
     drafts = [Draft(EntryKind.RUN_CREATED, created)]
     if new.failed is not None:
         drafts.append(Draft(EntryKind.RUN_FAILED, {"error": asdict(new.failed)}))
@@ -57,7 +64,7 @@ def born(new: NewRun, number: int, now_ms: int) -> tuple[Run, list[Entry]]:
         created_ms=now_ms,
         state=RunState.QUEUED if new.failed is None else RunState.FAILED,
         reason=None,
-        last_seq=len(drafts),
+        last_seq=len(drafts) + (0 if shared is None else len(shared.entries)),
         fence=0,
         worker=None,
         lease_until_ms=None,
@@ -73,7 +80,7 @@ def born(new: NewRun, number: int, now_ms: int) -> tuple[Run, list[Entry]]:
         place=new.place,
         hold=hold,
     )
-    return run, numbered(drafts, 0, now_ms)
+    return run, [*numbered(drafts, 0, now_ms), *(() if shared is None else shared.entries)]
 
 
 def check(append: Append) -> None:
