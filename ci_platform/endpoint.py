@@ -231,7 +231,7 @@ def _respond(found: WebResponse | Raised | Broke, *, insider: bool) -> Response:
         error = found.error
         if found.limit in ("cpu", "wall"):
             detail = f"the endpoint's code took too long (limit: {found.limit})"
-        return problem(504, "endpoint-too-slow", detail)
+            return problem(504, "endpoint-too-slow", detail)
         said = f"{error.type}: {error.message}\n{error.traceback}".strip() if insider else ""
         detail = "the endpoint's code failed"
         return problem(502, "endpoint-failed", f"{detail}: {said}" if said else detail)

@@ -101,7 +101,7 @@ Ask = Callable[..., httpx.Response]
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, guest_cache: Path) -> Iterator[Deployment]:
     data = tmp_path_factory.mktemp("endpoint") / "data"
-    with deployed(data, cache=guest_cache, fetch_cpu_seconds=0.5, fetch_sandboxes_max=1) as made:
+    with deployed(data, cache=guest_cache, fetch_cpu_seconds=2, fetch_sandboxes_max=1) as made:
         made.push({".ci/pipeline.py": CODE, "data.txt": "a b c"})
         yield made
 
