@@ -14,6 +14,7 @@ class SandboxLimits:
     memory_bytes: int = 256 * MIB  # of the guest's memory; more is a MemoryError in its code
     cpu_seconds: float = 30.0  # of one activation; waiting for the host or a timer does not count
     wall_seconds: float = 900.0  # of one activation, apart from waiting for the host
+    describe_seconds: float = 10.0  # of wall time to load a file; a git client waits meanwhile
     value_bytes: int = MIB  # JSON of a step's result, of a run's output
     commands_bytes: int = 32 * MIB  # of one message from the guest
     log_bytes: int = 16 * MIB  # printed in one activation; the rest is left out, and that is said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ci_platform.errors import SandboxUnavailable
@@ -63,7 +64,9 @@ class WasmSandbox:
     def describe(self, source: SourceFiles) -> Description:
         with self._process(None) as process:
             process.warm = None
-            session = Session(process.channel, self._limits)
+            limits = self._limits
+            wall_seconds = min(limits.wall_seconds, limits.describe_seconds)
+            session = Session(process.channel, replace(limits, wall_seconds=wall_seconds))
             try:
                 answer = session.converse(PREPARE, wiring.describe_message(source), None)
             finally:

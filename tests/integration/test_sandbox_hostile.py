@@ -317,3 +317,14 @@ def test_odd_exceptions_are_told_within_bounds(sandbox: WasmSandbox, body: str) 
     error = failure(sandbox, body).error
     assert len(error.type) + len(error.message) + len(error.traceback) < 50_000
     (error.type + error.message + error.traceback).encode()
+
+
+def test_a_file_that_loads_for_ever_does_not_hold_a_git_client(guest_cache: Path) -> None:
+    sandbox = WasmSandbox(SandboxLimits(processes=1, describe_seconds=0.5), guest_cache)
+    try:
+        said = sandbox.describe(source("while True:\n    pass\n"))
+        assert said.error is not None
+        assert "limit: wall" in said.error.message
+        assert sandbox.describe(source(pipeline("return 1"))).error is None
+    finally:
+        sandbox.close()
