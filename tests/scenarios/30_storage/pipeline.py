@@ -12,10 +12,9 @@ class Scenario(Pipeline):
             await kv.put("deploys/2", None)
             await kv.put("other", [1, 2])
             await kv.delete("other")
-            await sql.execute("CREATE TABLE times (name TEXT, seconds REAL)")
-            rows = [("unit", 1.5), ("lint", 0.25)]
-            for row in rows:
-                await sql.execute("INSERT INTO times VALUES (?, ?)", *row)
+            await sql.execute("CREATE TABLE IF NOT EXISTS times (name TEXT PRIMARY KEY, seconds)")
+            for row in [("unit", 1.5), ("lint", 0.25)]:
+                await sql.execute("INSERT OR REPLACE INTO times VALUES (?, ?)", *row)
 
         await step.do("remember", remember)
         await step.sleep("a day", "1 day")
