@@ -20,6 +20,7 @@ from ci_platform.scheduling import RunLimits
 from ci_platform.store import moves, slots
 from ci_platform.store.codec import entry_columns, entry_of, pack_data, plain
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.fair import CLAIM_MAX, FairQueue
 from ci_platform.store.journal import head_of, write_entries, write_moves
 from ci_platform.store.tables import ENTRIES, OPERATIONS, RUNS
@@ -27,11 +28,12 @@ from ci_platform.store.tables import ENTRIES, OPERATIONS, RUNS
 CLAIM_TRIES_MAX = 5  # when others take all candidates first
 SPARES = 2  # candidates looked at for each run asked for
 
-_LOCK_DUE = (
+_LOCK_DUE = Direct(
     select(RUNS)
     .where(RUNS.c.n.in_(bindparam("ns", expanding=True)), RUNS.c.ready_ms <= bindparam("now"))
     .order_by(RUNS.c.n)
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True),
+    each="ns",
 )
 _LOCK_EXPIRED = (
     select(RUNS)
@@ -47,10 +49,11 @@ _LOCK_LEASED = (
     .with_for_update()
 )
 _LOCK_LEASED_BY = _LOCK_LEASED.where(RUNS.c.worker == bindparam("by_worker"))
-_JOURNALS = (
+_JOURNALS = Direct(
     select(ENTRIES)
     .where(ENTRIES.c.run_n.in_(bindparam("ns", expanding=True)))
-    .order_by(ENTRIES.c.run_n, ENTRIES.c.seq)
+    .order_by(ENTRIES.c.run_n, ENTRIES.c.seq),
+    each="ns",
 )
 
 Inputs = Callable[[Connection, Sequence[tuple[int, Run]]], list[Run]]
@@ -94,7 +97,7 @@ class Leases:
     ) -> list[Claim]:
         runs = self._inputs(connection, claimed)
         journals: dict[int, list[Entry]] = {n: [] for n, _ in claimed}
-        for row in connection.execute(_JOURNALS, {"ns": list(journals)}).all():
+        for row in _JOURNALS.rows(connection, {"ns": list(journals)}):
             journals[row.run_n].append(entry_of(row))
         # Entries that somebody added behind the claim are told by a refused append, not here.
         return [
@@ -150,7 +153,7 @@ def _claim(
     connection: Connection, *, ns: Sequence[int], limit: int, lease: _Lease
 ) -> list[tuple[int, Run]]:
     """Lease the first of the runs `ns` that are still free."""
-    rows = connection.execute(_LOCK_DUE, {"ns": ns, "now": lease.now_ms})
+    rows = _LOCK_DUE.rows(connection, {"ns": ns, "now": lease.now_ms})
     free = {row.n: head_of(row) for row in rows}
     chosen = [n for n in ns if n in free][:limit]
     if lease.limits:

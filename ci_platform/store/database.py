@@ -29,6 +29,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ci_platform.errors import Conflict, InvalidRequest, StoreUnavailable
+from ci_platform.store import direct
 from ci_platform.store.tables import METADATA, SCHEMA, SCHEMA_VERSION
 from ci_platform.store.turn import Turn
 
@@ -105,6 +106,7 @@ class Database:
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         with self._writer.connect() as connection:
+            connection.begin()
             result = work(connection)
             try:
                 connection.commit()
@@ -195,7 +197,7 @@ def _sqlite_engine(url: URL) -> Engine:
     def begin(connection: Connection) -> None:
         mode = connection.get_execution_options().get("sluice_mode")
         if mode == "write":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            direct.execute(connection, "BEGIN IMMEDIATE")
         elif mode is None:
             connection.exec_driver_sql("BEGIN")
 

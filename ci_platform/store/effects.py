@@ -26,6 +26,7 @@ from ci_platform.model import (
 )
 from ci_platform.store import family
 from ci_platform.store.codec import KeyColumns, key_columns, plain
+from ci_platform.store.direct import Direct
 from ci_platform.store.packing import pack
 from ci_platform.store.tables import APPROVALS, DECISIONS, OPERATIONS
 
@@ -49,10 +50,11 @@ _STOP = {
     "due_ms": None,
     "state": case((OPERATIONS.c.state == _QUEUED, _DONE), else_=OPERATIONS.c.state),
 }
-_STOP_ALL = (
+_STOP_ALL = Direct(
     OPERATIONS.update()
     .where(OPERATIONS.c.run_n.in_(bindparam("runs", expanding=True)), OPERATIONS.c.state != _DONE)
-    .values(_STOP)
+    .values(_STOP),
+    each="runs",
 )
 _STOP_STEP = (
     OPERATIONS.update()
@@ -65,10 +67,11 @@ _STOP_STEP = (
     )
     .values(_STOP)
 )
-_CLOSE_ALL_GATES = (
+_CLOSE_ALL_GATES = Direct(
     APPROVALS.update()
     .where(APPROVALS.c.run_n.in_(bindparam("runs", expanding=True)), APPROVALS.c.outcome.is_(None))
-    .values(outcome=bindparam("with_outcome"), closed_ms=bindparam("at_ms"))
+    .values(outcome=bindparam("with_outcome"), closed_ms=bindparam("at_ms")),
+    each="runs",
 )
 _GATE = and_(
     APPROVALS.c.run_n == bindparam("of_run"),
@@ -163,7 +166,7 @@ def apply(connection: Connection, prepared: Prepared, run_n: int, run: Run, now_
         case CloseOperation(id=operation_id):
             connection.execute(_CLOSE_OPERATION, {"operation_id": operation_id})
         case StopOperations(key=None):
-            connection.execute(_STOP_ALL, {"runs": [run_n]})
+            _STOP_ALL.run(connection, {"runs": [run_n]})
         case StopOperations():
             connection.execute(_STOP_STEP, _of(run_n, prepared))
         case OpenApproval() as gate:
@@ -177,7 +180,7 @@ def apply(connection: Connection, prepared: Prepared, run_n: int, run: Run, now_
             family.mark(connection, [run_n])
         case CloseApproval(key=None, outcome=outcome):
             closing = {"runs": [run_n], "with_outcome": outcome, "at_ms": now_ms}
-            connection.execute(_CLOSE_ALL_GATES, closing)
+            _CLOSE_ALL_GATES.run(connection, closing)
         case CloseApproval(outcome=outcome):
             closing = {**_of(run_n, prepared), "with_outcome": outcome, "at_ms": now_ms}
             connection.execute(_CLOSE_GATE, closing)
@@ -186,9 +189,9 @@ def apply(connection: Connection, prepared: Prepared, run_n: int, run: Run, now_
 def end(connection: Connection, runs: Sequence[int], now_ms: int) -> None:
     """What a run leaves open ends with it: no command starts, no gate waits, for a run that is
     over."""
-    connection.execute(_STOP_ALL, {"runs": runs})
+    _STOP_ALL.run(connection, {"runs": runs})
     closing = {"runs": runs, "with_outcome": "cancelled", "at_ms": now_ms}
-    connection.execute(_CLOSE_ALL_GATES, closing)
+    _CLOSE_ALL_GATES.run(connection, closing)
 
 
 def _of(run_n: int, prepared: Prepared) -> dict[str, object]:

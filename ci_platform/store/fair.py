@@ -13,6 +13,8 @@ from itertools import groupby
 
 from sqlalchemy import Column, Connection, Select, Table, bindparam, literal, literal_column, select
 
+from ci_platform.store.direct import Direct
+
 WINDOW_MIN = 64  # of the oldest due rows
 CLAIM_MAX = 128  # rows of one claim
 REPOSITORIES_WALKED_MAX = 2000  # in one claim, from the last one served on
@@ -33,14 +35,15 @@ class FairQueue:
         self, table: Table, due: Column[int | None], priority: Column[int] | None = None
     ) -> None:
         rank = literal(0) if priority is None else priority
-        self._window = (
+        self._window = Direct(
             select(table.c.n, table.c.repository_id, rank.label("priority"))
             .where(due <= bindparam("now"))
             .order_by(due, table.c.n)
             .limit(bindparam("window"))
         )
-        self._walk = _walk(table, due)
-        self._urgent = None if priority is None else _urgent(table, due, priority)
+        self._walk = Direct(_walk(table, due))
+        urgent = None if priority is None else _urgent(table, due, priority)
+        self._urgent = None if urgent is None else Direct(urgent, each="repositories")
 
     def candidates(
         self, connection: Connection, *, now_ms: int, limit: int, after: str
@@ -49,7 +52,7 @@ class FairQueue:
         size = max(WINDOW_MIN, limit + 1)
         window = [
             Candidate(row.n, row.repository_id, row.priority)
-            for row in connection.execute(self._window, {"now": now_ms, "window": size})
+            for row in self._window.rows(connection, {"now": now_ms, "window": size})
         ]
         if len(window) < size:
             return in_turns(window, after)[:limit]
@@ -68,13 +71,13 @@ class FairQueue:
     ) -> list[Candidate]:
         """The due rows with a priority above 0 of the repositories that `heads` are of: few rows
         have one, and they have an index to themselves."""
-        if self._urgent is None:
+        if self._urgent is None or not heads:
             return []
         of = sorted({head.repository_id for head in heads})
         asked = {"now": now_ms, "count": max(WINDOW_MIN, limit), "repositories": of}
         return [
             Candidate(row.n, row.repository_id, row.priority)
-            for row in connection.execute(self._urgent, asked)
+            for row in self._urgent.rows(connection, asked)
         ]
 
     def _heads(
@@ -84,7 +87,7 @@ class FairQueue:
         heads: dict[int, Candidate] = {}
         for start in (after, "") if after else ("",):
             asked = {"now": now_ms, "after": start, "count": limit}
-            for row in connection.execute(self._walk, asked):
+            for row in self._walk.rows(connection, asked):
                 heads.setdefault(row.n, Candidate(row.n, row.repository_id))
             if len(heads) >= limit:
                 break

@@ -14,6 +14,7 @@ from ci_platform.family import Kin, Link
 from ci_platform.model import NewRun
 from ci_platform.store.codec import Columns, plain
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.tables import FAMILY, RUNS
 
 _PARENT = RUNS.alias("parent")
@@ -32,7 +33,10 @@ _OF_ANY = or_(
     FAMILY.c.parent_n.in_(bindparam("runs", expanding=True)),
 )
 # Locked in one order everywhere, before they are written.
-_LOCK_OF = select(FAMILY.c.child_n).where(_OF_ANY).order_by(FAMILY.c.child_n).with_for_update()
+_LOCK_OF = Direct(
+    select(FAMILY.c.child_n).where(_OF_ANY).order_by(FAMILY.c.child_n).with_for_update(),
+    each="runs",
+)
 _MARK = (
     FAMILY.update()
     .where(FAMILY.c.child_n.in_(bindparam("children", expanding=True)))
@@ -74,7 +78,7 @@ def add(connection: Connection, new: Sequence[NewRun], numbered: Mapping[str, in
 
 def mark(connection: Connection, runs: Sequence[int]) -> None:
     """Note that these runs have ended, or let go of their children."""
-    children = list(connection.execute(_LOCK_OF, {"runs": list(runs)}).scalars())
+    children = [row.child_n for row in _LOCK_OF.rows(connection, {"runs": list(runs)})]
     if children:
         connection.execute(_MARK, {"children": children})
 

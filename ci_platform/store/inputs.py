@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, select
 from ci_platform.errors import RunNotFound
 from ci_platform.model import Json, Run
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.packing import unpack
 from ci_platform.store.tables import RUN_INPUTS
 
@@ -22,7 +23,9 @@ INPUT_BYTES_KEPT = 16 << 10  # packed, each; larger ones are read again
 Inputs: TypeAlias = tuple[Mapping[str, Json], Mapping[str, Json]]
 _Key: TypeAlias = tuple[str, int]  # repository and number, which are never given out again
 
-_READ = select(RUN_INPUTS).where(RUN_INPUTS.c.run_n.in_(bindparam("ns", expanding=True)))
+_READ = Direct(
+    select(RUN_INPUTS).where(RUN_INPUTS.c.run_n.in_(bindparam("ns", expanding=True))), each="ns"
+)
 
 
 class InputCache:
@@ -43,7 +46,7 @@ class InputCache:
         found = {n: inputs for n, run in runs if (inputs := self._find(run)) is not None}
         missing = {n: run for n, run in runs if n not in found}
         if missing:
-            for row in connection.execute(_READ, {"ns": list(missing)}):
+            for row in _READ.rows(connection, {"ns": list(missing)}):
                 found[row.run_n] = inputs = (unpack(row.payload), unpack(row.event))
                 if len(row.payload) + len(row.event) <= INPUT_BYTES_KEPT:
                     self._keep(missing[row.run_n], inputs)

@@ -25,21 +25,23 @@ from ci_platform.store.codec import (
     pack_data,
     run_of,
 )
+from ci_platform.store.direct import Direct
 from ci_platform.store.tables import ENTRIES, RUNS
 
-_LOCK_RUNS = (
+_LOCK_RUNS = Direct(
     select(RUNS)
     .where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(RUNS.c.n)
-    .with_for_update()
+    .with_for_update(),
+    each="ids",
 )
-_ADD_ENTRIES = ENTRIES.insert()  # made once: a new one each time would be analysed each time
+_ADD_ENTRIES = Direct(ENTRIES.insert())
 _MOVING = (
     *("commit", "state", "reason", "last_seq", "fence", "worker", "lease_until_ms", "ready_ms"),
     *("waits", "started_ms", "ended_ms", "output", "error", "pause_requested", "cancel_requested"),
     *("hold", "slot"),
 )
-_MOVE_RUN = (
+_MOVE_RUN = Direct(
     RUNS.update()
     .where(RUNS.c.n == bindparam("run_n"))
     .values({name: bindparam(name) for name in _MOVING})
@@ -96,19 +98,18 @@ def head_of(row: Columns) -> Run:
 
 
 def lock_runs(connection: Connection, ids: Sequence[RunId]) -> dict[RunId, tuple[int, Run]]:
-    rows = connection.execute(_LOCK_RUNS, {"ids": ids})
-    return {row.id: (row.n, head_of(row)) for row in rows}
+    return {row.id: (row.n, head_of(row)) for row in _LOCK_RUNS.rows(connection, {"ids": ids})}
 
 
 def write_moves(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None:
     """Write the moving columns of runs. Their rows are locked."""
     if runs:
-        connection.execute(_MOVE_RUN, [{"run_n": n, **moving_columns(run)} for n, run in runs])
+        _MOVE_RUN.many(connection, [{"run_n": n, **moving_columns(run)} for n, run in runs])
 
 
 def write_entries(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
     if rows:
-        connection.execute(_ADD_ENTRIES, rows)
+        _ADD_ENTRIES.many(connection, rows)
         retention.note_layers(connection, rows)
 
 

@@ -31,6 +31,7 @@ from ci_platform.store.bell import Bells
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.inputs import InputCache
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.packing import unpack
@@ -58,11 +59,11 @@ _COUNTS = (
     .where(RUNS.c.state.in_([state.value for state in LIVE_STATES]))
     .group_by(RUNS.c.state)
 )
-_NEXT_RUN = (
+_NEXT_RUN = Direct(
     select(RUNS.c.ready_ms).where(RUNS.c.ready_ms.is_not(None)).order_by(RUNS.c.ready_ms).limit(1)
 )
-_NEXT_OPERATION = (
-    select(OPERATIONS.c.due_ms)
+_NEXT_OPERATION = Direct(
+    select(OPERATIONS.c.due_ms.label("ready_ms"))
     .where(OPERATIONS.c.due_ms.is_not(None))
     .order_by(OPERATIONS.c.due_ms)
     .limit(1)
@@ -238,8 +239,8 @@ def _journal(
 
 
 def _next_ready_ms(connection: Connection) -> int | None:
-    due = [connection.execute(one).scalar() for one in (_NEXT_RUN, _NEXT_OPERATION)]
-    return min((at_ms for at_ms in due if at_ms is not None), default=None)
+    due = [row for one in (_NEXT_RUN, _NEXT_OPERATION) for row in one.rows(connection, {})]
+    return min((row.ready_ms for row in due), default=None)
 
 
 def _delete(connection: Connection, run_id: RunId) -> None:
