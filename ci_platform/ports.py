@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ci_platform.effects import Effect
 from ci_platform.family import FamilyStore
 from ci_platform.granting import Ask, ShelfStore
 from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
@@ -19,7 +20,6 @@ from ci_platform.model import (
     Decision,
     Description,
     Draft,
-    Effect,
     Entry,
     Json,
     LogLine,

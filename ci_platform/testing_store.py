@@ -21,7 +21,6 @@ from ci_platform.model import (
     Decision,
     Entry,
     Json,
-    LogLine,
     NewRun,
     Operation,
     OperationId,
@@ -42,10 +41,10 @@ from ci_platform.ports import (
     RunPage,
 )
 from ci_platform.scheduling import RunLimits, Standing, Superseded
-from ci_platform.store import births, journal, listing, logs, moves, retention
+from ci_platform.store import births, journal, listing, moves, retention
 from ci_platform.store.bell import Bells, Listener
 from ci_platform.store.claims import check_claim
-from ci_platform.store.codec import moving_columns, plain
+from ci_platform.store.codec import moving_columns
 from ci_platform.store.fair import Candidate, in_turns
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.runs import LIVE_STATES, check_created
@@ -60,7 +59,7 @@ from ci_platform.testing_records import (
     InMemoryWorkers,
 )
 from ci_platform.testing_slots import InMemorySchedules, Slots
-from ci_platform.testing_tables import Effects, Tables
+from ci_platform.testing_tables import Effects, InMemoryLogs, Tables
 
 Value = TypeVar("Value")
 
@@ -94,7 +93,7 @@ class InMemoryStore:
         self._runs = _Runs(tables, Slots(tables, limits or RunLimits()))
         self._operations = _Operations(tables)
         self._approvals = _Approvals(tables)
-        self._logs = _Logs(tables)
+        self._logs = InMemoryLogs(tables)
         self._family = _Family(tables)
         self._memos = InMemoryMemos(tables.runs)
         self._identity = InMemoryIdentity(clock)
@@ -123,7 +122,7 @@ class InMemoryStore:
         return self._family
 
     @property
-    def logs(self) -> _Logs:
+    def logs(self) -> InMemoryLogs:
         return self._logs
 
     @property
@@ -561,44 +560,3 @@ class _Family:
         with self._tables.lock:
             if self._tables.links.get(link.child_id) == link:
                 self._tables.links[link.child_id] = replace(link, due=0)
-
-
-class _Logs:
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-
-    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
-        if not lines:
-            return
-        plain(step, "step")
-        logs.check_lines(lines)
-        with self._tables.lock:
-            self._tables.run(run_id)
-            log = self._tables.logs.setdefault(run_id, {}).setdefault(step, [])
-            last = log[-1].number if log else 0
-            log += [line for line in lines if line.number > last]
-        self._tables.ring()
-
-    def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        logs.check_limit(limit)
-        return [line for line in self._all(run_id, step) if line.number > after][:limit]
-
-    def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
-        logs.check_limit(limit)
-        return self._all(run_id, step)[-limit:]
-
-    def seal(self, run_id: RunId, step: str) -> bool:
-        return False
-
-    def last(self, run_id: RunId, step: str) -> int:
-        lines = self._all(run_id, step)
-        return lines[-1].number if lines else 0
-
-    def steps(self, run_id: RunId) -> Mapping[str, int]:
-        with self._tables.lock:
-            found = self._tables.logs.get(run_id, {})
-            return {step: lines[-1].number for step, lines in sorted(found.items()) if lines}
-
-    def _all(self, run_id: RunId, step: str) -> list[LogLine]:
-        with self._tables.lock:
-            return list(self._tables.logs.get(run_id, {}).get(step, ()))

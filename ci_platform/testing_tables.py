@@ -7,38 +7,39 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ci_platform.effects import (
+    CloseApproval,
+    CloseOperation,
+    Effect,
+    OpenApproval,
+    OpenOperation,
+    RecordDecision,
+    ReleaseChildren,
+    StopOperations,
+)
 from ci_platform.errors import Conflict, RunNotFound, StepNotFound
 from ci_platform.family import Link
 from ci_platform.model import (
     Approval,
-    CloseApproval,
-    CloseOperation,
     Decision,
-    Effect,
     Entry,
     Json,
     LogLine,
-    OpenApproval,
-    OpenOperation,
     Operation,
     OperationId,
     OperationState,
-    RecordDecision,
-    ReleaseChildren,
     RepositoryId,
     Run,
     RunId,
     StepKey,
-    StopOperations,
     WorkerId,
 )
-from ci_platform.ports import (
-    Clock,
-)
-from ci_platform.store import effects
+from ci_platform.ports import Clock
+from ci_platform.store import effects, logs
+from ci_platform.store.codec import plain
 from ci_platform.store.packing import unpack
 
 
@@ -189,3 +190,44 @@ class Effects:
                 self._tables.approvals[gate.run_id, gate.key] = replace(
                     gate, outcome=outcome, closed_ms=self._now_ms
                 )
+
+
+class InMemoryLogs:
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
+        if not lines:
+            return
+        plain(step, "step")
+        logs.check_lines(lines)
+        with self._tables.lock:
+            self._tables.run(run_id)
+            log = self._tables.logs.setdefault(run_id, {}).setdefault(step, [])
+            last = log[-1].number if log else 0
+            log += [line for line in lines if line.number > last]
+        self._tables.ring()
+
+    def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
+        logs.check_limit(limit)
+        return [line for line in self._all(run_id, step) if line.number > after][:limit]
+
+    def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
+        logs.check_limit(limit)
+        return self._all(run_id, step)[-limit:]
+
+    def seal(self, run_id: RunId, step: str) -> bool:
+        return False
+
+    def last(self, run_id: RunId, step: str) -> int:
+        lines = self._all(run_id, step)
+        return lines[-1].number if lines else 0
+
+    def steps(self, run_id: RunId) -> Mapping[str, int]:
+        with self._tables.lock:
+            found = self._tables.logs.get(run_id, {})
+            return {step: lines[-1].number for step, lines in sorted(found.items()) if lines}
+
+    def _all(self, run_id: RunId, step: str) -> list[LogLine]:
+        with self._tables.lock:
+            return list(self._tables.logs.get(run_id, {}).get(step, ()))

@@ -16,6 +16,7 @@ FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 600
 
 CORE = {
+    "ci_platform.effects",
     "ci_platform.model",
     "ci_platform.errors",
     "ci_platform.ports",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
+from ci_platform.effects import CloseApproval, OpenApproval, ReleaseChildren, StopOperations
 from ci_platform.engine.check import check_config, check_key, whole
 from ci_platform.engine.children import Child, start_child
 from ci_platform.engine.decision import Decision, Pen
@@ -22,19 +23,15 @@ from ci_platform.engine.settle import fail_attempt, match_event
 from ci_platform.errors import LimitExceeded, PipelineError
 from ci_platform.model import (
     AbandonStep,
-    CloseApproval,
     Command,
     EntryKind,
     FinishAttempt,
     Json,
     NoteDivergence,
-    OpenApproval,
-    ReleaseChildren,
     RunState,
     StartStep,
     StepKey,
     StepKind,
-    StopOperations,
 )
 
 _NO_CHILDREN: Mapping[StepKey, Child] = {}

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ci_platform.effects import Effect
 from ci_platform.engine.fold import RunView
 from ci_platform.engine.summary import update
-from ci_platform.model import Draft, Effect, Entry, EntryKind, Json, StepKey
+from ci_platform.model import Draft, Entry, EntryKind, Json, StepKey
 from ci_platform.ports import Append
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ci_platform.effects import CloseApproval, StopOperations
 from ci_platform.engine import rollback
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
 from ci_platform.engine.limits import ERROR_TEXT_MAX, ERROR_TYPE_MAX, Limits
 from ci_platform.errors import LimitExceeded, PipelineError, SluiceError
 from ci_platform.model import (
-    CloseApproval,
     Draft,
     EntryKind,
     ErrorInfo,
@@ -23,7 +23,6 @@ from ci_platform.model import (
     RunState,
     RunUpdate,
     StepState,
-    StopOperations,
 )
 from ci_platform.ports import Append
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TypeAlias
 
+from ci_platform.effects import CloseOperation, OpenOperation
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.endings import check_value, error_json
 from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
@@ -18,16 +19,7 @@ from ci_platform.engine.limits import LOST_COMMANDS_MAX, Limits
 from ci_platform.engine.retry import attempts_max, delay_ms
 from ci_platform.engine.settle import fail_attempt
 from ci_platform.errors import PipelineError
-from ci_platform.model import (
-    CloseOperation,
-    EntryKind,
-    Json,
-    OpenOperation,
-    Operation,
-    OperationId,
-    StepKind,
-    StepState,
-)
+from ci_platform.model import EntryKind, Json, Operation, OperationId, StepKind, StepState
 from ci_platform.shell import CommandResult, CommandSpec
 
 LOST_RETRY_MS = 1_000  # pause before a command goes to another worker when this one cannot run it

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ci_platform.effects import CloseApproval, RecordDecision, StopOperations
 from ci_platform.engine.check import check_event_type
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.endings import check_value, end_run
@@ -26,16 +27,7 @@ from ci_platform.errors import (
     TooLarge,
     TooMany,
 )
-from ci_platform.model import (
-    CloseApproval,
-    EntryKind,
-    Json,
-    RecordDecision,
-    RunState,
-    StepKey,
-    StepKind,
-    StopOperations,
-)
+from ci_platform.model import EntryKind, Json, RunState, StepKey, StepKind
 
 APPROVE, REJECT = "approve", "reject"
 

@@ -9,20 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ci_platform.effects import CloseApproval, ReleaseChildren, StopOperations
 from ci_platform.engine.decision import Pen
 from ci_platform.engine.fold import RunView, StepView
 from ci_platform.errors import PipelineError
-from ci_platform.model import (
-    CloseApproval,
-    EntryKind,
-    Json,
-    ReleaseChildren,
-    RollbackOutcome,
-    StepKey,
-    StepKind,
-    StepState,
-    StopOperations,
-)
+from ci_platform.model import EntryKind, Json, RollbackOutcome, StepKey, StepKind, StepState
 
 NAME = "$rollback:"  # how the names of handlers begin
 HANDLER_KINDS = frozenset({StepKind.DO, StepKind.SH})

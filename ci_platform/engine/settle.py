@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from ci_platform.effects import CloseApproval
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.endings import end_run, fail_run
 from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
 from ci_platform.engine.limits import LOST_LEASES_MAX
 from ci_platform.engine.retry import attempts_max, delay_ms
-from ci_platform.model import CloseApproval, Entry, EntryKind, Json, StepKey, StepKind
+from ci_platform.model import Entry, EntryKind, Json, StepKey, StepKind
 
 
 def settle(view: RunView, now_ms: int) -> Decision:

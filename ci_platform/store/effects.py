@@ -10,20 +10,18 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, bindparam, case, select
 
-from ci_platform.errors import Conflict, LeaseLost, StepNotFound
-from ci_platform.model import (
+from ci_platform.effects import (
     CloseApproval,
     CloseOperation,
     Effect,
     OpenApproval,
     OpenOperation,
-    OperationId,
-    OperationState,
     RecordDecision,
     ReleaseChildren,
-    Run,
     StopOperations,
 )
+from ci_platform.errors import Conflict, LeaseLost, StepNotFound
+from ci_platform.model import OperationId, OperationState, Run
 from ci_platform.store import family
 from ci_platform.store.codec import KeyColumns, key_columns, plain
 from ci_platform.store.direct import Direct

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ci_platform.effects import Effect, OpenApproval, OpenOperation
 from ci_platform.model import (
     Draft,
-    Effect,
     EntryKind,
     ErrorInfo,
     Json,
     NewRun,
-    OpenApproval,
-    OpenOperation,
     OperationId,
     RepositoryId,
     Resume,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ci_platform.effects import CloseApproval, CloseOperation, RecordDecision, StopOperations
 from ci_platform.errors import (
     Conflict,
     InternalError,
@@ -16,19 +17,15 @@ from ci_platform.errors import (
     StepNotFound,
 )
 from ci_platform.model import (
-    CloseApproval,
-    CloseOperation,
     Draft,
     EntryKind,
     OperationId,
     OperationState,
-    RecordDecision,
     Run,
     RunId,
     RunState,
     StepKey,
     StepKind,
-    StopOperations,
     WorkerId,
 )
 from ci_platform.ports import Append, Store

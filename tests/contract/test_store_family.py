@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ci_platform.effects import ReleaseChildren
 from ci_platform.family import Kin
-from ci_platform.model import ReleaseChildren, RunId
+from ci_platform.model import RunId
 from ci_platform.ports import Store
 from tests.contract.store_values import append, claimed, created, end, new_run
 

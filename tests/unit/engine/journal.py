@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ci_platform.effects import Effect
 from ci_platform.engine import Decision, Limits, RunView, accept, fold, propose, settle
 from ci_platform.engine.operations import Collision
 from ci_platform.model import (
     Command,
     Draft,
-    Effect,
     Entry,
     EntryKind,
     FinishAttempt,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from ci_platform.effects import OpenApproval, OpenOperation, StopOperations
 from ci_platform.engine import accept, refused
 from ci_platform.engine.limits import COMMANDS_MAX, DURATION_MS_MAX, Limits
 from ci_platform.errors import LimitExceeded, PipelineError
@@ -17,14 +18,11 @@ from ci_platform.model import (
     FinishAttempt,
     Json,
     NoteDivergence,
-    OpenApproval,
-    OpenOperation,
     RunState,
     StartStep,
     StepKey,
     StepKind,
     StepState,
-    StopOperations,
 )
 from tests.unit.engine.journal import (
     COMMIT,

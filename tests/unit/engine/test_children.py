@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from ci_platform.effects import ReleaseChildren
 from ci_platform.engine import Child, accept, cancel, child_ended, unwanted
 from ci_platform.errors import PipelineError
 from ci_platform.model import (
     AbandonStep,
     ErrorInfo,
     Json,
-    ReleaseChildren,
     Run,
     RunId,
     RunState,

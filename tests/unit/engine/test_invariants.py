@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from ci_platform.effects import CloseOperation, OpenOperation, StopOperations
 from ci_platform.engine import (
     Answer,
     accept,
@@ -34,21 +35,18 @@ from ci_platform.engine.fold import RunView
 from ci_platform.errors import RequestError
 from ci_platform.model import (
     AbandonStep,
-    CloseOperation,
     Command,
     Draft,
     Entry,
     EntryKind,
     ErrorInfo,
     FinishAttempt,
-    OpenOperation,
     Operation,
     OperationState,
     RunState,
     StepKey,
     StepKind,
     StepState,
-    StopOperations,
     WorkerId,
 )
 from ci_platform.shell import CommandResult

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 
+from ci_platform.effects import CloseOperation, OpenOperation
 from ci_platform.engine import (
     Decision,
     RunView,
@@ -18,9 +19,7 @@ from ci_platform.engine.limits import LOST_COMMANDS_MAX
 from ci_platform.engine.operations import Collision
 from ci_platform.model import (
     AbandonStep,
-    CloseOperation,
     Json,
-    OpenOperation,
     Operation,
     OperationState,
     RunState,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ci_platform.effects import CloseApproval, RecordDecision, StopOperations
 from ci_platform.engine import Answer, cancel, decided, event_sent, pause, resume, settle
 from ci_platform.engine.limits import EVENTS_PENDING_MAX
 from ci_platform.errors import (
@@ -15,16 +16,7 @@ from ci_platform.errors import (
     TooLarge,
     TooMany,
 )
-from ci_platform.model import (
-    CloseApproval,
-    Json,
-    RecordDecision,
-    RunState,
-    StepKey,
-    StepKind,
-    StepState,
-    StopOperations,
-)
+from ci_platform.model import Json, RunState, StepKey, StepKind, StepState
 from tests.unit.engine.journal import (
     LIMITS,
     Journal,

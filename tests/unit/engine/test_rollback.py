@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from ci_platform.effects import CloseApproval, StopOperations
 from ci_platform.engine import accept, cancel, mismatched, raised, returned, steps
 from ci_platform.engine.limits import Limits
 from ci_platform.engine.summary import rollback
 from ci_platform.errors import PipelineError
 from ci_platform.model import (
-    CloseApproval,
     EntryKind,
     ErrorInfo,
     FinishAttempt,
@@ -23,7 +23,6 @@ from ci_platform.model import (
     StepKey,
     StepKind,
     StepState,
-    StopOperations,
 )
 from tests.unit.engine.journal import (
     DO_CONFIG,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ci_platform.effects import CloseApproval, StopOperations
 from ci_platform.engine import body_overran, event_sent, settle
 from ci_platform.engine.fold import StepView
 from ci_platform.engine.limits import LOST_LEASES_MAX
 from ci_platform.model import (
-    CloseApproval,
     EntryKind,
     ErrorInfo,
     FinishAttempt,
@@ -16,7 +16,6 @@ from ci_platform.model import (
     StepKey,
     StepKind,
     StepState,
-    StopOperations,
 )
 from tests.unit.engine.journal import (
     LIMITS,
