@@ -74,7 +74,7 @@ class Bodies:
         self.running[key] = body
         inside = context.copy()
         inside.run(BODY.set, body)
-        ctx = StepContext(key[1], key[2], attempt, json.loads(json.dumps(config)))
+        ctx = StepContext(key[1], key[2], attempt, {**config, "retries": {**config["retries"]}})
         body.task = self._run.loop.create_task(
             self._attempt(body, work, ctx), name=f"{key[0]}:{key[1]}", context=inside
         )
@@ -133,12 +133,6 @@ class Bodies:
                 error, retryable = _delay_error(ctx, broken), False
         self._finish(body, _error_fields(error, retryable=retryable, delay_ms=delay))
 
-    def _time_out(self, body: Body, config: Config) -> None:
-        if body.task is not None:
-            body.task.cancel()
-        body.until = self._run.monotonic() + CLEANUP_SECONDS_MAX
-        body.timer = self._run.loop.call_later(CLEANUP_SECONDS_MAX, self._overrun, body, config)
-
     async def _ask_delay(
         self,
         body: Body,
@@ -160,6 +154,12 @@ class Bodies:
         if self._run.monotonic() >= body.until:
             raise TimeoutError(f"no answer within {DELAY_SECONDS_MAX:g} seconds")
         return duration_ms(answer, "what retries.delay returned")
+
+    def _time_out(self, body: Body, config: Config) -> None:
+        if body.task is not None:
+            body.task.cancel()
+        body.until = self._run.monotonic() + CLEANUP_SECONDS_MAX
+        body.timer = self._run.loop.call_later(CLEANUP_SECONDS_MAX, self._overrun, body, config)
 
     def _overrun(self, body: Body, config: Config) -> None:
         """The body went on in spite of its cancellation."""

@@ -146,6 +146,7 @@ class Replay:
         self._seq = 0
         self._asked_host = False
         self._sensed: tuple[bool, int] | None = None
+        self._allowed: tuple[Body, float] | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._requests: dict[Key, tuple[Request, StepFuture]] = {}
         self._waiting = 0  # requests without an end that somebody waits for
@@ -165,7 +166,6 @@ class Replay:
         occurrence = self._counts.get((kind, name), 0) + 1
         self._counts[kind, name] = occurrence
         return (kind, name, occurrence)
-        self._allowed: tuple[Body, float] | None = None
 
     def request(self, key: Key, config: Mapping[str, Json], work: Work | None = None) -> StepFuture:
         """Ask for a step. The future ends as the journal says."""
