@@ -63,8 +63,8 @@ Configs of "start", by kind; durations and instants are whole milliseconds:
     do        {"retries": {"limit", "delay_ms" | null, "backoff"}, "timeout_ms", "sensitive",
                "rollback": bool}
     sh        {"script", "env", "secrets", "cwd", "shell", "timeout_ms", "retries": {...},
-               "labels", "image", "network", "artifacts", "reports", "cache", "allow_failure",
-               "rollback": bool}
+               "labels", "image", "network", "artifacts", "reports", "cache", "cache_dirs",
+               "allow_failure", "rollback": bool}
     sleep     {"duration_ms"} or {"until_ms"}
     wait      {"type", "timeout_ms"}
     approval  {"approvers", "required", "allow_self", "form", "timeout_ms", "environment"}

@@ -36,6 +36,7 @@ SH: Any = {
     "artifacts": ["dist/*"],
     "reports": [],
     "cache": None,
+    "cache_dirs": {},
     "allow_failure": False,
     "rollback": False,
 }
@@ -145,6 +146,7 @@ def test_every_kind_of_step_has_its_config(kind: str, name: str, config: Any) ->
                 {"network": ["x"] * 101},
                 {"retries": {**RETRIES, "delay_ms": None}},
                 {"cache": ["x"]},
+                {"cache_dirs": ["x"]},
             )
         ),
         {"op": "start", "key": ["wait", "x", 1], "config": {"type": "a b", "timeout_ms": 1}},
