@@ -243,6 +243,17 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditNote:
+    """What somebody changed."""
+
+    at_ms: int
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """All that is needed to create a run; the store adds number, state and times."""
 

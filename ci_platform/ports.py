@@ -16,6 +16,7 @@ from ci_platform.granting import Ask, ShelfStore
 from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
 from ci_platform.model import (
     Approval,
+    AuditNote,
     Command,
     Decision,
     Description,
@@ -117,8 +118,11 @@ class RunStore(Retention, Scheduling, Protocol):
     the bell (`Bell.ring`).
     """
 
-    def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
-        """Create runs, all or none, each with its run_created entry, queued and due now.
+    def create(
+        self, new: Sequence[NewRun], *, skip_existing: bool = False, note: AuditNote | None = None
+    ) -> list[Run]:
+        """Create runs and the audit's note of it, all or none; each queued, with its run_created
+        entry, and due now.
 
         A NewRun with `failed` is created in state failed, with a run_failed entry. Raises
         RunExists naming the id; with skip_existing an existing id is left out instead.
@@ -382,8 +386,7 @@ class Store(Protocol):
     @property
     def shelves(self) -> ShelfStore: ...
     def bell(self, *, work: bool = False) -> Bell:
-        """A new listener; the caller closes it. `work`: deaf to commits by which nothing can have
-        become due for a worker."""
+        """A new listener; the caller closes it. `work`: it hears only what may make work due."""
 
     def close(self) -> None: ...
 

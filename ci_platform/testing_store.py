@@ -18,6 +18,7 @@ from ci_platform.family import Link
 from ci_platform.housekeeping import OldRun, OldRuns
 from ci_platform.model import (
     Approval,
+    AuditNote,
     Decision,
     Entry,
     Json,
@@ -90,7 +91,8 @@ class InMemoryStore:
     def __init__(self, clock: Clock, limits: RunLimits | None = None) -> None:
         self._bells = Bells(_NoWire)
         tables = Tables(clock, self._bells.ring)
-        self._runs = _Runs(tables, Slots(tables, limits or RunLimits()))
+        self._audit = InMemoryAudit()
+        self._runs = _Runs(tables, Slots(tables, limits or RunLimits()), self._audit)
         self._operations = _Operations(tables)
         self._approvals = _Approvals(tables)
         self._logs = InMemoryLogs(tables)
@@ -99,7 +101,6 @@ class InMemoryStore:
         self._identity = InMemoryIdentity(clock)
         self._hooks = InMemoryHooks()
         self._descriptions = InMemoryDescriptions()
-        self._audit = InMemoryAudit()
         self._workers = InMemoryWorkers(tables.held)
         self._duties = InMemoryDuties(clock)
         self._schedules = InMemorySchedules()
@@ -174,15 +175,18 @@ def _copied(value: Json, name: str) -> Json:
 
 
 class _Runs:
-    def __init__(self, tables: Tables, slots: Slots) -> None:
+    def __init__(self, tables: Tables, slots: Slots, audit: InMemoryAudit) -> None:
         self._tables = tables
         self._slots = slots
+        self._audit = audit
         self._served = ""
 
-    def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
+    def create(
+        self, new: Sequence[NewRun], *, skip_existing: bool = False, note: AuditNote | None = None
+    ) -> list[Run]:
         tables = self._tables
         check_created(new)
-        births.prepare(new, skip_existing=skip_existing)
+        births.prepare(new, skip_existing=skip_existing, note=note)
         with tables.lock:
             chosen: dict[RunId, NewRun] = {}
             for one in new:
@@ -194,6 +198,8 @@ class _Runs:
             created = [self._create(one) for one in chosen.values()]
             self._slots.created(created)
             created = [tables.runs[run.id] for run in created]
+            if note is not None:
+                self._audit.record(note.at_ms, note.actor, note.action, note.subject, note.detail)
         tables.ring()
         return created
 

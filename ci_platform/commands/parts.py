@@ -11,6 +11,7 @@ from ci_platform.errors import InvalidRequest, NotFound, NotSignedIn, RunNotFoun
 from ci_platform.identity import Action, authorise
 from ci_platform.model import (
     Actor,
+    AuditNote,
     Description,
     Json,
     Repository,
@@ -83,9 +84,14 @@ class Parts:
 
     def audit(self, actor: Actor, action: str, subject: str, **detail: Json) -> None:
         """Write down what a person, a token or the platform changed."""
+        note = self.note(actor, action, subject, **detail)
+        self.store.audit.record(note.at_ms, note.actor, note.action, note.subject, note.detail)
+
+    def note(self, actor: Actor, action: str, subject: str, **detail: Json) -> AuditNote:
+        """What is to be written down together with the change."""
         if actor.token_id is not None:
             detail["token"] = actor.token_id
-        self.store.audit.record(self.clock.now_ms(), actor.name, action, subject, detail)
+        return AuditNote(self.clock.now_ms(), actor.name, action, subject, detail)
 
 
 def check_json(value: Json, *, field: str, bytes_max: int) -> Json:

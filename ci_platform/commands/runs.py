@@ -87,9 +87,9 @@ class Runs:
     def start(self, actor: Actor, owner: str, name: str, what: StartRun) -> Run:
         """Start a run. Raises RunExists naming the id, InvalidRequest naming the field."""
         repository = self.parts.repository(actor, Action.START_RUN, owner, name)
-        run = create(self.parts, self._prepare(actor, repository, [what]))[0]
-        self.parts.audit(actor, "run started", run.id, repository=repository.full_name)
-        return run
+        new = self._prepare(actor, repository, [what])
+        note = self.parts.note(actor, "run started", new[0].id, repository=repository.full_name)
+        return create(self.parts, new, note=note)[0]
 
     def start_many(
         self, actor: Actor, owner: str, name: str, what: Sequence[StartRun]

@@ -15,6 +15,7 @@ from ci_platform.commands.places import place_of
 from ci_platform.commands.superseding import supersede
 from ci_platform.errors import InvalidRequest, RequestError, SluiceError
 from ci_platform.model import (
+    AuditNote,
     Description,
     ErrorInfo,
     Json,
@@ -109,13 +110,19 @@ def new_run(
     )
 
 
-def create(parts: Parts, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
+def create(
+    parts: Parts,
+    new: Sequence[NewRun],
+    *,
+    skip_existing: bool = False,
+    note: AuditNote | None = None,
+) -> list[Run]:
     """Create runs whose commits are kept alive from before they exist."""
     commits = {(run.repository_id, run.commit) for run in new}
     for repository_id, commit in commits:
         parts.source.keep(repository_id, commit)
     try:
-        created = parts.store.runs.create(new, skip_existing=skip_existing)
+        created = parts.store.runs.create(new, skip_existing=skip_existing, note=note)
     except RequestError:
         for repository_id, commit in commits:
             let_go(parts, repository_id, commit)

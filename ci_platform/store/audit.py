@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from ci_platform.errors import InvalidRequest
-from ci_platform.model import Json
+from ci_platform.model import AuditNote, Json
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
 from ci_platform.store.packing import pack, unpack
@@ -15,6 +15,7 @@ from ci_platform.store.tables import AUDIT
 
 LIST_MAX = 1000
 
+_ADD = AUDIT.insert()
 _LIST = select(AUDIT).order_by(AUDIT.c.n.desc()).limit(bindparam("count"))
 
 
@@ -24,6 +25,23 @@ def check_limit(limit: int) -> None:
         raise InvalidRequest(f"limit is {limit}: expected 1 to {LIST_MAX}", field="limit")
 
 
+def columns(note: AuditNote) -> dict[str, object]:
+    """A row. Raises InvalidRequest."""
+    return {
+        "at_ms": note.at_ms,
+        "actor": plain(note.actor, "actor"),
+        "action": plain(note.action, "action"),
+        "subject": plain(note.subject, "subject"),
+        "detail": pack(note.detail, "detail"),
+    }
+
+
+def write(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+    """Add rows, in the transaction that does what they tell."""
+    if rows:
+        connection.execute(_ADD, rows)
+
+
 class SqlAuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -31,14 +49,8 @@ class SqlAuditStore:
     def record(
         self, at_ms: int, actor: str, action: str, subject: str, detail: Mapping[str, Json]
     ) -> None:
-        columns = {
-            "at_ms": at_ms,
-            "actor": plain(actor, "actor"),
-            "action": plain(action, "action"),
-            "subject": plain(subject, "subject"),
-            "detail": pack(detail, "detail"),
-        }
-        self._database.write(lambda connection: connection.execute(AUDIT.insert(), columns))
+        row = columns(AuditNote(at_ms, actor, action, subject, detail))
+        self._database.write(lambda connection: write(connection, [row]))
 
     def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]:
         """Newest first: at_ms, actor, action, subject, detail."""

@@ -7,16 +7,16 @@ same transaction.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Insert, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.errors import RunExists, SluiceError
-from ci_platform.model import Entry, NewRun, RepositoryId, Run
+from ci_platform.model import AuditNote, Entry, NewRun, RepositoryId, Run
 from ci_platform.ports import Clock
-from ci_platform.store import family, moves, slots
+from ci_platform.store import audit, family, moves, slots
 from ci_platform.store.codec import entry_columns, fixed_columns, moving_columns, pack_data, plain
 from ci_platform.store.journal import write_entries
 from ci_platform.store.packing import pack
@@ -48,13 +48,16 @@ class Creation:
     skip_existing: bool
     payloads: Sequence[bytes]
     events: Sequence[bytes]
+    note: Mapping[str, object] | None  # for the audit log
 
     @property
     def size(self) -> int:
         return sum(map(len, self.payloads)) + sum(map(len, self.events))
 
 
-def prepare(new: Sequence[NewRun], *, skip_existing: bool) -> Creation:
+def prepare(
+    new: Sequence[NewRun], *, skip_existing: bool, note: AuditNote | None = None
+) -> Creation:
     """Encode and check. Raises InvalidRequest naming the field."""
     for one in new:
         for field in ("id", "repository_id", "pipeline", "ref", "commit", "trigger", "actor"):
@@ -64,6 +67,7 @@ def prepare(new: Sequence[NewRun], *, skip_existing: bool) -> Creation:
         skip_existing=skip_existing,
         payloads=[pack(one.payload, "payload") for one in new],
         events=[pack(one.event, "event") for one in new],
+        note=None if note is None else audit.columns(note),
     )
 
 
@@ -94,6 +98,14 @@ class Creator:
             else:
                 answers.append([births.add(creation, index) for index in indexes])
         admitted = births.write(connection)
+        audit.write(
+            connection,
+            [
+                one.note
+                for one, runs in zip(batch, answers, strict=True)
+                if one.note is not None and not isinstance(runs, SluiceError)
+            ],
+        )
         if not admitted:
             return answers
         return [

@@ -16,6 +16,7 @@ from ci_platform.errors import Conflict, InvalidRequest, RunNotFound, SluiceErro
 from ci_platform.housekeeping import OldRuns
 from ci_platform.model import (
     TERMINAL_STATES,
+    AuditNote,
     Entry,
     NewRun,
     RepositoryId,
@@ -96,11 +97,13 @@ class SqlRunStore:
             database, births.Creator(clock), committed=lambda _: bells.ring()
         )
 
-    def create(self, new: Sequence[NewRun], *, skip_existing: bool = False) -> list[Run]:
+    def create(
+        self, new: Sequence[NewRun], *, skip_existing: bool = False, note: AuditNote | None = None
+    ) -> list[Run]:
         check_created(new)
         if not new:
             return []
-        creation = births.prepare(new, skip_existing=skip_existing)
+        creation = births.prepare(new, skip_existing=skip_existing, note=note)
         return self._births.submit(creation, size=creation.size)
 
     def get(self, run_id: RunId) -> Run:

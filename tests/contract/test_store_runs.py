@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ci_platform.errors import Conflict, InvalidRequest, RunExists, RunNotFound
-from ci_platform.model import EntryKind, ErrorInfo, RepositoryId, RunId, RunState, Wait
+from ci_platform.model import AuditNote, EntryKind, ErrorInfo, RepositoryId, RunId, RunState, Wait
 from ci_platform.ports import RunFilter, Store
 from tests.contract.store_values import (
     REPO,
@@ -42,6 +42,17 @@ def test_a_new_run_is_queued_due_now_and_has_its_first_entry(
         "ref": "refs/heads/main",
         "commit": "c" * 40,
     }
+
+
+def test_the_audit_log_tells_of_runs_that_were_created_and_of_no_others(store: Store) -> None:
+    told = AuditNote(5, "ann", "run started", "run_one", {"token": "tok_1"})
+    store.runs.create([new_run("one")], note=told)
+    with pytest.raises(RunExists):
+        store.runs.create([new_run("two"), new_run("one")], note=replace(told, subject="run_two"))
+    assert store.audit.list() == [
+        {"at_ms": 5, "actor": "ann", "action": "run started", "subject": "run_one"}
+        | {"detail": {"token": "tok_1"}}
+    ]
 
 
 def test_a_run_reads_back_as_it_was_created(store: Store) -> None:
