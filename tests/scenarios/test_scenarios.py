@@ -1,6 +1,7 @@
 """Whole runs, described by what a user sees: NN_name/pipeline.py and NN_name/expect.json.
 
-Each is played twice: as it comes, and with the sandbox dropped at every await. expect.json:
+Each is played as it comes, and with the sandbox dropped at every await, on both databases.
+expect.json:
 
     params      of the run; start: what else it is started with
     script      what happens while it waits: {"advance": seconds}, {"event": [type, payload]},
@@ -22,14 +23,14 @@ from typing import Any
 
 import pytest
 
-from ci_platform.model import RunId
+from ci_platform.model import EntryKind, RunId
 from tests.deployment import OWNER, Deployment, deployed
 
 HERE = Path(__file__).parent
 SCENARIOS = sorted(path.parent for path in HERE.glob("*/expect.json"))
 
 
-def act(deployment: Deployment, run_id: RunId, action: dict[str, Any]) -> None:
+def act(deployment: Deployment, run_id: RunId, action: dict[str, Any], scenario: Path) -> None:
     """Play one line of a script."""
     commands = deployment.platform.commands
     ((verb, what),) = action.items()
@@ -68,15 +69,21 @@ def act(deployment: Deployment, run_id: RunId, action: dict[str, Any]) -> None:
 @pytest.mark.parametrize("hibernate", ["auto", "always"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.name)
 def test_the_run_ends_as_its_scenario_says(
-    scenario: Path, hibernate: str, tmp_path: Path, guest_cache: Path
+    scenario: Path,
+    hibernate: str,
+    deployment_url: str | None,
+    tmp_path: Path,
+    guest_cache: Path,
 ) -> None:
     expect = json.loads((scenario / "expect.json").read_text())
-    with deployed(tmp_path / "data", cache=guest_cache, hibernate=hibernate) as deployment:
+    with deployed(
+        tmp_path / "data", cache=guest_cache, hibernate=hibernate, database_url=deployment_url
+    ) as deployment:
         deployment.push({".ci/pipeline.py": (scenario / "pipeline.py").read_text()})
         run_id = deployment.start(expect.get("params"), **expect.get("start", {}))
         deployment.work()
         for action in expect.get("script", ()):
-            act(deployment, run_id, action)
+            act(deployment, run_id, action, scenario)
         run, steps = deployment.run(run_id), deployment.steps(run_id)
         journal = deployment.journal(run_id)
         seen = deployment.seen(run_id)
