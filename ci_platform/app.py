@@ -66,6 +66,7 @@ from ci_platform.store import open_store, sqlite_url
 from ci_platform.webhooks import Errands, create_webhooks
 from git_store import GitHttp, GitStore
 from git_store import Limits as GitLimits
+from git_store.tables import metadata as git_tables
 from web import create_web
 
 FETCH_WALL_FACTOR = 3  # of what a request may take, by its processor time
@@ -157,10 +158,13 @@ class Platform:
         self.store.close()
 
 
-def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = None) -> Platform:
+def open_platform(
+    config: Config, *, sandboxes: int = 1, clock: Clock | None = None, migrate: bool = False
+) -> Platform:
     """Open the deployment's database, objects and keys; `sandboxes` is the most ever started.
 
-    `clock` is the database's own unless a test drives one.
+    `clock` is the database's own unless a test drives one. `migrate` an older SQLite database: only
+    who holds the data directory alone may say so.
     """
     make_directory(config.data)
     secret = master_secret(config.data, config.secret_key)
@@ -172,6 +176,8 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
         key=derive(secret, "stored secrets"),
         limits=RunLimits(config.runs_max_per_repository, config.runs_max),
         objects=objects,
+        beside=[git_tables],
+        migrate=migrate,
     )
     clock = store.clock
     git = GitStore(
@@ -185,7 +191,6 @@ def open_platform(config: Config, *, sandboxes: int = 1, clock: Clock | None = N
             repository_bytes=config.repository_bytes,
         ),
     )
-    git.create_tables()
     source = GitSource(
         git, bytes_max=config.source_bytes, allow_private_remotes=config.private_remotes
     )

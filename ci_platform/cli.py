@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         demo,
         guest,
         local,
+        migrating,
         processes,
         serve,
         supervise,
@@ -53,6 +54,7 @@ else:
     demo = lazy("ci_platform.demo")
     guest = lazy("ci_platform.guest")
     local = lazy("ci_platform.local")
+    migrating = lazy("ci_platform.migrating")
     processes = lazy("ci_platform.processes")
     serve = lazy("ci_platform.serve")
     supervise = lazy("ci_platform.supervise")
@@ -136,6 +138,16 @@ def run_worker(
 ) -> None:
     """Run one worker: it executes pipelines and commands. For deployments on several machines."""
     processes.run_worker(context.obj.config(), name=name)
+
+
+@cli.command("migrate")
+def migrate(context: typer.Context, as_json: AsJson = False) -> None:
+    """Move the database to this version's schema. All processes of the deployment must be stopped.
+
+    `sluice serve` does it by itself for a database in the data directory.
+    """
+    done = migrating.run(context.obj.config())
+    show(context, done, as_json, migrating.told(done))
 
 
 @cli.command("demo")

@@ -22,6 +22,7 @@
         ├── SandboxUnavailable  no sandbox can be started on this machine
         ├── RunnerUnavailable   commands cannot be run on this machine; says what to do
         └── StoreUnavailable    the database cannot be reached, read or written
+            └── StoreFull           its disk is full
 
 The docstring of a class is its default message.
 """
@@ -165,3 +166,7 @@ class RunnerUnavailable(InternalError):
 
 class StoreUnavailable(InternalError):
     """The database cannot be reached, read or written."""
+
+
+class StoreFull(StoreUnavailable):
+    """There is no space left where the database keeps its files."""

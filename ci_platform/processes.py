@@ -47,10 +47,16 @@ class Server(uvicorn.Server):
         self._ready()
 
 
-def run_web(config: Config, *, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve on the listener until told to stop."""
+def run_web(
+    config: Config,
+    *,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    migrate: bool = False,
+) -> None:
+    """Serve on the listener until told to stop. `migrate`: see open_platform."""
     log_to_stderr("web", as_json=config.log_json)
-    platform = open_platform(config)
+    platform = open_platform(config, migrate=migrate)
     front = create_asgi(platform)
     settings = uvicorn.Config(
         front,

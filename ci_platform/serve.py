@@ -43,7 +43,11 @@ def serve(config: Config) -> None:
 
             return Child(name, work)
 
-        web = Child("web", lambda ready: run_web(config, listener=listener, ready=ready))
+        def answer(ready: Callable[[], None]) -> None:
+            # It is the first to open the database, and the lock says that no one else has.
+            run_web(config, listener=listener, ready=ready, migrate=True)
+
+        web = Child("web", answer)
         workers = [worker(f"worker-{number}") for number in range(1, config.workers + 1)]
         Supervisor(
             [web, *workers],

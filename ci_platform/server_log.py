@@ -52,5 +52,5 @@ def log_to_stderr(process: str, *, as_json: bool) -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.captureWarnings(True)
     # One line per request is the reverse proxy's to write, and httpx is our own client.
-    for noisy in ("uvicorn.access", "httpx", "httpcore"):
+    for noisy in ("uvicorn.access", "httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -9,6 +9,7 @@ the git store, which shares `SqlStore.engine`.
 
 from ci_platform.store.clock import SystemClock
 from ci_platform.store.database import sqlite_url
-from ci_platform.store.sql_store import SqlStore, open_store
+from ci_platform.store.schema import Migrated
+from ci_platform.store.sql_store import SqlStore, migrate_store, open_store
 
-__all__ = ["SqlStore", "SystemClock", "open_store", "sqlite_url"]
+__all__ = ["Migrated", "SqlStore", "SystemClock", "migrate_store", "open_store", "sqlite_url"]

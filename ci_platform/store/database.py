@@ -1,8 +1,7 @@
 """The database connection: opened by URL, SQLite or PostgreSQL, the same from outside.
 
-Owns pragmas, transactions, the schema's creation and version, and the translation of driver
-errors into ours. Knows no table but the version's. Used by every module of the store; the git
-store shares `Database.engine`.
+Owns pragmas, transactions, and the translation of driver errors into ours. Knows no table. Used by
+every module of the store; the git store shares `Database.engine`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ import select as select_module
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from sqlite3 import SQLITE_FULL
 from sqlite3 import Connection as SqliteConnection
 from typing import TypeVar
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -28,9 +28,8 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ci_platform.errors import Conflict, InvalidRequest, StoreUnavailable
+from ci_platform.errors import Conflict, InvalidRequest, StoreFull, StoreUnavailable
 from ci_platform.store import direct
-from ci_platform.store.tables import METADATA, SCHEMA, SCHEMA_VERSION
 from ci_platform.store.turn import Turn
 
 CONNECTIONS_KEPT = 8  # of one process; each is a file handle or a server process
@@ -42,7 +41,7 @@ CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60  # a statement of PostgreSQL that takes longer is ended
 TRIES_MAX = 4  # after a deadlock, or a connection that broke before the commit
 WAL_BYTES_KEPT = 4 << 20  # what the write-ahead file shrinks to after a burst
-_SCHEMA_LOCK = 0x511CE  # of PostgreSQL's advisory locks
+_DISK_FULL = "53100"  # of PostgreSQL
 _RETRIED_STATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 T = TypeVar("T")
@@ -111,31 +110,15 @@ class Database:
             try:
                 connection.commit()
             except DBAPIError as error:
-                raise StoreUnavailable(
-                    "the database failed while committing; the change may be there or not:"
-                    f" {error.orig}"
+                raise _unavailable(
+                    error, "the database failed while committing; the change may be there or not"
                 ) from error
             return result
 
-    def _first_turn(self) -> AbstractContextManager[None]:
+    def first_turn(self) -> AbstractContextManager[None]:
         """The first connection may find a new file and make it a WAL one, which must not be done
         twice at once."""
         return nullcontext() if self._turn is None else self._turn.taken()
-
-    def create_schema(self) -> None:
-        """Create the tables of a new database, or check that the schema is this program's.
-
-        Raises StoreUnavailable when it is another.
-        """
-        with self._first_turn():
-            found = self.read(_schema_of)
-        if found is None:
-            found = self.write(_create_schema)
-        if found != SCHEMA_VERSION:
-            raise StoreUnavailable(
-                f"the database has schema {found!r}, this program needs {SCHEMA_VERSION!r}:"
-                " install the version of Sluice that wrote it, or run `sluice migrate`"
-            )
 
     def close(self) -> None:
         self.engine.dispose()
@@ -230,28 +213,18 @@ def _postgres_engine(url: URL) -> Engine:
     return engine
 
 
-def _schema_of(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(SCHEMA.name):
-        return None
-    found = connection.execute(select(SCHEMA.c.version_num)).scalar_one_or_none()
-    return found or "none, as of a migration that was cut off"
-
-
-def _create_schema(connection: Connection) -> str:
-    """Create all tables, unless another process just did. Locked: SQLite by its only writer."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-    found = _schema_of(connection)
-    if found is None:
-        METADATA.create_all(connection, checkfirst=False)
-        connection.execute(SCHEMA.insert(), {"version_num": SCHEMA_VERSION})
-        found = SCHEMA_VERSION
-    return found
-
-
 def _may_retry(error: DBAPIError) -> bool:
     """Whether nothing was committed and another try may do better."""
     return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _RETRIED_STATES
+
+
+def _unavailable(error: SQLAlchemyError, what: str) -> StoreUnavailable:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    full = (
+        getattr(cause, "sqlstate", None) == _DISK_FULL
+        or getattr(cause, "sqlite_errorcode", None) == SQLITE_FULL
+    )
+    return (StoreFull if full else StoreUnavailable)(f"{what}: {cause}")
 
 
 @contextmanager
@@ -264,8 +237,7 @@ def _translated() -> Iterator[None]:
         detail = error.orig if isinstance(error, DataError) else error
         raise InvalidRequest(f"a value cannot be stored: {detail}") from error
     except (DBAPIError, PendingRollbackError) as error:
-        detail = error.orig if isinstance(error, DBAPIError) else error
-        raise StoreUnavailable(f"the database failed: {detail}") from error
+        raise _unavailable(error, "the database failed") from error
     except PoolTimeout as error:
         raise StoreUnavailable(
             f"no database connection of this process became free in {POOL_SECONDS} s"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from obstore.store import ObjectStore
-from sqlalchemy import Engine
+from sqlalchemy import Engine, MetaData
 
 from ci_platform.ports import Clock
 from ci_platform.scheduling import RunLimits
+from ci_platform.store import schema
 from ci_platform.store.approvals import SqlApprovalStore
 from ci_platform.store.audit import SqlAuditStore
 from ci_platform.store.bell import Bells, Listener, Wire
@@ -153,18 +155,22 @@ def open_store(
     key: bytes,
     limits: RunLimits | None = None,
     objects: ObjectStore | None = None,
+    beside: Sequence[MetaData] = (),
+    migrate: bool = False,
 ) -> SqlStore:
-    """Open a deployment's store, creating the tables of a new database.
+    """Open a deployment's store, creating the tables of a new database, and those `beside` them.
 
     `clock` None is the deployment's own: this machine's on SQLite, the server's on PostgreSQL;
     give `SqlStore.clock` to everything else then. `bell_dir` (SQLite only) is where processes
     ring each other; None: a directory beside the database. `objects` is where logs that have
-    ended go; None: they stay in the database. Raises InvalidRequest for a bad URL or
-    key, StoreUnavailable if the database cannot be used or has another version's schema.
+    ended go; None: they stay in the database. `migrate` lets an older schema of a SQLite file be
+    moved to this program's: say so only where no older program may be using it. Raises
+    InvalidRequest for a bad URL or key, StoreUnavailable if the database cannot be used or has
+    another version's schema.
     """
     database = Database(database_url)
     try:
-        database.create_schema()
+        schema.prepare(database, beside, migrate=migrate)
         if clock is None:
             clock = SystemClock() if database.sqlite else ServerClock(database.url)
         return SqlStore(
@@ -178,3 +184,13 @@ def open_store(
     except BaseException:
         database.close()
         raise
+
+
+def migrate_store(database_url: str) -> schema.Migrated | None:
+    """Move an older schema to this program's; None if there is nothing to do. No other process may
+    use the database meanwhile. Raises InvalidRequest for a bad URL, StoreUnavailable."""
+    database = Database(database_url)
+    try:
+        return schema.upgrade(database)
+    finally:
+        database.close()
