@@ -23,6 +23,7 @@ from ci_platform.errors import (
     RepositoryExists,
     RepositoryNotFound,
     SourceError,
+    StoreUnavailable,
     TooLarge,
     TooMany,
 )
@@ -60,6 +61,8 @@ def translated() -> Iterator[None]:
         raise InvalidRequest(error.detail, field="remote_url") from error
     except git_store.Busy as error:
         raise TooMany(error.detail) from error
+    except git_store.StorageFailed as error:
+        raise StoreUnavailable(error.detail) from error
     except git_store.GitStoreError as error:
         raise InternalError(error.detail) from error
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, update
+from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError, TimeoutError
 
+from git_store.errors import StorageFailed
 from git_store.tables import metadata, repositories
 
 Clock = Callable[[], int]  # milliseconds since 1970
@@ -29,7 +31,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that writes nothing. Statements may each see a newer state."""
-        with self._engine.connect() as connection:
+        with _translated(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -41,10 +43,18 @@ class Database:
         whatever the busy timeout. The engine is not ours, so its way of beginning is unknown; a
         first statement that writes nothing does the same for all of them.
         """
-        with self._engine.begin() as connection:
+        with _translated(), self._engine.begin() as connection:
             if self._sqlite:
                 connection.execute(_TAKE_WRITE_LOCK)
             yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, InvalidatePoolError, TimeoutError) as error:
+        raise StorageFailed(f"the database failed: {error}") from error
 
 
 def new_id(prefix: str, now_ms: int) -> str:

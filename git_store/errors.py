@@ -10,7 +10,7 @@
     │   └── BadPack             the pack is damaged, hostile or incomplete
     ├── OverLimit           something is larger than a limit; names the limit
     ├── RemoteFailed        a remote repository could not be fetched from
-    ├── StorageFailed       disk or object store failed; nothing was changed
+    ├── StorageFailed       database, disk or object store failed; nothing was changed
     ├── Busy                as much of this is being done as may be at once
     └── ProtocolError       the client did not speak the git protocol
 
@@ -73,7 +73,7 @@ class RemoteFailed(GitStoreError):
 
 
 class StorageFailed(GitStoreError):
-    """What packs are kept in does not work now; nothing was changed, try again later."""
+    """What packs and refs are kept in does not work now; nothing was changed, try again later."""
 
 
 class Busy(GitStoreError):

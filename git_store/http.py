@@ -26,7 +26,7 @@ from git_store.advertise import (
     ref_prefixes,
 )
 from git_store.bridge import Answer, Body, Receive, Scope, Send, plain, stream, whole
-from git_store.errors import GitStoreError, ProtocolError, RepoNotFound
+from git_store.errors import GitStoreError, ProtocolError, RepoNotFound, StorageFailed
 from git_store.fetch import Fetcher
 from git_store.limits import Limits
 from git_store.pktline import Mark, Out, PacketReader, packet
@@ -203,6 +203,8 @@ class GitHttp:
             return self._store.repositories.get(owner, name), access.pusher
         except RepoNotFound:
             return _Refusal(404, missing)
+        except StorageFailed:
+            return _Refusal(503, StorageFailed.__doc__ or "")
 
     def _work(
         self, request: _Request, repository: Repository, pusher: Pusher

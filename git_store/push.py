@@ -409,7 +409,7 @@ class _Marks:
     def _flush_later(self) -> None:
         try:
             self.flush()
-        except SQLAlchemyError:
+        except (SQLAlchemyError, StorageFailed):
             log.exception("marking pushes as handled failed; they will be told again")
 
 

@@ -23,10 +23,12 @@ from ci_platform.errors import (
     RequestError,
     SandboxUnavailable,
     SluiceError,
+    StoreUnavailable,
 )
 from ci_platform.model import Json
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = "2"  # when the database is away for a moment
 DETAIL_MAX = 2000  # characters; an error may quote what was sent
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,9 @@ def of_error(error: SluiceError) -> JSONResponse:
     log.error("request failed: %s", error.detail, exc_info=error)
     if isinstance(error, SandboxUnavailable):
         return problem(503, kind, error.detail)
+    if isinstance(error, StoreUnavailable):  # the detail names hosts and files: it is logged
+        public = f"{type(error).__doc__} Try again; a change may have been made."
+        return problem(503, kind, public, Retry_After=RETRY_SECONDS)
     return problem(500, kind, InternalError.__doc__ or "")
 
 
