@@ -1,4 +1,4 @@
-"""Joins the packs of a store and kills itself at a chosen stage. Run as a module: DIRECTORY STAGE."""
+"""Joins the packs of a store and kills itself at a chosen stage. A module: DIRECTORY STAGE."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from ci_platform.errors import InvalidRequest
 from ci_platform.identity import COOKIE
 from ci_platform.model import RunId, UserId
 from ci_platform.runner.stored_layers import StoredLayers
+from ci_platform.store import SqlStore
 from tests.deployment import OWNER, Deployment, deployed
 
 HEAD = """
@@ -112,6 +113,7 @@ async def test_the_log_of_a_command_that_ended_is_one_object_and_downloads_the_s
     run_id = run(world)
     world.advance(2)
     assert world.run(run_id).state == "failed"
+    assert isinstance(world.platform.store, SqlStore)
     with world.platform.store.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM log_chunks").scalar() == 0
     front = create_asgi(world.platform, acting_as=OWNER)
