@@ -1,8 +1,12 @@
-"""Kills the whole server at one chosen entry of a journal. Loaded by the server's interpreters.
+"""Does what a plan says at chosen entries of a journal. Loaded by the server's interpreters.
 
 Python imports a module of this name at start, if one lies on its path; only the crash tests put
-this one there. It is the power cut: SIGKILL to the supervisor and all that it started, right
-before or right after the transaction that holds entry SLUICE_CRASH_AT of run SLUICE_CRASH_RUN.
+this one there. SLUICE_CRASH_PLAN is a directory; each file in it is one thing to be done once:
+
+    RUN.SEQ.WHEN    right before or after (WHEN) the first transaction of these processes that
+                    brings run RUN to entry SEQ or beyond; the file says what: `power` (SIGKILL to
+                    the supervisor and all that it started), `kill` (SIGKILL to this process) or
+                    `stop` (SIGSTOP to it)
 """
 
 from __future__ import annotations
@@ -12,15 +16,38 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+import time
+from pathlib import Path
 from typing import Any
 
-RUN = os.environ.get("SLUICE_CRASH_RUN", "")
-AT = int(os.environ.get("SLUICE_CRASH_AT", "0"))
-WHEN = os.environ.get("SLUICE_CRASH_WHEN", "after")
+PLAN = Path(os.environ.get("SLUICE_CRASH_PLAN", ""))
 
 
-def cut_the_power() -> None:
+def strike(store: Any, run_id: str, seq: int, when: str) -> None:
+    """Do what the plan says, if this is where it says so and it is not done yet."""
+    for planned in PLAN.glob(f"{run_id}.*.{when}"):
+        if int(planned.name.split(".")[1]) > seq:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            what = planned.read_text()
+            planned.unlink()  # fails for all but the first
+            WAYS[what](store)
+
+
+def rest(store: Any) -> None:
+    """Stop this process where it holds no lock of the database. It goes on from here."""
+    turn = store._database._turn
+    # On SQLite a thread of ours in a transaction would stop everyone: none of them gets into one.
+    with contextlib.nullcontext() if turn is None else turn._threads:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.5)  # another thread takes the signal: it may come a little later
+
+
+def kill(store: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cut_the_power(store: Any) -> None:
     import psutil
 
     root = psutil.Process()
@@ -34,40 +61,37 @@ def cut_the_power() -> None:
     threading.Event().wait()
 
 
+WAYS = {"stop": rest, "kill": kill, "power": cut_the_power}
+
+
 def wrap(store: Any) -> None:
     """Put the trap around the three ways by which entries get into a journal."""
     append, claim, create = store.append, store.claim, store.create
 
-    def trapped(entries: Iterable[Any]) -> None:
-        if any(entry.seq == AT for entry in entries):
-            cut_the_power()
-
     def trapped_append(self: Any, what: Any) -> Any:
-        first = what.expected_seq + 1
-        if WHEN == "before" and what.run_id == RUN and first <= AT < first + len(what.drafts):
-            cut_the_power()
+        last = what.expected_seq + len(what.drafts)
+        strike(self, what.run_id, last, "before")
         answer = append(self, what)
-        if what.run_id == RUN and answer.applied:
-            trapped(answer.entries)
+        if answer.applied:
+            strike(self, what.run_id, last, "after")
         return answer
 
     def trapped_claim(self: Any, *arguments: Any, **named: Any) -> Any:
         claims = claim(self, *arguments, **named)
         for one in claims:
-            if one.run.id == RUN:
-                trapped(one.entries[-1:])
+            strike(self, one.run.id, one.run.last_seq, "after")
         return claims
 
     def trapped_create(self: Any, new: Any, **named: Any) -> Any:
         runs = create(self, new, **named)
-        if AT == 1 and any(run.id == RUN for run in runs):
-            cut_the_power()
+        for run in runs:
+            strike(self, run.id, run.last_seq, "after")
         return runs
 
     store.append, store.claim, store.create = trapped_append, trapped_claim, trapped_create
 
 
-if AT and "ci_platform.cli" in sys.orig_argv:
+if "SLUICE_CRASH_PLAN" in os.environ and "ci_platform.cli" in sys.orig_argv:
     from ci_platform.store.runs import SqlRunStore
 
     wrap(SqlRunStore)
