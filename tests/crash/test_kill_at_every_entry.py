@@ -141,9 +141,7 @@ def play(server: Server, when: str, entries: Iterable[int]) -> int:
         (server.plan / f"{run_id}.{at}.{when}").write_text("power")
         try:
             check(server.http, run_id, drive(server.http, run_id))
-        except (
-            httpx.TransportError
-        ):  # also after its last entry, when the run is seen to have ended
+        except httpx.TransportError:  # also right after its last entry, once it has ended
             server.await_death()
             server.start()
             cut.append(run_id)
