@@ -6,7 +6,7 @@ Contract of all of them: methods block, are safe to call from any thread, and ra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -155,8 +155,11 @@ class RunStore(Retention, Scheduling, Protocol):
 
     def append(self, append: Append) -> Appended: ...
 
-    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
-        """Lengthen all leases that this worker still holds, of runs and of operations."""
+    def renew(
+        self, worker: WorkerId, *, lease_ms: int, held: Collection[str] | None = None
+    ) -> None:
+        """Lengthen the leases that this worker still holds, of runs and of operations: of those
+        with the ids `held`, which it works on, or of all."""
 
     def expire(self, *, limit: int = 100) -> int:
         """Take back leases that ran out: runs become queued with a lease_expired entry, operations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -299,15 +299,17 @@ class _Runs:
         self._tables.runs[run.id] = run
         self._tables.journals[run.id] += [_stored(entry) for entry in entries]
 
-    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
+    def renew(
+        self, worker: WorkerId, *, lease_ms: int, held: Collection[str] | None = None
+    ) -> None:
         tables = self._tables
         with tables.lock:
             until_ms = tables.clock.now_ms() + lease_ms
             for run in tables.runs.values():
-                if run.worker == worker:
+                if run.worker == worker and (held is None or run.id in held):
                     tables.runs[run.id] = replace(run, lease_until_ms=until_ms)
             for one in tables.operations.values():
-                if one.worker == worker:
+                if one.worker == worker and (held is None or one.id in held):
                     tables.operations[one.id] = replace(one, lease_until_ms=until_ms)
 
     def expire(self, *, limit: int = 100) -> int:

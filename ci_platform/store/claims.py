@@ -7,7 +7,7 @@ choice, and no run goes to two of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -105,9 +105,9 @@ class Leases:
             for (n, _), run in zip(claimed, runs, strict=True)
         ]
 
-    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
-        until_ms = self._clock.now_ms() + lease_ms
-        self._database.write(lambda connection: _renew(connection, worker, until_ms))
+    def renew(self, worker: WorkerId, *, lease_ms: int, held: Collection[str] | None) -> None:
+        lease = {"lease_until_ms": self._clock.now_ms() + lease_ms}
+        self._database.write(partial(_renew, worker=worker, lease=lease, held=held))
 
     def expire(self, *, limit: int) -> int:
         now_ms = self._clock.now_ms()
@@ -177,16 +177,21 @@ def _claim(
     return claimed
 
 
-def _renew(connection: Connection, worker: WorkerId, until_ms: int) -> None:
+def _renew(
+    connection: Connection,
+    *,
+    worker: WorkerId,
+    lease: dict[str, int],
+    held: Collection[str] | None,
+) -> None:
     for table in (RUNS, OPERATIONS):
         # Rows that are being written right now are left for the next heartbeat: waiting for them
         # in another order than their writer's could lock both up.
-        held = select(table.c.n).where(table.c.worker == worker).with_for_update(skip_locked=True)
-        ns = list(connection.execute(held).scalars())
+        leased = select(table.c.n, table.c.id).where(table.c.worker == worker)
+        rows = connection.execute(leased.with_for_update(skip_locked=True)).all()
+        ns = [row.n for row in rows if held is None or row.id in held]
         if ns:
-            connection.execute(
-                table.update().where(table.c.n.in_(ns)).values(lease_until_ms=until_ms)
-            )
+            connection.execute(table.update().where(table.c.n.in_(ns)).values(lease))
 
 
 def _take_back(

@@ -5,7 +5,7 @@ Called by commands, queries and workers through `ports.RunStore`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
@@ -163,8 +163,10 @@ class SqlRunStore:
         # Of one moment: what came between the two reads is left for the next look.
         return Appended(False, [entry for entry in entries if entry.seq <= run.last_seq], run)
 
-    def renew(self, worker: WorkerId, *, lease_ms: int) -> None:
-        self._leases.renew(worker, lease_ms=lease_ms)
+    def renew(
+        self, worker: WorkerId, *, lease_ms: int, held: Collection[str] | None = None
+    ) -> None:
+        self._leases.renew(worker, lease_ms=lease_ms, held=held)
 
     def expire(self, *, limit: int = 100) -> int:
         expired = self._leases.expire(limit=limit) + self._operations.expire(limit=limit)

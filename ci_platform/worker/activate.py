@@ -48,6 +48,7 @@ from ci_platform.ports import Activation, Claim
 from ci_platform.worker.activation import Decider, Over, Session
 from ci_platform.worker.author_event import author_event
 from ci_platform.worker.dispatch import Candidate, candidates, divergence_policy
+from ci_platform.worker.holding import Holding
 from ci_platform.worker.lines import Spool
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
@@ -62,10 +63,11 @@ _log = logging.getLogger(__name__)
 class Activations:
     """Claims runs and executes them. `execute` is safe to call from several threads."""
 
-    def __init__(self, tools: Tools, spool: Spool, strays: Strays) -> None:
+    def __init__(self, tools: Tools, spool: Spool, strays: Strays, holding: Holding) -> None:
         self._tools = tools
         self._spool = spool
         self._strays = strays
+        self._holding = holding
 
     def run_once(self) -> int:
         """Execute what is due now, one after the other. Returns how many runs that was."""
@@ -76,7 +78,10 @@ class Activations:
 
     def claim(self, limit: int) -> Sequence[Claim]:
         tools = self._tools
-        return tools.store.runs.claim(tools.id, limit=limit, lease_ms=tools.settings.lease_ms)
+        claims = tools.store.runs.claim(tools.id, limit=limit, lease_ms=tools.settings.lease_ms)
+        for claim in claims:
+            self._holding.take(claim.run)
+        return claims
 
     def execute(self, claim: Claim) -> None:
         """Activate a claimed run. Never raises: whatever happens, the worker goes on."""
@@ -93,6 +98,8 @@ class Activations:
             # engine's LOST_LEASES_MAX bounds how often that is tried.
             _log.exception("%s: the activation failed", run_id)
             self._stray(claim, f"{type(error).__name__}: {error}")
+        finally:
+            self._holding.drop(claim.run)
 
     def _stray(self, claim: Claim, why: str) -> None:
         run = claim.run
@@ -104,7 +111,7 @@ class Activations:
                 Session(self._tools, self._spool, fresh).hand_back(why[:WHY_MAX])
 
         failures = sum(entry.kind is EntryKind.LEASE_EXPIRED for entry in claim.entries)
-        self._strays.add(run.id, give_back, failures=failures)
+        self._strays.add(run, give_back, failures=failures)
 
     def _execute(self, claim: Claim) -> None:
         try:

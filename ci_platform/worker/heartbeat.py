@@ -1,18 +1,20 @@
-"""The duty of being there: one write renews all leases of this worker, one tells people of it."""
+"""The duty of being there: one write renews the leases this worker works on, one tells people."""
 
 from __future__ import annotations
 
 import os
 
 from ci_platform.housekeeping import WorkerRecord
+from ci_platform.worker.holding import Holding
 from ci_platform.worker.settings import Tools
 
 BEATS_PER_LEASE = 3  # so two may fail before a lease runs out
 
 
 class Heartbeat:
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, holding: Holding) -> None:
         self._tools = tools
+        self._holding = holding
         self._started_ms = tools.clock.now_ms()
 
     @property
@@ -21,7 +23,9 @@ class Heartbeat:
 
     def run_once(self) -> None:
         tools = self._tools
-        tools.store.runs.renew(tools.id, lease_ms=tools.settings.lease_ms)
+        held = self._holding.ids()
+        if held:
+            tools.store.runs.renew(tools.id, lease_ms=tools.settings.lease_ms, held=held)
         self.show()
 
     def show(self) -> None:

@@ -23,6 +23,7 @@ from ci_platform.worker.expire import Expiry
 from ci_platform.worker.family import Families
 from ci_platform.worker.forget import Forget
 from ci_platform.worker.heartbeat import Heartbeat
+from ci_platform.worker.holding import Holding
 from ci_platform.worker.lines import FLUSH_MS, Spool
 from ci_platform.worker.operate import Operations
 from ci_platform.worker.prune import Prune
@@ -89,11 +90,12 @@ class Worker:
         settings = tools.settings
         self._tools = tools
         self._spool = Spool(tools.store.logs, tools.clock, bytes_max=settings.log_bytes)
-        self.strays = Strays(tools.clock)
-        self.activations = Activations(tools, self._spool, self.strays)
-        self.operations = Operations(tools, self._spool, self.strays)
+        holding = Holding()
+        self.strays = Strays(tools.clock, holding)
+        self.activations = Activations(tools, self._spool, self.strays, holding)
+        self.operations = Operations(tools, self._spool, self.strays, holding)
         self.expiry = Expiry(tools)
-        self.heartbeat = Heartbeat(tools)
+        self.heartbeat = Heartbeat(tools, holding)
         self.pushes = PendingPushes(tools)
         self.superseding = Superseding(tools)
         self.firing = Firing(tools)

@@ -30,6 +30,7 @@ from ci_platform.errors import (
 )
 from ci_platform.model import Operation
 from ci_platform.shell import CommandResult, CommandSpec
+from ci_platform.worker.holding import Holding
 from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.memory import recall, remember, tell, with_caches
 from ci_platform.worker.settings import Tools
@@ -76,10 +77,11 @@ class Watch:
 class Operations:
     """Claims commands and runs them. `execute` is safe to call from several threads."""
 
-    def __init__(self, tools: Tools, spool: Spool, strays: Strays) -> None:
+    def __init__(self, tools: Tools, spool: Spool, strays: Strays, holding: Holding) -> None:
         self._tools = tools
         self._spool = spool
         self._strays = strays
+        self._holding = holding
         self.draining = threading.Event()  # set: commands stop and are handed back
 
     def run_once(self) -> int:
@@ -91,7 +93,12 @@ class Operations:
 
     def claim(self, limit: int) -> list[Operation]:
         tools = self._tools
-        return tools.store.operations.claim(tools.id, limit=limit, lease_ms=tools.settings.lease_ms)
+        claimed = tools.store.operations.claim(
+            tools.id, limit=limit, lease_ms=tools.settings.lease_ms
+        )
+        for operation in claimed:
+            self._holding.take(operation)
+        return claimed
 
     def execute(self, operation: Operation) -> None:
         """Run a claimed command. Never raises: whatever happens, the worker goes on."""
@@ -107,6 +114,8 @@ class Operations:
         except Exception:  # a bug of ours must not cost the worker all its commands
             _log.exception("%s: the operation failed", operation.id)
             self._stray(operation)
+        finally:
+            self._holding.drop(operation)
 
     def _stray(self, operation: Operation) -> None:
         why = "the operation was cut short"
@@ -114,7 +123,7 @@ class Operations:
         def give_back() -> None:
             self._write(operation, lambda view, now_ms: command_lost(view, operation, why, now_ms))
 
-        self._strays.add(operation.id, give_back, failures=operation.attempt)
+        self._strays.add(operation, give_back, failures=operation.attempt)
 
     def _execute(self, operation: Operation) -> None:
         if operation.fence > 1:

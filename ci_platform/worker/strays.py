@@ -1,7 +1,7 @@
 """The duty of giving back what this worker holds and does not work on, because something failed.
 
-The heartbeat renews every lease of the worker, also that of a run whose activation ended in an
-error. So each such lease is noted here, and given back after a pause that grows with each failure.
+Such a lease is noted here, renewed like the others, and given back, with the reason, after a pause
+that grows with each failure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ci_platform.errors import LeaseLost, NotFound, SluiceError
+from ci_platform.model import Operation, Run
 from ci_platform.ports import Clock
+from ci_platform.worker.holding import Holding
 
 FIRST_PAUSE_MS = 250  # doubles with each failure in a row
 DOUBLINGS_MAX = 7
@@ -23,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    name: str  # for the log
+    leased: Run | Operation
     due_ms: int
     give_back: Callable[[], None]
 
@@ -31,15 +33,17 @@ class Stray:
 class Strays:
     """As many as there are leases, at most. Safe to call from several threads."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, holding: Holding) -> None:
         self._clock = clock
+        self._holding = holding
         self._lock = threading.Lock()
         self._strays: list[Stray] = []
 
-    def add(self, name: str, give_back: Callable[[], None], *, failures: int) -> None:
+    def add(self, leased: Run | Operation, give_back: Callable[[], None], *, failures: int) -> None:
         """Note a lease. `give_back` may be called again and must not mind that it is gone."""
         pause_ms = FIRST_PAUSE_MS << min(failures, DOUBLINGS_MAX)
-        self._put(Stray(name, self._clock.now_ms() + pause_ms, give_back))
+        self._holding.take(leased)
+        self._put(Stray(leased, self._clock.now_ms() + pause_ms, give_back))
 
     def run_once(self) -> int:
         """Give back what is due. Returns how many leases that was."""
@@ -52,12 +56,14 @@ class Strays:
     def _give_back(self, stray: Stray) -> int:
         try:
             stray.give_back()
-        except (LeaseLost, NotFound):
-            return 0  # it went by itself
-        except SluiceError as error:
-            _log.warning("%s: cannot be given back yet: %s", stray.name, error)
-            self._put(Stray(stray.name, self._clock.now_ms() + AGAIN_MS, stray.give_back))
+        except (LeaseLost, NotFound):  # it went by itself
+            self._holding.drop(stray.leased)
             return 0
+        except SluiceError as error:
+            _log.warning("%s: cannot be given back yet: %s", stray.leased.id, error)
+            self._put(Stray(stray.leased, self._clock.now_ms() + AGAIN_MS, stray.give_back))
+            return 0
+        self._holding.drop(stray.leased)
         return 1
 
     def _put(self, stray: Stray) -> None:

@@ -164,6 +164,20 @@ def test_renewing_lengthens_what_the_worker_still_holds(store: Store, clock: Fak
     assert store.runs.get(run.id).lease_until_ms == clock.now_ms() + LEASE_MS - 2
 
 
+def test_only_what_a_worker_knows_of_is_renewed(store: Store, clock: FakeClock) -> None:
+    known, lost = started(store, "known"), started(store, "lost")
+    append(store, known, fence=known.fence, effects=[operation()])
+    (command,) = claim_operations(store)
+    clock.advance(LEASE_MS - 1)
+    store.runs.renew(WORKER, lease_ms=LEASE_MS, held=[known.id, command.id, "run_of_another"])
+    clock.advance(2)
+    assert store.runs.expire() == 1
+    assert store.runs.get(known.id).worker == WORKER
+    assert store.runs.get(lost.id).worker is None
+    found = store.operations.get(command.id)
+    assert found is not None and found.worker == WORKER
+
+
 def test_a_lease_that_ran_out_makes_the_run_queued_again(store: Store, clock: FakeClock) -> None:
     run = started(store)
     clock.advance(LEASE_MS - 1)

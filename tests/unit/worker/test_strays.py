@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ci_platform.errors import LeaseLost, StoreUnavailable
 from ci_platform.testing import FakeClock
+from ci_platform.worker.holding import Holding
 from ci_platform.worker.strays import DOUBLINGS_MAX, FIRST_PAUSE_MS, Strays
+from tests.unit.engine.journal import RUN
 
 
 class Giving:
@@ -25,8 +27,8 @@ def test_the_pause_doubles_with_each_failure_up_to_a_limit() -> None:
         (1_000, FIRST_PAUSE_MS << DOUBLINGS_MAX),
     ):
         clock = FakeClock()
-        strays = Strays(clock)
-        strays.add("run_1", Giving(), failures=failures)
+        strays = Strays(clock, Holding())
+        strays.add(RUN, Giving(), failures=failures)
         clock.advance((pause_ms - 1) / 1000)
         assert strays.run_once() == 0
         clock.advance(0.001)
@@ -36,20 +38,25 @@ def test_the_pause_doubles_with_each_failure_up_to_a_limit() -> None:
 
 def test_a_lease_that_cannot_be_given_back_now_is_given_back_later() -> None:
     clock = FakeClock()
-    strays, giving = Strays(clock), Giving(StoreUnavailable())
-    strays.add("run_1", giving, failures=0)
+    holding = Holding()
+    strays, giving = Strays(clock, holding), Giving(StoreUnavailable())
+    strays.add(RUN, giving, failures=0)
     clock.advance(1)
     assert strays.run_once() == 0
+    assert holding.ids() == [RUN.id], "it is renewed until it is given back"
     clock.advance(1)
     assert strays.run_once() == 1
     assert giving.times == 2
+    assert holding.ids() == []
 
 
 def test_a_lease_that_went_by_itself_is_forgotten() -> None:
     clock = FakeClock()
-    strays, giving = Strays(clock), Giving(LeaseLost())
-    strays.add("run_1", giving, failures=0)
+    holding = Holding()
+    strays, giving = Strays(clock, holding), Giving(LeaseLost())
+    strays.add(RUN, giving, failures=0)
     for _ in range(3):
         clock.advance(60)
         assert strays.run_once() == 0
     assert giving.times == 1
+    assert holding.ids() == []
