@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Text,
     TextClause,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import registry
@@ -30,7 +32,8 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
+LOG_HOT_BYTES = 64 << 10  # of rows: a log that has fewer stays rows when its step has ended
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
 Id = String().with_variant(String(collation="C"), "postgresql")
@@ -54,6 +57,14 @@ def _run_number(*, primary_key: bool = False) -> Column[int]:
     """A reference to a run, whose deletion takes the row with it."""
     target = ForeignKey("runs.n", ondelete="CASCADE")
     return Column(RowNumber, target, primary_key=primary_key, nullable=False, autoincrement=False)
+
+
+def _zero() -> Column[int]:
+    return Column(BigInteger, nullable=False, server_default="0")
+
+
+def _no() -> Column[bool]:
+    return Column(Boolean, nullable=False, server_default=false())
 
 
 class SchemaRow(StoreTable, table=True):
@@ -176,8 +187,12 @@ class OperationRow(StoreTable, table=True):
     __table_args__ = (
         CheckConstraint(f"state IN ({_OPERATION_STATES})", name="operation_state"),
         Index("operations_of_run", "run_n"),
-        _partial("operations_due", "due_ms", "n", where="due_ms IS NOT NULL"),
-        _partial("operations_due_of", "repository_id", "due_ms", "n", where="due_ms IS NOT NULL"),
+        _partial("operations_due", "pool", "due_ms", "n", where="due_ms IS NOT NULL"),
+        _partial(
+            "operations_due_of",
+            *("pool", "repository_id", "due_ms", "n"),
+            where="due_ms IS NOT NULL",
+        ),
         _partial("operations_leased", "worker", where="worker IS NOT NULL"),
     )
 
@@ -198,6 +213,8 @@ class OperationRow(StoreTable, table=True):
     ready_ms: int = Field(sa_type=BigInteger)
     due_ms: int | None = Field(sa_type=BigInteger)  # ready_ms while queued, else None
     stop: bool
+    pool: str = Field(sa_column=Column(Id, nullable=False, server_default=""))  # who may claim it
+    lost_worker: str | None  # whose lease of it ran out before
 
 
 class ApprovalRow(StoreTable, table=True):
@@ -243,11 +260,15 @@ class LogRow(StoreTable, table=True):
     """One log of a run: how far it has got."""
 
     __tablename__ = "logs"
-    __table_args__ = _CLUSTERED
+    __table_args__ = (
+        _partial("logs_hot", "run_n", where=f"hot >= {LOG_HOT_BYTES}"),
+        _CLUSTERED,
+    )
 
     run_n: int = Field(sa_column=_run_number(primary_key=True))
     step: str = Field(primary_key=True)
     last: int = Field(sa_type=BigInteger)
+    hot: int = Field(sa_column=_zero())  # bytes of it that are rows, before compression
 
 
 class LogChunkRow(StoreTable, table=True):
@@ -309,7 +330,12 @@ class MemoRow(StoreTable, table=True):
     """What a command came to, for later runs; goes with its run."""
 
     __tablename__ = "memos"
-    __table_args__ = (Index("memos_of_run", "run_n"), _CLUSTERED)
+    __table_args__ = (
+        Index("memos_of_run", "run_n"),
+        Index("memos_used", "repository_id", "used_ms"),
+        _partial("memos_digest", "digest", where="digest IS NOT NULL"),
+        _CLUSTERED,
+    )
 
     repository_id: str = Field(sa_column=Column(Id, primary_key=True))
     scope: str = Field(primary_key=True)  # the ref whose runs may read it
@@ -317,6 +343,9 @@ class MemoRow(StoreTable, table=True):
     run_n: int = Field(sa_column=_run_number())
     step: str
     result: bytes = Field(sa_type=LargeBinary)  # packed
+    used_ms: int = Field(sa_column=_zero())  # when a run last took or left it
+    size: int = Field(sa_column=_zero())  # bytes of the objects it stands for
+    digest: str | None = Field(sa_column=Column(Id, nullable=True))  # which only it refers to
 
 
 class WorkerRow(StoreTable, table=True):
@@ -329,6 +358,9 @@ class WorkerRow(StoreTable, table=True):
     seen_ms: int = Field(sa_type=BigInteger)
     beat_ms: int = Field(sa_type=BigInteger)
     labels: bytes = Field(sa_type=LargeBinary)  # packed
+    capacity: int = Field(sa_column=_zero())  # commands at once
+    draining: bool = Field(sa_column=_no())  # it takes nothing new
+    drain: bool = Field(sa_column=_no())  # somebody wants it to end
 
 
 class ScheduleRow(StoreTable, table=True):
