@@ -23,3 +23,5 @@ class SandboxLimits:
     rss_bytes: int = 512 * MIB  # resident size at which it is replaced earlier
     warm_uses_max: int = 100  # activations of equal code in one interpreter; 0: always a fresh one
     start_seconds: float = 30.0  # for a process to say hello
+    rest_seconds: float = 5.0  # without a caller: then a burst is over, and its memory given back
+    burst_uses: int = 50  # activations after which a process that rests is replaced by a fresh one

@@ -2,7 +2,8 @@
 
 A process runs one activation at a time and keeps the interpreter of the last one, for equal code to
 find again. New ones start in the background, so that whoever waits takes the first that is free,
-old or new. Used by pool.py; knows nothing of activations.
+old or new. When a burst is over, all but one end: a guest's memory is given back in no other way.
+Used by pool.py; knows nothing of activations.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class Processes:
         self._starting = 0
         self._failure: SandboxUnavailable | None = None  # of the last start, if it failed
         self._closed = False
+        self._closing = threading.Event()
+        self._taken = 0  # how often a process was handed out
+        self._watched = False  # a thread waits for the burst to end
         self.waiting = 0  # callers for whom there is no process
 
     def start_one(self) -> None:
@@ -85,6 +89,7 @@ class Processes:
                 if self._idle:
                     process = self._best(key)
                     self._idle.remove(process)
+                    self._taken += 1
                     return process
                 if self._count == 0 and self._failure is not None:
                     failure, self._failure = self._failure, None
@@ -112,6 +117,7 @@ class Processes:
             keep = not (process.dead or used_up or self._closed)
             if keep:
                 self._idle.append(process)
+                self._watch()
             else:
                 self._count -= 1
                 if not self._closed:
@@ -124,6 +130,7 @@ class Processes:
         """End the idle processes now, and each other one when its activation is over."""
         with self._changed:
             self._closed = True
+            self._closing.set()
             idle, self._idle = self._idle, []
             self._count -= len(idle)
             self._changed.notify_all()
@@ -154,6 +161,49 @@ class Processes:
             self._changed.notify_all()
         if process is not None and not keep:
             process.kill()
+
+    # --- rest ---
+
+    def _watch(self) -> None:
+        """See to it that the memory of a burst is given back. The caller holds the lock."""
+        grown = self._count > 1 or self._idle[-1].uses >= self._limits.burst_uses
+        if grown and not self._watched and not self._closed:
+            self._watched = True
+            threading.Thread(target=self._rest, name="sandbox-rest", daemon=True).start()
+
+    def _rest(self) -> None:
+        """Wait for the end of the burst, end what it started, and freshen what stays."""
+        taken = -1
+        while not self._closing.wait(self._limits.rest_seconds):
+            with self._changed:
+                quiet = self._taken == taken and self._count == len(self._idle)
+                taken = self._taken
+                if not quiet:
+                    continue
+                self._idle.sort(key=lambda process: process.uses)
+                extra = self._idle[1:]
+                del self._idle[1:]
+                self._count -= len(extra)
+                self._watched = False
+                stays = self._idle[0] if self._idle else None
+            for process in extra:
+                process.kill()
+            if stays is not None and stays.uses >= self._limits.burst_uses:
+                self._freshen(stays)
+            return
+
+    def _freshen(self, old: Process) -> None:
+        """Put a new process in an idle one's place."""
+        try:
+            spare = self._spawn()
+        except SandboxUnavailable as error:
+            _log.warning("a sandbox process keeps its memory: %s", error.detail)
+            return
+        with self._changed:
+            if old in self._idle:
+                self._idle[self._idle.index(old)] = spare
+                spare = old
+        spare.kill()  # it is the new one if somebody has taken the old one meanwhile
 
     def _spawn(self) -> Process:
         ours, theirs = socket.socketpair()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,29 @@ def test_processes_start_only_when_all_are_busy(guest_cache: Path) -> None:
         )
         assert set(found) == {Returned(2)}
         assert len(sandbox.processes.idle()) == 2
+    finally:
+        sandbox.close()
+
+
+def test_when_a_burst_is_over_one_fresh_process_is_left(guest_cache: Path) -> None:
+    limits = SandboxLimits(processes=2, rest_seconds=0.05, burst_uses=1)
+    sandbox = WasmSandbox(limits, guest_cache)
+    used: list[Any] = []
+
+    class Nested(Host):
+        def next(self, commands: Sequence[Command]) -> Sequence[Entry]:
+            activate(sandbox, source(pipeline("return 2"), repository="other"))
+            used.extend(sandbox.processes.idle())
+            return super().next(commands)
+
+    try:
+        activate(sandbox, pipeline("await step.do('x', lambda: 1)"), Nested())
+        deadline = time.monotonic() + 20
+        while (idle := sandbox.processes.idle()) == [] or idle[0].uses or len(idle) > 1:
+            assert time.monotonic() < deadline, idle
+            time.sleep(0.01)
+        assert [process.popen.poll() is not None for process in used] == [True] * len(used)
+        assert activate(sandbox, THREE) == Returned([1, 2, 0])
     finally:
         sandbox.close()
 
