@@ -53,6 +53,7 @@ from ci_platform.model import (
     RunId,
     SourceFiles,
 )
+from ci_platform.objects import open_objects
 from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
@@ -265,11 +266,7 @@ def database_url(config: Config) -> str:
 def _objects(config: Config) -> obstore.store.ObjectStore:
     if config.objects_url is None:
         return obstore.store.LocalStore(config.data.resolve() / "objects", mkdir=True)
-    try:
-        return obstore.store.from_url(config.objects_url)
-    except (ValueError, obstore.exceptions.BaseError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidRequest(f"SLUICE_OBJECTS_URL cannot be used: {reason}") from error
+    return open_objects(config.objects_url)
 
 
 def _fetch_sandbox(config: Config) -> WasmSandbox:

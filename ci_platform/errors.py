@@ -21,7 +21,7 @@
         ├── LeaseLost           another worker has taken over; write nothing and let go
         ├── SandboxUnavailable  no sandbox can be started on this machine
         ├── RunnerUnavailable   commands cannot be run on this machine; says what to do
-        └── StoreUnavailable    the database cannot be reached, read or written
+        └── StoreUnavailable    the database or the object store cannot be reached, read or written
             └── StoreFull           its disk is full
 
 The docstring of a class is its default message.
@@ -165,7 +165,7 @@ class RunnerUnavailable(InternalError):
 
 
 class StoreUnavailable(InternalError):
-    """The database cannot be reached, read or written."""
+    """The database or the object store cannot be reached, read or written."""
 
 
 class StoreFull(StoreUnavailable):

@@ -145,6 +145,8 @@ def _taken(refs: Mapping[Ref, ObjectID | None]) -> dict[str, str]:
 
 
 def _concluded(report: Report, shown: str) -> Imported:
+    if report.storage is not None:
+        raise report.storage
     if report.unpack is not None:
         raise RemoteFailed(f"{shown} is damaged, or larger than allowed: {report.unpack}")
     if report.message is not None:

@@ -122,6 +122,7 @@ class Report:
     unpack: str | None = None  # why the pack was not accepted; then no ref is done
     message: str | None = None  # for the pusher's terminal, when the whole push was refused
     event: PushEvent | None = None
+    storage: StorageFailed | None = None  # what failed, if it was not the push's fault
 
     def refuse(self, why: str) -> None:
         """Refuse every ref that is not refused for a reason of its own."""
@@ -163,8 +164,8 @@ class Pushes:
             report.refuse("unpacker error")
         except (StorageFailed, OSError) as error:
             log.warning("a push could not be stored", exc_info=True)
-            detail = error.detail if isinstance(error, StorageFailed) else StorageFailed().detail
-            report.unpack = detail
+            report.storage = error if isinstance(error, StorageFailed) else StorageFailed()
+            report.unpack = report.storage.detail
             report.refuse("unpacker error")
         except PushRejected as error:
             report.message = error.detail

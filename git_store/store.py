@@ -121,7 +121,7 @@ class GitStore:
 
         `author` is "Name <mail>". Raises BadName (a path or branch), RefConflict when the branch is
         not at `expected_parent` (None: do not check), PushRejected, ObjectNotFound when a file to
-        delete is not there, OverLimit.
+        delete is not there, OverLimit, StorageFailed.
         """
         repository = self.repositories.by_id(repository_id)
         ref = check_branch(branch)
@@ -148,6 +148,8 @@ class GitStore:
             progress=lambda text: None,
         )
         problem = report.unpack or report.message or report.refs[ref]
+        if report.storage is not None:
+            raise report.storage
         if report.event is None:
             refused = report.unpack or report.message
             raise PushRejected(refused) if refused else RefConflict(problem)

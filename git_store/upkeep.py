@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import IO
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, delete, func, select, update
 
 from git_store import quarantine
 from git_store.database import Database
-from git_store.errors import GitStoreError
+from git_store.errors import GitStoreError, StorageFailed
 from git_store.graph import Graph
 from git_store.index import index_pack
 from git_store.limits import Limits
@@ -72,9 +73,12 @@ class Upkeep:
 
     def sweep(self, *, before_ms: int) -> int:
         """Remove what is older than `before_ms` and unused. Safe beside pushes: a pack is either
-        younger, or on a list."""
-        removed = self._drop_unused_packs(before_ms)
-        removed += self._drop_orphans(before_ms)
+        younger, or on a list. Raises StorageFailed; what is left then is the next sweep's."""
+        try:
+            removed = self._drop_unused_packs(before_ms)
+            removed += self._drop_orphans(before_ms)
+        except (BaseError, OSError) as error:
+            raise StorageFailed(f"packs cannot be swept: {error}") from error
         removed += quarantine.sweep(self._quarantined, before_ms=before_ms)
         handled = delete(push_events).where(push_events.c.handled_ms < before_ms)
         with self._database.writing() as connection:

@@ -1,9 +1,9 @@
 """A deployment of separate processes: `sluice web` and `sluice worker`, any number of each.
 
 On SQLite they share a data directory. On PostgreSQL each has a directory of its own, as on machines
-of their own, and they share the database and a directory of objects. Nothing replaces a process
-that dies, and each keeps its log in a file. Workers do what a plan says at chosen journal entries,
-see crash/inject.
+of their own, and they share the database and an object store: a directory unless told otherwise.
+Nothing replaces a process that dies, and each keeps its log in a file. Workers do what a plan says
+at chosen journal entries, see crash/inject.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Cluster:
     cache: Path
     database_url: str | None
     lease_seconds: int
+    objects_url: str | None = None
     members: list[Member] = field(default_factory=list)
     token: str = ""
 
@@ -154,18 +155,23 @@ class Cluster:
             objects.mkdir(exist_ok=True)
             ours |= {
                 "SLUICE_DATABASE_URL": self.database_url,
-                "SLUICE_OBJECTS_URL": objects.as_uri(),
+                "SLUICE_OBJECTS_URL": self.objects_url or objects.as_uri(),
             }
         return {**os.environ, **ours}
 
 
 @contextlib.contextmanager
 def cluster(
-    root: Path, *, cache: Path, database_url: str | None, lease_seconds: int = 30
+    root: Path,
+    *,
+    cache: Path,
+    database_url: str | None,
+    lease_seconds: int = 30,
+    objects_url: str | None = None,
 ) -> Iterator[Cluster]:
     """Without a process yet; those that were started are ended with it."""
     build_guest(cache, console(stderr=True))  # not in the first request's time
-    made = Cluster(root, cache, database_url, lease_seconds)
+    made = Cluster(root, cache, database_url, lease_seconds, objects_url)
     try:
         yield made
     finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from ci_platform.config import Config
 from tests.postgres import PostgresServer, postgres_server
+from tests.s3 import S3, S3Server
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,22 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of this test process. It starts with the first test that asks for it."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 of this test process. It starts with the first test that asks for it."""
+    with closing(S3Server()) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A bucket of the test's own, which this process and its children can reach."""
+    bucket = s3_server.bucket()
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return bucket
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import obstore
 import pytest
-from obstore.store import LocalStore, MemoryStore, ObjectStore
+from obstore.store import LocalStore, ObjectStore
 from sqlalchemy import Engine, create_engine, text
 
 from git_store import (
@@ -32,6 +32,7 @@ from git_store.edits import CommitBuilder
 from git_store.push import Request
 from git_store.tables import metadata
 from tests.integration.git_world import Clock, Recorder, sqlite_engine
+from tests.s3 import S3
 
 ALICE = Pusher("usr_1", "alice")
 LARGE = os.urandom(200_000)  # a pack with this is an object, not a row
@@ -50,11 +51,13 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def objects(engine: Engine, tmp_path: Path) -> ObjectStore:
+def objects(request: pytest.FixtureRequest, engine: Engine, tmp_path: Path) -> ObjectStore:
+    """As deployments have them: a directory beside SQLite, S3 beside PostgreSQL."""
     if engine.dialect.name == "sqlite":
         (tmp_path / "objects").mkdir()
         return LocalStore(tmp_path / "objects")
-    return MemoryStore()
+    bucket: S3 = request.getfixturevalue("s3")
+    return bucket.open()
 
 
 @pytest.fixture

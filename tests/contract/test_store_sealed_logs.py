@@ -10,20 +10,25 @@ from pathlib import Path
 import obstore
 import pytest
 import zstandard
-from obstore.store import LocalStore, MemoryStore, ObjectStore
+from obstore.store import LocalStore, ObjectStore
 
 from ci_platform.errors import StoreUnavailable
 from ci_platform.model import LogLine, RunId
 from ci_platform.store import SqlStore, open_store, sealed_logs
 from tests.contract.conftest import KEY
 from tests.contract.store_values import FakeClock, created
+from tests.s3 import S3
 
 STEP = "sh:build"
 
 
 @pytest.fixture
-def objects() -> ObjectStore:
-    return MemoryStore()
+def objects(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> ObjectStore:
+    """As deployments have them: a directory beside SQLite, S3 beside PostgreSQL."""
+    if database_url.startswith("sqlite"):
+        return LocalStore(tmp_path / "objects", mkdir=True)
+    bucket: S3 = request.getfixturevalue("s3")
+    return bucket.open()
 
 
 @pytest.fixture
