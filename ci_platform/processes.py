@@ -6,6 +6,8 @@ may run; supervise.py starts those of one machine. Called by cli.py.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import logging
 import signal
@@ -27,6 +29,7 @@ from ci_platform.server_log import log_to_stderr
 from ci_platform.shell import Runner
 from ci_platform.worker import Settings, Tools, Worker
 
+TICK_SECONDS = 1.0  # how old the date of an answer may be
 STREAMS_SECONDS = 2  # how long open event streams may hold up the end of a web process
 ENDING_SECONDS = 17  # of the drain: for commands that were told to end, and to let go of leases
 MS = 1000
@@ -36,15 +39,29 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which says when it is ready."""
+    """uvicorn's, which says when it is ready, and sleeps while there is nothing to do."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._told = asyncio.Event()  # to end
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         self._ready()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, but that looks ten times a second whether it shall end."""
+        while not await self.on_tick(0):  # which also keeps the date of answers
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), TICK_SECONDS)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told.set)
 
 
 def run_web(

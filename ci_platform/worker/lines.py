@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from ci_platform.errors import SluiceError
 from ci_platform.model import LogLine, RunId
-from ci_platform.ports import Clock, LogStore
+from ci_platform.log_store import LogStore
+from ci_platform.ports import Clock
 
 FLUSH_MS = 100  # a line waits no longer than this for others to share its write
 BATCH_LINES_MAX = 500  # a batch is written at once when it has so many lines
@@ -124,6 +125,7 @@ class Spool:
         self._bytes_max = bytes_max
         self._logs: dict[int, StepLog] = {}
         self._lock = threading.Lock()
+        self._any = threading.Event()  # there is an open log, or the end has come
 
     @property
     def open_logs(self) -> int:
@@ -134,12 +136,23 @@ class Spool:
         log = StepLog(self._store, self._clock, run_id, step, self._bytes_max)
         with self._lock:
             self._logs[id(log)] = log
+            self._any.set()
         return log
+
+    def wait(self) -> None:
+        """Return when there may be something to flush: nobody looks while no step has a log."""
+        self._any.wait()
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._any.set()
 
     def close(self, log: StepLog) -> None:
         """Write the rest of a log and forget it."""
         with self._lock:
             self._logs.pop(id(log), None)
+            if not self._logs:
+                self._any.clear()
         log.close()
 
     def flush(self) -> None:

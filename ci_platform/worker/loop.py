@@ -39,6 +39,7 @@ BLOCKED_MS = 50  # what is due and waits for a place, or for its repository's tu
 GATHER_SECONDS = 0.030  # in a backlog: how long places may gather, for one claim to fill
 DEAF_SECONDS = 0.002  # after a ring: the bell rings for every commit, and a burst is one
 TIDY_SECONDS = 10.0  # between two looks at whether a slow duty is due
+QUIET_TURNS = 5  # housekeeping turns of which one is enough while the bell is silent
 STOPPING_MS = 15_000  # for commands to end once they were told to: TERM, 10 s, KILL
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class Worker:
         self._wake = threading.Event()
         self._backlog = False  # the last claim found as many runs as there were places
         self._claimed_s = 0.0  # when that was
+        self._heard = True  # the bell rang since the last housekeeping
+        self._quiet = 0  # housekeeping turns since it did
 
     def run_once(self) -> int:
         """Do everything that is due now, in this thread. Returns how many things that was."""
@@ -119,6 +122,24 @@ class Worker:
     def tidy(self) -> int:
         """Do the slow duties whose turn it is. Returns how many things were removed."""
         return sum(duty.run_once() for duty in self.slow)
+
+    def hear(self) -> None:
+        """The bell has rung: there may be something to do."""
+        self._heard = True
+        self._wake.set()
+
+    def housekeep(self) -> None:
+        """One turn of the quick duties. What a commit makes due is looked for less often while no
+        one commits, so that a deployment where all runs wait uses next to no processor time."""
+        self._quiet = 0 if self._heard else self._quiet + 1
+        self._heard = False
+        self.strays.run_once()
+        self.firing.run_once()
+        if self._quiet % QUIET_TURNS == 0:
+            self.expiry.run_once()
+            self.pushes.run_once()
+            self.superseding.run_once()
+            self.families.run_once()
 
     def run_forever(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then drain: claim nothing more, let activations end, give
@@ -137,6 +158,7 @@ class Worker:
         finally:
             self._drain(runs, commands)
             ended.set()
+            self._spool.wake()
             bell.ring()
             for thread in threads:
                 thread.join(timeout=settings.poll_ms / 1000 + 1)
@@ -196,27 +218,24 @@ class Worker:
 
         def listen() -> None:
             if bell.wait(settings.poll_ms / 1000):
-                self._wake.set()
+                self.hear()
                 ended.wait(DEAF_SECONDS)
 
         def watch_stop() -> None:
             stop.wait()
             self._wake.set()
 
-        def housekeep() -> None:
-            self.expiry.run_once()
-            self.strays.run_once()
-            self.pushes.run_once()
-            self.superseding.run_once()
-            self.firing.run_once()
-            self.families.run_once()
+        def write_logs() -> None:
+            self._spool.wait()
+            ended.wait(FLUSH_MS / 1000)
+            self._spool.flush()
 
         beats = self.heartbeat.period_ms / 1000
         loops: Sequence[tuple[str, Callable[[], None]]] = (
             ("bell", lambda: _repeat(ended, 0, listen)),
             ("heartbeat", lambda: _repeat(ended, beats, self.heartbeat.run_once)),
-            ("logs", lambda: _repeat(ended, FLUSH_MS / 1000, self._spool.flush)),
-            ("housekeeping", lambda: _repeat(stop, settings.housekeep_ms / 1000, housekeep)),
+            ("logs", lambda: _repeat(ended, 0, write_logs)),
+            ("housekeeping", lambda: _repeat(stop, settings.housekeep_ms / 1000, self.housekeep)),
             ("tidying", lambda: _repeat(stop, TIDY_SECONDS, self.tidy)),
             ("stop", watch_stop),
         )

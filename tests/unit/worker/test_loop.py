@@ -175,3 +175,21 @@ def test_every_claimed_lease_is_renewed_until_the_work_is_done() -> None:
     assert world.worker.expiry.run_once() == 0
     world.worker.activations.execute(claim)
     assert world.state(run_id) is RunState.PASSED
+
+
+def test_while_no_one_commits_housekeeping_looks_in_one_turn_of_five() -> None:
+    world = World()
+    looks = 0
+
+    def look() -> int:
+        nonlocal looks
+        looks += 1
+        return 0
+
+    worker = type(world.worker)(replace(world.worker._tools, dispatch_pending=look))
+    for _ in range(11):
+        worker.housekeep()
+    assert looks == 3
+    worker.hear()
+    worker.housekeep()
+    assert looks == 4
