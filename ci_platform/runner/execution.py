@@ -33,7 +33,7 @@ from ci_platform.runner.limits import (
     over_memory,
     was_cancelled,
 )
-from ci_platform.runner.manifest import Manifest, TooManyFiles, compare, scan
+from ci_platform.runner.manifest import Manifest, TooManyFiles, compare
 from ci_platform.runner.outputs import BadOutputs, parse
 from ci_platform.runner.overlap import overlap
 from ci_platform.runner.workspaces import Workspace, Workspaces
@@ -93,6 +93,39 @@ class Execution:
                 self._workspaces.drop(workspace)
         return took(result)
 
+    def serve(
+        self,
+        spec: CommandSpec,
+        *,
+        output: Output,
+        stop: Callable[[], bool],
+        start: Start,
+        refused: Excess | None,
+        timeout_ms: int,
+    ) -> str:
+        """Run a command beside others: in a workspace of its own, of which nothing is kept.
+        Returns how it ended, in words: `exited with code 1`."""
+        problem = refused or refusal(spec)
+        if problem is not None:
+            return f"cannot run: {problem.detail}"
+        workspace = self._take(replace(spec, run_id=f"{spec.run_id} {spec.step}"))
+        try:
+            if not _is_directory(workspace.root, spec.cwd):
+                return f"cannot run: cwd {spec.cwd!r} is not a directory in the workspace."
+            before = workspace.manifest or workspace.scan(self._limits)
+            with start(spec, workspace, before) as process:
+                ending = see_through(
+                    process, output=output, stop=stop, limits=self._limits, timeout_ms=timeout_ms
+                )
+        except TooManyFiles as error:
+            return f"cannot run: {error}"
+        finally:
+            self._workspaces.drop(workspace)
+        excess = ending.excess or self._late_excess(ending)
+        if excess is not None:
+            return f"was ended: {excess.detail}"
+        return f"exited with code {_shell_code(ending.exit.code)}"
+
     def collision(self, layer: str, other: str) -> str | None:
         return overlap(self._layers.listing(layer), self._layers.listing(other))
 
@@ -124,7 +157,7 @@ class Execution:
             detail = f"cwd {spec.cwd!r} is not a directory in the workspace."
             return _ended(Excess("invalid", detail), output), False
         try:
-            before = workspace.manifest or scan(workspace.root, self._limits)
+            before = workspace.manifest or workspace.scan(self._limits)
         except TooManyFiles as error:
             return _ended(Excess("files", str(error)), output), False
         if stop():
@@ -172,7 +205,7 @@ class Execution:
     ) -> tuple[CommandResult, bool]:
         """Judge what the command left behind; keep its changes if it succeeded."""
         try:
-            after = scan(workspace.root, self._limits)
+            after = workspace.scan(self._limits)
         except TooManyFiles as error:
             raise _Refused(Excess("files", str(error))) from error
         grown = after.total_bytes - before.total_bytes

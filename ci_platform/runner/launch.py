@@ -28,6 +28,19 @@ class Exit:
     cpu_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Descriptors of the namespaces that sandboxes in one network join. It lives as long as they
+    are open anywhere."""
+
+    user: int
+    net: int
+
+    def close(self) -> None:
+        os.close(self.user)
+        os.close(self.net)
+
+
 class Launched:
     """A process started by the launcher. `fileno` becomes readable when it has ended."""
 
@@ -71,13 +84,29 @@ class Launch:
         """`shared`: directories that job uids must reach, by a name for each."""
         self._shared = dict(shared)
         self._lock = threading.Lock()
+        self._generation = 0
+        self._mounts = True  # until the machine says no
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._area = next(area for area in _AREAS if os.path.isdir(area))
 
     def path(self, name: str) -> Path:
         """Where a shared directory is for the processes started here."""
-        return Path(self._area, name) if os.getuid() == 0 else self._shared[name]
+        with self._lock:
+            self._running()
+            return Path(self._area, name) if self._mounts else self._shared[name]
+
+    def generation(self) -> int:
+        """Which launcher process this is. Overlays end with theirs."""
+        with self._lock:
+            self._running()
+            return self._generation
+
+    def lives(self, generation: int) -> bool:
+        """Whether that launcher process is still the one."""
+        with self._lock:
+            process = self._process
+            return generation == self._generation and process is not None and process.poll() is None
 
     def start(
         self,
@@ -86,17 +115,39 @@ class Launch:
         uid: int | None,
         fds: Sequence[int],
         limits: Mapping[int, int],
+        network: Network | None = None,
     ) -> Launched:
         """Start a program, with no environment, `fds` as its descriptors 0, 1, 2, ..., resource
-        limits (as numbered in `resource`), and under `uid` if given."""
-        request = {"do": "start", "argv": list(argv), "uid": uid, "limits": list(limits.items())}
-        answers = self._ask(request, fds)
+        limits (as numbered in `resource`), under `uid` if given, and in `network` if given."""
+        what = {"do": "start", "argv": list(argv), "join": network is not None}
+        request = {**what, "uid": uid, "limits": list(limits.items())}
+        joined = () if network is None else (network.user, network.net)
+        answers = self._ask(request, (*fds, *joined))
         try:
             message, received = _receive(answers)
         except BaseException:
             answers.close()
             raise
         return Launched(int(str(message["pid"])), received[0], answers)
+
+    def network(self, uids: tuple[int, int] | None) -> Network:
+        """Make a network with nothing but a loopback, which only sandboxes of these uids (the
+        first one, and how many) can join; None: those under our own."""
+        answers = self._ask({"do": "network", "uids": uids}, ())
+        try:
+            _, received = _receive(answers)
+        finally:
+            answers.close()
+        return Network(received[0], received[1])
+
+    def connector(self, network: Network) -> socket.socket:
+        """A socket that connects inside a network."""
+        answers = self._ask({"do": "socket"}, (network.user, network.net))
+        try:
+            _, received = _receive(answers)
+        finally:
+            answers.close()
+        return socket.socket(fileno=received[0])
 
     def listen(self, pid: int, port: int) -> socket.socket:
         """Listen on 127.0.0.1:port inside the network namespace of a process."""
@@ -106,6 +157,31 @@ class Launch:
         finally:
             answers.close()
         return socket.socket(fileno=received[0])
+
+    def overlay(
+        self, name: str, *, lower: Path, upper: Path, work: Path, uid: int | None
+    ) -> tuple[int, Path] | str:
+        """Mount an overlay under a name: its root, open, and where the processes started here find
+        it. `lower` appears as owned by `uid`. A text says why this machine does not let us."""
+        if not self._mounts:
+            return "this user may not mount"
+        places = {"lower": str(lower), "upper": str(upper), "work": str(work)}
+        answers = self._ask({"do": "overlay", "name": name, "uid": uid, **places}, ())
+        try:
+            message, received = _answer(answers)
+        finally:
+            answers.close()
+        if "error" in message:
+            return str(message["error"])
+        return received[0], Path(self._area, launcher.OVERLAYS, name)
+
+    def uncover(self, name: str) -> None:
+        """Unmount an overlay. Safe to call when it is gone, with its launcher for instance."""
+        answers = self._ask({"do": "uncover", "name": name}, ())
+        try:
+            _receive(answers)
+        finally:
+            answers.close()
 
     def close(self) -> None:
         """Kill what was started and end the launcher."""
@@ -133,6 +209,20 @@ class Launch:
             if self._process.poll() is None:
                 return self._control
             self._drop()
+        control = self._spawned()
+        if self._mounts:
+            try:
+                self._prepare(control)
+            except RunnerUnavailable:
+                if os.getuid() == 0:
+                    raise
+                # Where an ordinary user may not mount, nothing needs to be: there is one uid only.
+                self._mounts = False
+                control = self._spawned()  # half prepared, the first one is of no use
+        self._generation += 1
+        return control
+
+    def _spawned(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())]
         self._process = subprocess.Popen(
@@ -145,8 +235,6 @@ class Launch:
         )
         theirs.close()
         self._control = ours
-        if os.getuid() == 0:
-            self._prepare(ours)
         return ours
 
     def _prepare(self, control: socket.socket) -> None:
@@ -184,13 +272,18 @@ class Launch:
 
 def _receive(answers: socket.socket) -> tuple[dict[str, object], list[int]]:
     """One answer and its descriptors. Raises RunnerUnavailable for an error or no answer."""
+    message, fds = _answer(answers)
+    if "error" in message:
+        raise RunnerUnavailable(f"a command could not be started: {message['error']}")
+    return message, fds
+
+
+def _answer(answers: socket.socket) -> tuple[dict[str, object], list[int]]:
     try:
         data, fds = launcher.receive(answers)
     except TimeoutError as error:
         raise RunnerUnavailable("the launcher process does not answer") from error
     if not data:
         raise RunnerUnavailable("the launcher process died")
-    message = json.loads(data)
-    if "error" in message:
-        raise RunnerUnavailable(f"a command could not be started: {message['error']}")
+    message: dict[str, object] = json.loads(data)
     return message, fds

@@ -2,8 +2,8 @@
 
 Runs as a script of its own (`python -I -S launcher.py FD`) and imports nothing of ours. It exists
 because four things cannot be done in a worker with threads: dropping to another uid, joining a
-namespace, preparing mounts, and outliving the thread that asked (bubblewrap's --die-with-parent
-follows the thread). One message per request on a SOCK_SEQPACKET socket, JSON with file
+namespace, mounting, and outliving the thread that asked (bubblewrap's --die-with-parent follows
+the thread). One message per request on a SOCK_SEQPACKET socket, JSON with file
 descriptors, the first of which is where the answer goes; see `launch.py` for the other side.
 When that socket closes, because the worker closed it or died, everything it started is killed.
 """
@@ -20,20 +20,29 @@ import resource
 import select
 import signal
 import socket
+import struct
 import sys
 
 MESSAGE_BYTES_MAX = 1 << 16
 FDS_MAX = 32
 LISTEN_BACKLOG = 128
+OVERLAYS = "overlays"  # the directory in the area that holds them
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 _MS_BIND, _MS_REC, _MS_SLAVE, _MS_NOSUID, _MS_NODEV = 4096, 16384, 1 << 19, 2, 4
+_MNT_DETACH = 2
+# The same numbers on all architectures.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _AT_EMPTY_PATH, _AT_FDCWD = 1, 4, 0x1000, -100
+_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_IDMAP = 1, 0x100000
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _NS_GET_USERNS = 0xB701
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 _FREE_FD = 64  # above all targets of a child's descriptors
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 
 
 class Launcher:
@@ -43,6 +52,8 @@ class Launcher:
         self._control = control
         control.set_inheritable(False)  # it was, to get here; a command must never hold it
         self._children: dict[int, socket.socket] = {}
+        self._mappings: dict[int, int] = {}  # uid -> user namespace in which our uid is that one
+        self._area = ""
         self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -74,8 +85,17 @@ class Launcher:
                 self._start(request, answer, fds[1:])
             elif request["do"] == "listen":
                 self._listen(request, answer)
+            elif request["do"] == "network":
+                self._network(request, answer)
+            elif request["do"] == "socket":
+                self._socket(answer, fds[1:])
+            elif request["do"] == "overlay":
+                self._overlay(request, answer)
+            elif request["do"] == "uncover":
+                _uncover(f"{self._area}/{OVERLAYS}/{request['name']}")
+                _say(answer, {})
             else:
-                prepare(request, answer)
+                self._area = prepare(request, answer)
         except OSError as error:
             _say(answer, {"error": f"{error.strerror}: {error.filename or request['do']}"})
         finally:
@@ -107,6 +127,51 @@ class Launcher:
                 _say(answer, {"error": f"{error.strerror}: {error.filename or 'listen'}"})
             finally:
                 os._exit(0)
+
+    def _network(self, request: dict[str, object], answer: socket.socket) -> None:
+        """Make a network of its own, and hand over the namespaces that sandboxes join for it."""
+        uids = request["uids"]
+        found = _network_namespaces(uids if isinstance(uids, list) else None)
+        try:
+            socket.send_fds(answer, [b"{}"], found)
+        finally:
+            for fd in found:
+                os.close(fd)
+
+    def _socket(self, answer: socket.socket, fds: list[int]) -> None:
+        """Hand over a socket that connects inside a network."""
+        if os.fork() == 0:
+            try:
+                _join(fds)
+                made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                socket.send_fds(answer, [b"{}"], [made.fileno()])
+            except OSError as error:
+                _say(answer, {"error": f"{error.strerror}: {error.filename or 'socket'}"})
+            finally:
+                os._exit(0)
+
+    def _overlay(self, request: dict[str, object], answer: socket.socket) -> None:
+        """Mount a workspace over a cached tree, and hand over its root directory."""
+        place = f"{self._area}/{OVERLAYS}/{request['name']}"
+        os.mkdir(place)
+        try:
+            uid = request["uid"]
+            mapping = self._mapping(uid) if isinstance(uid, int) else None
+            _cover(place, request, mapping)
+            root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            _uncover(place)
+            raise
+        try:
+            socket.send_fds(answer, [b"{}"], [root])
+        finally:
+            os.close(root)
+
+    def _mapping(self, uid: int) -> int:
+        """A user namespace in which our files are those of `uid`. As many as uids, at most."""
+        if uid not in self._mappings:
+            self._mappings[uid] = _user_namespace(uid)
+        return self._mappings[uid]
 
     def _reap(self) -> None:
         os.read(self._wake, 4096)
@@ -150,6 +215,9 @@ def _child(request: dict[str, object], answer: socket.socket, fds: list[int], pa
         for number in _IGNORED:  # by Python and by us; a shell could not even trap them
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if request["join"]:
+            *fds, user, network = fds
+            _join([user, network])
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FREE_FD) for fd in fds]
         for target, fd in enumerate(high):
             os.dup2(fd, target)
@@ -186,6 +254,53 @@ def _close_on_exec(first: int) -> None:
                 os.set_inheritable(int(name), False)
 
 
+def _join(fds: list[int]) -> None:
+    """Enter a user namespace and the network namespace in it."""
+    _call(_libc.setns(fds[0], _CLONE_NEWUSER), "user namespace")
+    _call(_libc.setns(fds[1], _CLONE_NEWNET), "network namespace")
+
+
+def _network_namespaces(uids: list[int] | None) -> list[int]:
+    """A user namespace that maps these uids (the first one, and how many) or just ours to
+    themselves, and a network namespace in it with nothing but a loopback. They need no process."""
+    ready, made = os.pipe()
+    done, finish = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(finish)
+        os.write(made, b"x" if _made_network() else b"-")
+        os.read(done, 1)
+        os._exit(0)
+    try:
+        if os.read(ready, 1) != b"x":
+            raise OSError(1, "namespaces cannot be made", "network")
+        if uids is None:
+            _write(f"/proc/{pid}/setgroups", "deny")
+            ours = (f"{os.getuid()} {os.getuid()} 1", f"{os.getgid()} {os.getgid()} 1")
+        else:
+            ours = (f"{uids[0]} {uids[0]} {uids[1]}", f"{uids[0]} {uids[0]} {uids[1]}")
+        _write(f"/proc/{pid}/uid_map", ours[0])
+        _write(f"/proc/{pid}/gid_map", ours[1])
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        return [os.open(f"/proc/{pid}/ns/{kind}", flags) for kind in ("user", "net")]
+    finally:
+        for fd in (ready, made, done, finish):
+            os.close(fd)
+
+
+def _made_network() -> bool:
+    """In a child: leave the user and network namespaces for new ones."""
+    if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        up = struct.pack("16sH14x", b"lo", _IFF_UP)
+        try:
+            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, up)
+        except OSError:
+            return False
+    return True
+
+
 def _listener_in(pid: int, port: int) -> socket.socket:
     network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     # Not /proc/PID/ns/user: bubblewrap moves its child to a second user namespace at some point.
@@ -199,15 +314,21 @@ def _listener_in(pid: int, port: int) -> socket.socket:
     return listener
 
 
-def prepare(request: dict[str, object], answer: socket.socket) -> None:
-    """As root: make directories reachable for job uids, in a mount namespace of the launcher.
+def prepare(request: dict[str, object], answer: socket.socket) -> str:
+    """Make directories reachable for job uids, in a mount namespace of the launcher; where.
 
     The server's own directories, /root for instance, are closed to other uids. A tmpfs over an
-    ordinary directory that sandboxes do not need holds a bind mount of each.
+    ordinary directory that sandboxes do not need holds a bind mount of each. An ordinary user has
+    no other uids, but may mount nothing outside a user namespace either.
     """
     binds, area = request["binds"], request["area"]
     assert isinstance(binds, dict) and isinstance(area, str), "the worker sends both"
-    _call(_libc.unshare(_CLONE_NEWNS), "unshare")
+    uid, gid = os.getuid(), os.getgid()
+    _call(_libc.unshare(_CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0)), "unshare")
+    if uid:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{uid} {uid} 1")
+        _write("/proc/self/gid_map", f"{gid} {gid} 1")
     _mount("none", "/", None, _MS_REC | _MS_SLAVE)
     sources = {name: os.open(path, os.O_PATH) for name, path in binds.items()}
     _mount("tmpfs", area, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=1m")
@@ -216,7 +337,87 @@ def prepare(request: dict[str, object], answer: socket.socket) -> None:
         os.makedirs(target, mode=0o755)
         _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC)
         os.close(fd)
+    os.mkdir(os.path.join(area, OVERLAYS))
     _say(answer, {})
+    return area
+
+
+def _cover(place: str, request: dict[str, object], mapping: int | None) -> None:
+    """An overlay of the directories named in the request. Nothing is ever written to the lower
+    one. What is written need not survive a crash of the machine, so no sync is waited for."""
+    lower = str(request["lower"])
+    if mapping is not None:
+        lower = place  # the clone lies where the overlay goes, and stays alive below it
+        _clone_owned(str(request["lower"]), place, mapping)
+    paths = f"lowerdir={lower},upperdir={request['upper']},workdir={request['work']}"
+    private = "redirect_dir=nofollow,metacopy=off" if mapping is not None else "userxattr"
+    flags = _MS_NOSUID | _MS_NODEV
+    _mount("overlay", place, "overlay", flags, f"{paths},index=off,volatile,{private}")
+
+
+def _uncover(place: str) -> None:
+    while _libc.umount2(os.fsencode(place), _MNT_DETACH) == 0:
+        continue  # the overlay, and the clone below it
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(place)
+
+
+def _clone_owned(source: str, place: str, mapping: int) -> None:
+    """Mount a directory once more, read-only, where what is ours appears as another user's."""
+    tree = _syscall(_OPEN_TREE, _AT_FDCWD, source, _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    try:
+        wanted = _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY
+        attributes = struct.pack("<QQQQ", wanted, 0, 0, mapping)
+        _syscall(_MOUNT_SETATTR, tree, "", _AT_EMPTY_PATH, attributes, len(attributes))
+        _syscall(_MOVE_MOUNT, tree, "", _AT_FDCWD, place, _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
+
+
+def _user_namespace(uid: int) -> int:
+    """A descriptor of a user namespace that maps our uid to `uid`. It needs no process."""
+    ready, made = os.pipe()
+    done, finish = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(finish)
+        code = _libc.unshare(_CLONE_NEWUSER)
+        os.write(made, b"x" if code == 0 else b"-")
+        os.read(done, 1)
+        os._exit(0)
+    try:
+        if os.read(ready, 1) != b"x":
+            raise OSError(1, "user namespaces cannot be made", "idmap")
+        _write(f"/proc/{pid}/uid_map", f"{os.getuid()} {uid} 1")
+        _write(f"/proc/{pid}/gid_map", f"{os.getgid()} {uid} 1")
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in (ready, made, done, finish):
+            os.close(fd)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _syscall(number: int, *arguments: int | str | bytes) -> int:
+    values = [
+        ctypes.c_long(one) if isinstance(one, int) else ctypes.c_char_p(_encoded(one))
+        for one in arguments
+    ]
+    result: int = _libc.syscall(ctypes.c_long(number), *values)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), f"system call {number}")
+    return result
+
+
+def _encoded(text: str | bytes) -> bytes:
+    return os.fsencode(text) if isinstance(text, str) else text
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ci_platform.runner.beneath import open_beneath, open_directory
 from ci_platform.runner.limits import RunnerLimits, over_files
@@ -36,6 +36,7 @@ class Mark:
     ctime_ns: int
     inode: int
     links: int
+    weight: int = field(compare=False)  # see `weight`: blocks are given out late
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class Manifest:
     plain: bool  # only files, directories and links, all readable: fit to be used again
     newest_ns: int  # the newest change time
     total_bytes: int  # see `weight`
+    # Of all this, what lies in a cached tree below the workspace and takes no space in it.
+    below_bytes: int = 0
+    below_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +71,21 @@ def scan(root: int, limits: RunnerLimits) -> Manifest:
             plain = False
             continue
         plain = plain and readable and not found.st_mode & (stat.S_ISUID | stat.S_ISGID)
-        newest, total = max(newest, found.st_ctime_ns), total + weight(found)
-        marks[path] = Mark(
-            found.st_mode,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-            found.st_ino,
-            found.st_nlink,
-        )
+        mark = marks[path] = mark_of(found)
+        newest, total = max(newest, found.st_ctime_ns), total + mark.weight
     return Manifest(marks, plain, newest, total)
+
+
+def mark_of(found: os.stat_result) -> Mark:
+    return Mark(
+        found.st_mode,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        found.st_nlink,
+        weight(found),
+    )
 
 
 def weight(found: os.stat_result) -> int:
@@ -109,13 +118,17 @@ def wait_for_tick(manifest: Manifest) -> None:
         time.sleep(0.001)
 
 
-def walk(root: int, *, force: bool = False) -> Iterator[tuple[str, os.stat_result, bool]]:
+def walk(
+    root: int, *, force: bool = False, opener: int | None = None
+) -> Iterator[tuple[str, os.stat_result, bool]]:
     """Every entry: path, lstat, and whether it is a directory that could not be read as it was.
 
-    With `force`, unreadable directories are opened up (their owner, and only that, may do so);
-    without, they and whatever vanishes meanwhile are left out. Raises TooManyFiles for paths the
+    With `force`, unreadable directories are opened up (their owner, and only that, may do so), by
+    way of the directory `opener` if that shows the same ones; without, they and whatever vanishes
+    meanwhile are left out. Raises TooManyFiles for paths the
     kernel cannot open.
     """
+    by = root if opener is None else opener
     waiting = [""]
     while waiting:
         directory = waiting.pop()
@@ -137,7 +150,7 @@ def walk(root: int, *, force: bool = False) -> Iterator[tuple[str, os.stat_resul
                     path = f"{directory}/{entry.name}" if directory else entry.name
                     readable = True
                     if stat.S_ISDIR(found.st_mode):
-                        readable = not force or _opened_up(root, path, found)
+                        readable = not force or _opened_up(by, path, found)
                         waiting.append(path)
                     yield path, found, readable
         finally:
@@ -167,4 +180,4 @@ def _differs(before: Mark | None, after: Mark) -> bool:
         return True
     if stat.S_ISDIR(after.mode):  # its times change with every entry; its entries say that
         return before.mode != after.mode
-    return before != after
+    return before is not after and before != after

@@ -13,7 +13,7 @@ from pathlib import Path
 from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.runner import bubblewrap, cgroups, seccomp
+from ci_platform.runner import bubblewrap, cgroups, overlays, seccomp
 from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.cache_dirs import bound
 from ci_platform.runner.cgroups import Cgroup
@@ -25,6 +25,7 @@ from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.machine import machine
 from ci_platform.runner.manifest import Manifest, scan, wait_for_tick
+from ci_platform.runner.overlays import Overlays
 from ci_platform.runner.probe import PROBE_SCRIPT, PROBE_TIMEOUT_MS, Probe, explain, judge
 from ci_platform.runner.sandbox_process import SandboxProcess
 from ci_platform.runner.trees import TreeCache
@@ -54,9 +55,11 @@ class SandboxRunner:
         network: bool | Sequence[str] = False,
         private_networks: Sequence[str] = (),
         first_uid: int = 200_000,
+        overlay: bool = True,
     ) -> None:
         """`network`: whether commands may name hosts to reach, or the only ones they may name.
-        `private_networks`: inner networks (10.1.0.0/16) that such a host may be in."""
+        `private_networks`: inner networks (10.1.0.0/16) that such a host may be in. `overlay`:
+        whether a checkout may be an overlay; if not, or where it cannot be, it is a copy."""
         self._limits = limits or RunnerLimits()
         self._toolchains = [*(server_python() if extra_ro is None else extra_ro)]
         for path in self._toolchains:
@@ -66,24 +69,27 @@ class SandboxRunner:
         self._private = [ipaddress.ip_network(one) for one in private_networks]
         work_dir = work_dir.absolute()
         jobs, scratch = work_dir / "jobs", work_dir / "scratch"
-        for directory in (jobs, scratch):
+        trees_directory = work_dir / "trees"
+        for directory in (jobs, scratch, trees_directory):
             directory.mkdir(parents=True, exist_ok=True)
         layers = LayerStore(objects, scratch)
-        self._workspaces = Workspaces(
-            jobs,
-            TreeCache(trees, work_dir / "trees"),
-            layers,
-            first_uid=first_uid if os.getuid() == 0 else None,
-        )
-        self._execution = Execution(
-            self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
-        )
         self._binary = bubblewrap.find()
-        named = {"jobs": jobs}
+        named = {overlays.JOBS: jobs, overlays.TREES: trees_directory}
         if self._binary is not None:
             named |= bubblewrap.shared(self._binary, self._toolchains)
         self._cgroup = cgroups.find()
         self._launch = Launch(named)
+        self._workspaces = Workspaces(
+            jobs,
+            TreeCache(trees, trees_directory),
+            layers,
+            first_uid=first_uid if os.getuid() == 0 else None,
+            overlays=Overlays(self._launch) if overlay else None,
+            limits=self._limits,
+        )
+        self._execution = Execution(
+            self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
+        )
         self._filter = seccomp.program(platform.machine())
 
     def run(
@@ -132,14 +138,15 @@ class SandboxRunner:
             "identity": "a uid for each command" if os.getuid() == 0 else "the server's own uid",
             "limits": "resource limits and a watch"
             + (f", and control groups in {self._cgroup}" if self._cgroup else ""),
+            "workspaces": self._workspaces.describe(),
             "network": "through the proxy" if self._network else "none",
             "toolchains": ", ".join(str(path) for path in self._toolchains) or "the system's",
         }
 
     def close(self) -> None:
         """End the helper process and remove the workspaces kept. Safe to call twice."""
-        self._launch.close()
         self._workspaces.close()
+        self._launch.close()
 
     def _refusal(self, spec: CommandSpec) -> Excess | None:
         if spec.image is not None:
@@ -175,9 +182,11 @@ class SandboxRunner:
             wait_for_tick(before)
             disk = Disk(
                 workspace.root,
+                upper=workspace.upper,
                 beside=workspace.outputs,
                 caches=workspace.caches,
-                before_bytes=before.total_bytes + workspace.caches_bytes,
+                before=before,
+                caches_bytes=workspace.caches_bytes,
                 limits=self._limits,
             )
             process.go(disk)
@@ -197,7 +206,7 @@ class SandboxRunner:
         given = bubblewrap.contents(spec.script)
         directory = self._launch.path("jobs") / workspace.name
         sandbox = bubblewrap.Sandbox(
-            workspace=directory / FILES,
+            workspace=workspace.overlay.place if workspace.overlay else directory / FILES,
             outputs=directory / OUTPUTS,
             cwd=spec.cwd,
             env=self._environment(spec),

@@ -1,7 +1,8 @@
-"""Checked-out trees, kept read-only and copied from: `trees/<tree id>` in the work directory.
+"""Checked-out trees, kept read-only: `trees/<tree id>` in the work directory.
 
-A command never gets a cached tree itself, nor a hard link into one. Workers of one machine share
-the cache; a lock on each tree keeps it from being evicted while it is copied.
+Workspaces are overlays on top of one, or copies of it; a command never gets the cached tree itself,
+nor a hard link into one. Workers of one machine share the cache; a lock on each tree keeps it from
+being evicted while it is in use.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -19,12 +21,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
+from ci_platform.runner.limits import RunnerLimits
+from ci_platform.runner.manifest import Manifest, scan
 from ci_platform.runner.overlap import file_end, link_end
+from ci_platform.runner.upper import Below
 from ci_platform.shell import Trees
 
 TREES_MAX = 32
 COMMITS_MAX = 1000
 LISTINGS_MAX = 16  # held in memory
+MARKS_MAX = 500_000  # held in memory for manifests, of all trees but the last
 _SCRATCH_SECONDS_MAX = 86_400  # an export that took longer was left by a worker that died
 _ATTEMPTS_MAX = 10
 _EPOCH = 946_684_800  # 2000-01-01
@@ -41,6 +47,7 @@ class TreeCache:
         self._trees_max = trees_max
         self._lock = threading.Lock()
         self._listings: dict[str, Mapping[str, str]] = {}  # by tree id; oldest first
+        self._manifests: dict[str, Manifest] = {}  # the same
         self._commits.mkdir(parents=True, exist_ok=True)
         for path in directory.glob("new-*"):
             if time.time() - path.stat().st_mtime > _SCRATCH_SECONDS_MAX:
@@ -59,6 +66,41 @@ class TreeCache:
                     return
             self._commit_file(repository_id, commit).unlink(missing_ok=True)  # it was evicted
         raise RunnerUnavailable(f"the tree of commit {commit} is evicted faster than copied")
+
+    def below(self, repository_id: str, commit: str, limits: RunnerLimits) -> tuple[str, Below]:
+        """The commit's tree, to lie under an overlay: its id, and the tree, which is not evicted
+        before its descriptor is closed. Raises TooManyFiles."""
+        for _ in range(_ATTEMPTS_MAX):
+            tree = self._tree_of(repository_id, commit) or self._export(repository_id, commit)
+            try:
+                root = os.open(self._directory / tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._commit_file(repository_id, commit).unlink(missing_ok=True)  # it was evicted
+                continue
+            try:
+                fcntl.flock(root, fcntl.LOCK_SH)
+                os.utime(self._directory / tree)
+                return tree, Below(root, self._manifest(tree, root, limits))
+            except FileNotFoundError:  # evicted before it was locked
+                os.close(root)
+            except BaseException:
+                os.close(root)
+                raise
+        raise RunnerUnavailable(f"the tree of commit {commit} is evicted faster than locked")
+
+    def _manifest(self, tree: str, root: int, limits: RunnerLimits) -> Manifest:
+        with self._lock:
+            if tree in self._manifests:
+                return self._manifests[tree]
+        found = scan(root, limits)
+        with self._lock:
+            self._manifests[tree] = found
+            while len(self._manifests) > 1 and self._marks() > MARKS_MAX:
+                del self._manifests[next(iter(self._manifests))]
+        return found
+
+    def _marks(self) -> int:
+        return sum(len(one.marks) for one in self._manifests.values())
 
     def listing(self, repository_id: str, commit: str) -> Mapping[str, str]:
         """Every file and link of a commit's tree -> what it is, as in a layer's listing."""
@@ -223,7 +265,13 @@ def _copy(source: str, target: str) -> None:
 
 
 def _stamp(files: Path, mtime: int) -> None:
+    """Give everything the modes and times it has in every workspace, on every machine."""
+    files.chmod(0o755)
     for directory, names, leaves in os.walk(files):
         for name in (*names, *leaves):
             path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            if not stat.S_ISLNK(mode):
+                wanted = 0o755 if stat.S_ISDIR(mode) or mode & 0o100 else 0o644
+                os.chmod(path, wanted)
             os.utime(path, (mtime, mtime), follow_symlinks=False)

@@ -49,7 +49,9 @@ class UnsandboxedRunner:
         scratch.mkdir(parents=True, exist_ok=True)
         layers = LayerStore(objects, scratch)
         cache = TreeCache(trees, work_dir / "trees")
-        self._workspaces = Workspaces(work_dir / "jobs", cache, layers, first_uid=None)
+        self._workspaces = Workspaces(
+            work_dir / "jobs", cache, layers, first_uid=None, limits=self._limits
+        )
         self._execution = Execution(
             self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
         )
@@ -90,7 +92,8 @@ class UnsandboxedRunner:
             workspace.root,
             beside=workspace.outputs,
             caches=workspace.caches,
-            before_bytes=before.total_bytes + workspace.caches_bytes,
+            before=before,
+            caches_bytes=workspace.caches_bytes,
             limits=self._limits,
         )
         with subprocess.Popen(

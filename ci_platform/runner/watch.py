@@ -25,7 +25,7 @@ from ci_platform.runner.limits import (
     over_memory,
     over_pids,
 )
-from ci_platform.runner.manifest import TooManyFiles, walk, weight
+from ci_platform.runner.manifest import Manifest, TooManyFiles, walk, weight
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -152,19 +152,24 @@ class Disk:
         self,
         root: int,
         *,
+        upper: int | None = None,
         beside: Path,
         caches: int | None = None,
-        before_bytes: int,
+        before: Manifest,
+        caches_bytes: int = 0,
         limits: RunnerLimits,
     ) -> None:
-        """`beside`: the one file outside that the command may write too; `caches`: a directory."""
-        self._roots = [root] if caches is None else [root, caches]
-        self._root = root
+        """`upper`: where what is written to `root` lies, if not in it; `beside`: the one file
+        outside that the command may write too; `caches`: a directory; `before`: what was in
+        `root`."""
+        self._root = root if upper is None else upper
+        self._roots = [self._root] if caches is None else [self._root, caches]
         self._beside = beside
-        self._before = before_bytes
+        self._before = before.total_bytes - before.below_bytes + caches_bytes
+        self._files_below = before.below_files
         self._limits = limits
         self._device = os.fstat(root).st_dev
-        self._free_at_start = _free_bytes(root)
+        self._free_at_start = _free_bytes(self._root)
         self._walk: Iterator[tuple[str, os.stat_result, bool]] | None = None
         self._bytes, self._files = 0, 0
         self._next_pass = 0.0
@@ -175,7 +180,7 @@ class Disk:
         if self._walk is None:
             if now < self._next_pass:
                 return None
-            self._walk, self._files = chain.from_iterable(map(walk, self._roots)), 0
+            self._walk, self._files = chain.from_iterable(map(walk, self._roots)), self._files_below
             self._bytes = weight(os.lstat(self._beside))
         try:
             for _, found, _ in self._walk:

@@ -1,6 +1,8 @@
 """Workspaces: one directory per command, `jobs/<name>`, under a uid of its own where we are root.
 
-A workspace is the commit's tree with the base layers on top. One in which a command succeeded is
+A workspace is the commit's tree with the base layers on top: an overlay over the cached tree, or a
+copy of it where there can be no overlay. Layers are always written into it: as directories below,
+each would be one more that commands cannot rename. One in which a command succeeded is
 kept for the next step of the same run, which then starts without a checkout; one in which a
 command failed is thrown away. A lock on the directory tells live ones from those of dead workers.
 """
@@ -18,9 +20,12 @@ from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.layers import LayerStore
-from ci_platform.runner.manifest import Manifest, walk
+from ci_platform.runner.limits import RunnerLimits
+from ci_platform.runner.manifest import Manifest, scan, walk
+from ci_platform.runner.overlays import Overlay, Overlays
 from ci_platform.runner.trash import Trash
 from ci_platform.runner.trees import TreeCache
+from ci_platform.runner.upper import is_whiteout, scan_upper
 from ci_platform.shell import CommandSpec
 
 KEPT_MAX = 4  # workspaces kept for a next step
@@ -51,6 +56,18 @@ class Workspace:
     caches: int | None = None  # descriptor of CACHES, while a command has some
     caches_bytes: int = 0  # in them, when the command began
     manifest: Manifest | None = None  # what is in it, if that is known without looking
+    overlay: Overlay | None = None  # None: it is a copy
+
+    @property
+    def upper(self) -> int | None:
+        """Descriptor of where changes lie, if not in `root`."""
+        return self.overlay.upper if self.overlay else None
+
+    def scan(self, limits: RunnerLimits) -> Manifest:
+        """List what is in it, while nothing runs in it. Raises TooManyFiles."""
+        if self.overlay is None:
+            return scan(self.root, limits)
+        return scan_upper(self.overlay.upper, self.root, self.overlay.below, limits)
 
     @property
     def files(self) -> Path:
@@ -63,10 +80,20 @@ class Workspace:
 
 class Workspaces:
     def __init__(
-        self, jobs: Path, cache: TreeCache, layers: LayerStore, *, first_uid: int | None
+        self,
+        jobs: Path,
+        cache: TreeCache,
+        layers: LayerStore,
+        *,
+        first_uid: int | None,
+        overlays: Overlays | None = None,
+        limits: RunnerLimits,
     ) -> None:
-        """`first_uid`: of the range that commands run under; None: under our own."""
+        """`first_uid`: of the range that commands run under; None: under our own. `overlays`:
+        None for workspaces that are copies."""
         self._jobs = jobs
+        self._overlays = overlays
+        self._limits = limits
         self._cache = cache
         self._layers = layers
         self._first_uid = first_uid
@@ -77,6 +104,10 @@ class Workspaces:
         self._trash = Trash(jobs.with_name("trash"))
         self._sweep()
 
+    def describe(self) -> str:
+        """How checkouts come about here."""
+        return self._overlays.describe() if self._overlays else "copies"
+
     def take(self, spec: CommandSpec) -> Workspace:
         """A workspace for this command, ready to run in. Give it back with keep or drop."""
         wanted = State(spec.run_id, spec.commit, tuple(spec.base))
@@ -85,18 +116,35 @@ class Workspaces:
             workspace = self._new()
         try:
             if there is None:
-                self._cache.checkout(spec.repository_id, spec.commit, workspace.files)
+                self._check_out(workspace, spec)
             missing = wanted.base[len(there.base) if there else 0 :]
             if missing:
                 workspace.manifest = None
                 self._layers.restore(workspace.root, missing)
             if workspace.uid is not None and (there is None or missing):
-                give_to(workspace.root, workspace.uid)
+                give_to(workspace.root, workspace.uid, listed=workspace.upper)
             _empty_file(workspace)
         except BaseException:
             self.drop(workspace)
             raise
         return workspace
+
+    def _check_out(self, workspace: Workspace, spec: CommandSpec) -> None:
+        """Fill a new workspace with the commit's tree."""
+        if self._overlays is not None and self._overlays.possible():
+            tree, below = self._cache.below(spec.repository_id, spec.commit, self._limits)
+            try:
+                found = self._overlays.mount(workspace.directory, tree, below, workspace.uid)
+            except BaseException:
+                os.close(below.root)
+                raise
+            if found is not None:
+                os.close(workspace.root)
+                workspace.root, workspace.overlay = found.root, found
+                workspace.manifest = None if spec.base else below.manifest
+                return
+            os.close(below.root)
+        self._cache.checkout(spec.repository_id, spec.commit, workspace.files)
 
     def listing(self, spec: CommandSpec) -> Mapping[str, str]:
         """The files of the command's commit, without its layers."""
@@ -122,6 +170,8 @@ class Workspaces:
 
     def drop(self, workspace: Workspace) -> None:
         os.close(workspace.root)
+        if self._overlays is not None and workspace.overlay is not None:
+            self._overlays.unmount(workspace.directory, workspace.overlay)
         if workspace.caches is not None:
             os.close(workspace.caches)
         try:
@@ -145,6 +195,7 @@ class Workspaces:
 
     def _take_kept(self, wanted: State) -> tuple[Workspace | None, State | None]:
         """The kept workspace of this run that already holds most of the base."""
+        self._drop_dead()
         with self._lock:
             fitting = [
                 state
@@ -156,6 +207,18 @@ class Workspaces:
                 return None, None
             best = max(fitting, key=lambda state: len(state.base))
             return self._kept.pop(best), best
+
+    def _drop_dead(self) -> None:
+        """Throw away what ended with its launcher process."""
+        with self._lock:
+            dead = [state for state, kept in self._kept.items() if not self._lives(kept)]
+            workspaces = [self._kept.pop(state) for state in dead]
+        for workspace in workspaces:
+            self.drop(workspace)
+
+    def _lives(self, workspace: Workspace) -> bool:
+        overlays, overlay = self._overlays, workspace.overlay
+        return overlay is None or overlays is None or overlays.lives(overlay)
 
     def _new(self) -> Workspace:
         uid_lock, uid = self._free_uid()
@@ -230,8 +293,9 @@ def _empty_file(workspace: Workspace) -> None:
         os.close(fd)
 
 
-def give_to(root: int, uid: int) -> None:
-    """Hand everything to the command's uid. Nothing runs in the workspace yet."""
-    for path, found, _ in walk(root):
-        if found.st_uid != uid:
+def give_to(root: int, uid: int, *, listed: int | None = None) -> None:
+    """Hand everything to the command's uid, or only what is in the directory `listed` too.
+    Nothing runs in the workspace yet."""
+    for path, found, _ in walk(root if listed is None else listed):
+        if found.st_uid != uid and not is_whiteout(found):
             os.chown(path, uid, uid, dir_fd=root, follow_symlinks=False)

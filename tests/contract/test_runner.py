@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,11 @@ from tests.integration.runner_world import (
 LIMITS = RunnerLimits(
     disk_bytes=64 << 20, output_bytes=1 << 20, files=500, outputs=10, grace_seconds=1.0
 )
-RUNNERS = {"sandboxed": SandboxRunner, "unsandboxed": UnsandboxedRunner}
+RUNNERS: dict[str, Callable[..., SandboxRunner | UnsandboxedRunner]] = {
+    "sandboxed": SandboxRunner,
+    "sandboxed, copying": partial(SandboxRunner, overlay=False),
+    "unsandboxed": UnsandboxedRunner,
+}
 
 
 @dataclass
