@@ -28,6 +28,8 @@ CORE = {
     "ci_platform.shell",
     "ci_platform.durable",
     "ci_platform.envelope",
+    "ci_platform.mirroring",
+    "ci_platform.telling",
 }
 FRONT = {
     "ci_platform.commands",
@@ -35,6 +37,8 @@ FRONT = {
     "ci_platform.git_queries",
     "ci_platform.identity",
     "ci_platform.live",
+    "ci_platform.mirroring",
+    "ci_platform.telling",
     "ci_platform.model",
     "ci_platform.errors",
     "ci_platform.ports",
@@ -53,6 +57,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.scheduling": set(),
     "ci_platform.family": set(),
     "ci_platform.shell": CORE,
+    "ci_platform.mirroring": CORE,
+    "ci_platform.telling": CORE,
+    "ci_platform.outgoing": CORE | {"git_store"},
     "ci_platform.durable": set(),
     "ci_platform.envelope": CORE,
     "ci_platform.engine": CORE,

@@ -13,8 +13,10 @@ from ci_platform.ports import Clock, Token
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
 from ci_platform.store.ids import new_id
+from ci_platform.store.notices import write_notice
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.tables import LINKS, ROLES, TOKENS, USERS
+from ci_platform.telling import Notice, NoticeKind
 
 TOUCH_MS = 60_000  # a token's last use is kept to the minute, not written at every request
 
@@ -88,7 +90,12 @@ class SqlIdentityStore:
             "expires_ms": token.expires_ms,
             "last_used_ms": token.last_used_ms,
         }
-        self._database.write(lambda connection: connection.execute(TOKENS.insert(), columns))
+
+        def work(connection: Connection) -> None:
+            connection.execute(TOKENS.insert(), columns)
+            write_notice(connection, _notice(NoticeKind.TOKEN_CREATED, token, token.created_ms))
+
+        self._database.write(work)
 
     def token(self, digest: str) -> Token | None:
         row = self._one(_BY_DIGEST, {"digest": digest})
@@ -101,8 +108,16 @@ class SqlIdentityStore:
         return [_token_of(row) for row in self._all(statement)]
 
     def revoke_token(self, token_id: str) -> None:
-        statement = TOKENS.delete().where(TOKENS.c.id == token_id)
-        self._database.write(lambda connection: connection.execute(statement))
+        gone = TOKENS.delete().where(TOKENS.c.id == token_id).returning(*TOKENS.c)
+        now_ms = self._clock.now_ms()
+
+        def work(connection: Connection) -> None:
+            row = connection.execute(gone).one_or_none()
+            if row is not None:
+                notice = _notice(NoticeKind.TOKEN_REVOKED, _token_of(row), now_ms)
+                write_notice(connection, notice)
+
+        self._database.write(work)
 
     def touch_token(self, token_id: str, at_ms: int) -> None:
         row = self._one(select(TOKENS.c.last_used_ms).where(TOKENS.c.id == token_id))
@@ -147,6 +162,18 @@ class SqlIdentityStore:
 
     def _all(self, statement: Select[tuple[Json, ...]]) -> Sequence[Columns]:
         return self._database.read(lambda connection: connection.execute(statement).all())
+
+
+def _notice(kind: NoticeKind, token: Token, at_ms: int) -> Notice:
+    """That a token came or went: what it was for, and nothing of its secret."""
+    detail: dict[str, Json] = {
+        "token": token.id,
+        "name": token.name,
+        "scopes": sorted(token.scopes),
+        "user": token.user_id,
+        "expires_ms": token.expires_ms,
+    }
+    return Notice(new_id("evt", at_ms), kind, token.repository_id, at_ms, detail)
 
 
 def _user_of(row: Columns) -> User:

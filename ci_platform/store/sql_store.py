@@ -25,6 +25,8 @@ from ci_platform.store.hooks import SqlHookStore
 from ci_platform.store.identity import SqlIdentityStore
 from ci_platform.store.logs import SqlLogStore
 from ci_platform.store.memos import SqlMemoStore
+from ci_platform.store.mirrors import SqlMirrorStore
+from ci_platform.store.notices import SqlNoticeStore
 from ci_platform.store.notifications import NotifyWire
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.runs import SqlRunStore
@@ -64,6 +66,8 @@ class SqlStore:
         self._duties = SqlDutyStore(database, clock)
         self._schedules = SqlScheduleStore(database)
         self._shelves = SqlShelfStore(database)
+        self._mirrors = SqlMirrorStore(database, Cipher(key))
+        self._notices = SqlNoticeStore(database, Cipher(key))
 
     @property
     def runs(self) -> SqlRunStore:
@@ -120,6 +124,14 @@ class SqlStore:
     @property
     def shelves(self) -> SqlShelfStore:
         return self._shelves
+
+    @property
+    def mirrors(self) -> SqlMirrorStore:
+        return self._mirrors
+
+    @property
+    def notices(self) -> SqlNoticeStore:
+        return self._notices
 
     @property
     def clock(self) -> Clock:

@@ -32,7 +32,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 LOG_HOT_BYTES = 64 << 10  # of rows: a log that has fewer stays rows when its step has ended
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
