@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,6 +192,7 @@ def open_platform(
             blob_bytes=config.blob_bytes,
             repository_bytes=config.repository_bytes,
         ),
+        git=_git_binary(config.git_binary),
     )
     source = GitSource(
         git, bytes_max=config.source_bytes, allow_private_remotes=config.private_remotes
@@ -338,6 +340,11 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
 def _listed(text: str) -> list[str]:
     """What a setting lists, separated by commas."""
     return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _git_binary(name: str) -> Path | None:
+    found = shutil.which(name) if name else None
+    return None if found is None else Path(found).resolve()
 
 
 # --- the application ------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ from git_store.graph import Graph
 from git_store.limits import Limits
 from git_store.names import is_sha
 from git_store.objects import Objects
+from git_store.pack_process import PackProcesses
 from git_store.packfile import COMMIT, TAG
 from git_store.packwriter import PackWriter, reusable, send_whole
 from git_store.pktline import DELIMITER, FLUSH, Mark, Out, PacketReader, SideBand, packet
 from git_store.refs import Ref
-from git_store.select import Filter, Selected, Selection, parse_filter, walk
+from git_store.select import Filter, Job, TooMany, parse_filter, select
 from git_store.shallow import Boundary, Deepen, boundary
 
 Line = TypeVar("Line")
@@ -86,7 +87,9 @@ class Fetcher:
         *,
         limits: Limits,
         heavy: threading.Semaphore,
+        apart: PackProcesses,
     ) -> None:
+        self._apart = apart
         self._refs = refs
         self._objects = objects
         self._graph = Graph(objects)
@@ -278,38 +281,39 @@ class Fetcher:
                 side.progress(f"Sending {sum(pack.count for pack in packs)} objects as stored.\n")
                 send_whole(packs, side)
                 return
-        with self._heavy:
-            selected = self._select(request, wanted, common, limit or Boundary())
+        job = self._job(request, wanted, common, limit or Boundary())
+        try:
+            with self._heavy:
+                most = self._limits.process_objects
+                selected = select(self._objects, self._graph, job, most=most)
+        except TooMany:
+            self._apart.send(self._objects.packs, job, side)
+            return
         side.progress(f"Enumerating objects: {len(selected.names)}, done.\n")
-        near = b"ofs-delta" in request.flags
-        PackWriter(self._objects, selected, side, thin=request.thin, near=near).send()
+        PackWriter(self._objects, selected, side, thin=job.thin, near=job.near).send()
 
-    def _select(
+    def _job(
         self, request: _Request, wanted: _Wanted, common: Sequence[bytes], limit: Boundary
-    ) -> Selected:
-        cut = set(limit.cut) | (request.shallow - limit.opened)
+    ) -> Job:
         opened = [parent for commit in limit.opened for parent in self._graph.get(commit).parents]
-        walked = walk(
-            self._graph, wanted.commits + opened, common, cut=cut, client_cut=request.shallow
+        return Job(
+            commits=wanted.commits + opened,
+            common=common,
+            others=[*((tag, TAG) for tag in wanted.tags), *wanted.others],
+            tags=list(self._tags()) if b"include-tag" in request.flags else [],
+            cut=frozenset(limit.cut | (request.shallow - limit.opened)),
+            opened=limit.opened,
+            client_cut=frozenset(request.shallow),
+            filter=request.filter,
+            thin=request.thin,
+            near=b"ofs-delta" in request.flags,
         )
-        selection = Selection(
-            self._objects, self._graph, filtered=request.filter, thin=request.thin
-        )
-        selection.add_commits(walked, cut)
-        for name in wanted.tags:
-            selection.add(name, TAG)
-        for name, kind in wanted.others:
-            selection.add(name, kind)
-        if b"include-tag" in request.flags:
-            for tag in self._tags_of(set(walked.send)):
-                selection.add(tag, TAG)
-        return selection.selected()
 
-    def _tags_of(self, commits: set[bytes]) -> Iterable[bytes]:
-        """The annotated tags of commits that are being sent."""
+    def _tags(self) -> Iterator[tuple[bytes, bytes]]:
+        """The annotated tags, each after what it finally points at."""
         for ref in self._refs:
-            if ref.peeled is not None and bytes.fromhex(ref.peeled) in commits:
-                yield from self._objects.peel(bytes.fromhex(ref.sha))[2]
+            if ref.peeled is not None:
+                yield bytes.fromhex(ref.peeled), bytes.fromhex(ref.sha)
 
 
 @dataclass(slots=True)

@@ -256,7 +256,13 @@ class GitHttp:
     def _fetcher(self, repository: Repository) -> Fetcher:
         refs = self._store.refs.all(repository.id)  # before the packs: see Fetcher
         objects = self._store.objects(repository.id)
-        return Fetcher(refs, objects, limits=self._limits, heavy=self._store.heavy)
+        return Fetcher(
+            refs,
+            objects,
+            limits=self._limits,
+            heavy=self._store.heavy,
+            apart=self._store.pack_processes,
+        )
 
 
 def _read_command(reader: PacketReader) -> tuple[bytes | None, list[bytes]]:

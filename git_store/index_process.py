@@ -17,7 +17,7 @@ from pathlib import Path
 from git_store.errors import BadPack, GitStoreError, OverLimit, StorageFailed
 from git_store.index import Indexed, Lookup, Progress, index_pack
 from git_store.limits import Limits
-from git_store.packs import map_file
+from git_store.pack import map_file
 
 CHILD = [sys.executable, "-c", "from git_store.index_process import main; main()"]
 _LOOKUP, _PROGRESS, _DONE, _BAD, _OVER = range(5)  # what the child says

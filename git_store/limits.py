@@ -43,5 +43,11 @@ class Limits:
     remote_seconds: float = 300.0  # a fetch from a remote, start to end
     threads: int = 64  # of GitHttp: requests in work at once
     heavy_threads: int = 2  # of those: packing and indexing at once
-    process_bytes: int = 32 * MIB  # packs from this size on are indexed in a process of their own
+    process_bytes: int = 2 * MIB  # pushes from this size on are indexed in a process of their own
+    process_objects: int = 4000  # fetches of more are put together in a process of their own
+    git_objects: int = 100_000  # pushes of more are indexed by git, where it is installed
+    processes: int = 8  # of fetches, at once
+    process_memory_bytes: int = 1 * GIB  # of one such process
+    process_seconds: int = 3600  # processor time of one
+    keepalive_seconds: float = 5.0  # a client that waits hears something so often
     idle_seconds: float = 120.0  # a client that neither sends nor takes a byte for so long is cut

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from git_store.errors import BadPack, ObjectNotFound
+from git_store.pack import Pack
 from git_store.packfile import (
     COMMIT,
     OFS_DELTA,
@@ -23,7 +24,6 @@ from git_store.packfile import (
     patch,
     references,
 )
-from git_store.packs import Pack
 
 _CACHE_BYTES = 32 << 20
 _CHAIN = 10_000  # longest delta chain followed; git makes 50, at most 4,095

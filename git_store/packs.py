@@ -7,12 +7,9 @@ Nothing here knows refs. `Packs` is shared by all threads; an opened `Pack` is r
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import secrets
 import threading
-from array import array
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,9 +23,10 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from git_store.database import Clock, Database, new_id
 from git_store.errors import BadPack, ObjectNotFound, StorageFailed
-from git_store.index import PackIndex, index_bytes, index_pack
+from git_store.index import index_bytes, index_pack
 from git_store.limits import Limits
-from git_store.packfile import STREAM_BYTES, TRAILER, Buffer, inflate, inflate_slices
+from git_store.pack import Pack, map_file
+from git_store.packfile import TRAILER
 from git_store.tables import packs, repositories, repository_packs
 
 log = logging.getLogger(__name__)
@@ -49,55 +47,6 @@ _GROW = (
     .values(pack_bytes=repositories.c.pack_bytes + bindparam("size"))
 )
 _ADD_PACK, _ADD_TO_LIST = insert(packs), insert(repository_packs)
-
-
-class Pack:
-    """One opened pack: its data, its index, and its roots if they are known."""
-
-    def __init__(
-        self, pack_id: str, data: Buffer, index: Buffer, roots: tuple[bytes, ...] | None
-    ) -> None:
-        self.id = pack_id
-        self.data = data
-        self.index = PackIndex(index)
-        self.roots = roots
-        self._order: tuple[array[int], array[int]] | None = None
-
-    @property
-    def count(self) -> int:
-        return self.index.count
-
-    def find(self, name: bytes) -> int | None:
-        return self.index.find(name)
-
-    def prepare(self) -> None:
-        """Sort the offsets, before many objects are copied. Two threads may both do it."""
-        if self._order is None:
-            offsets = self.index.offsets()
-            numbers = array("L", sorted(range(len(offsets)), key=offsets.__getitem__))
-            self._order = (array("Q", [offsets[number] for number in numbers]), numbers)
-
-    def name_at(self, offset: int) -> bytes:
-        """The name of the object at an offset."""
-        if self._order is None:
-            return self.index.name_at(offset)
-        offsets, numbers = self._order
-        return self.index.name(numbers[bisect_left(offsets, offset)])
-
-    def end_of(self, offset: int, start: int, size: int) -> int:
-        """Where the entry at `offset` ends, whose stream starts at `start`."""
-        if self._order is not None:
-            offsets = self._order[0]
-            after = bisect_left(offsets, offset) + 1
-            return offsets[after] if after < len(offsets) else len(self.data) - TRAILER
-        if size <= STREAM_BYTES:
-            return inflate(self.data, start, size)[1]
-        return max(end for _, end in inflate_slices(self.data, start, size))
-
-
-def map_file(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +170,8 @@ class Packs:
 
     def adopt(self, pack: Pack) -> None:
         """Keep an opened pack at hand; let go of those used longest ago."""
+        if not isinstance(pack.data, bytes) and isinstance(self._objects, LocalStore):
+            pack.files = _local_files(self._objects, pack.id)
         with self._lock:
             self._forget(pack.id)
             self._opened[pack.id] = pack
@@ -265,16 +216,16 @@ class Packs:
 
     def _open_files(self, pack_id: str, roots: bytes | None) -> Pack:
         if isinstance(self._objects, LocalStore):
-            pack_file = local_path(self._objects, pack_key(pack_id))
-            index_file = local_path(self._objects, index_key(pack_id))
+            pack_file, index_file = _local_files(self._objects, pack_id)
         else:
             pack_file, index_file = self._cached(pack_id)
             self._download(pack_key(pack_id), pack_file)
             self._download(index_key(pack_id), index_file)
         try:
-            return Pack(pack_id, map_file(pack_file), map_file(index_file), _split(roots))
+            maps = map_file(pack_file), map_file(index_file)
         except (OSError, ValueError) as error:
             raise BadPack(f"pack {pack_id} cannot be opened: {error}") from error
+        return Pack(pack_id, *maps, _split(roots), (pack_file, index_file))
 
     # --- local copies of a remote object store ----------------------------------------------------
 
@@ -340,6 +291,10 @@ def local_path(objects: LocalStore, key: str) -> Path:
     if objects.prefix is None:
         raise ValueError("a LocalStore for packs needs a prefix")
     return Path(objects.prefix) / key
+
+
+def _local_files(objects: LocalStore, pack_id: str) -> tuple[Path, Path]:
+    return local_path(objects, pack_key(pack_id)), local_path(objects, index_key(pack_id))
 
 
 def _move_in(objects: LocalStore, key: str, path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from git_store.graph import Graph
 from git_store.objects import Objects
+from git_store.pack import Pack
 from git_store.packfile import (
     BLOB,
     OFS_DELTA,
@@ -19,7 +20,6 @@ from git_store.packfile import (
     entry_header,
     pack_header,
 )
-from git_store.packs import Pack
 from git_store.pktline import SideBand
 from git_store.select import Selected
 

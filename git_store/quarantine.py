@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import shutil
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,8 +22,9 @@ from git_store.index import Entry, Indexed, Lookup, Progress, index_bytes, index
 from git_store.index_process import index_apart
 from git_store.limits import Limits
 from git_store.objects import Objects
+from git_store.pack import Pack, map_file
 from git_store.packfile import SLICE, TRAILER, Buffer, entry_header
-from git_store.packs import NewPack, Pack, map_file, sync
+from git_store.packs import NewPack, sync
 
 _SMALLEST = 12 + TRAILER
 
@@ -228,6 +230,9 @@ def sweep(directory: Path, *, before_ms: int) -> int:
         return 0
     for path in directory.iterdir():
         if path.stat().st_mtime * 1000 < before_ms:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed += 1
     return removed

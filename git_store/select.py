@@ -1,6 +1,7 @@
 """Which objects a fetch sends: the commits between wants and haves, and what changed in them.
 
-Pure over Objects and Graph. fetch.py calls it; packwriter.py writes what comes out.
+Pure over Objects and Graph. fetch.py calls it, or a process that fetch.py asks; packwriter.py
+writes what comes out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from git_store.errors import ProtocolError
 from git_store.graph import Graph
 from git_store.objects import Objects
-from git_store.packfile import DIRECTORY, GITLINK, TREE, entries
+from git_store.packfile import DIRECTORY, GITLINK, TAG, TREE, entries
 
 _WANT, _HAVE = 1, 2
 _SLOP = 64  # commits looked at after the last one to send: clocks of commits are not exact
@@ -26,6 +27,11 @@ class Filter:
 
     blob_bytes: int | None = None  # blobs of this size or larger; 0: all
     tree_depth: int | None = None  # everything deeper
+
+    def __str__(self) -> str:
+        if self.tree_depth is not None:
+            return f"tree:{self.tree_depth}"
+        return f"blob:limit={self.blob_bytes}" if self.blob_bytes else "blob:none"
 
 
 def parse_filter(text: str) -> Filter:
@@ -46,6 +52,44 @@ def parse_filter(text: str) -> Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """What a fetch is to send, when all that may be refused has been."""
+
+    commits: Sequence[bytes]  # wanted, with the parents of those in `opened`
+    common: Sequence[bytes]  # commits the client has
+    others: Sequence[tuple[bytes, int]]  # tags, trees and files wanted by name, with their types
+    tags: Sequence[tuple[bytes, bytes]]  # (commit, tag): it goes along if its commit does
+    cut: frozenset[bytes]  # commits the client shall have without their parents
+    opened: frozenset[bytes]  # commits it had so, whose parents it gets now
+    client_cut: frozenset[bytes]  # commits it has so now
+    filter: Filter | None
+    thin: bool
+    near: bool  # the client understands deltas that name their base by its distance
+
+
+class TooMany(Exception):
+    """More objects than were to be looked at here and now."""
+
+
+def select(objects: Objects, graph: Graph, job: Job, *, most: int | None = None) -> Selected:
+    """The objects of a fetch. Raises TooMany once there are more than `most`."""
+    cut = set(job.cut)
+    walked = walk(
+        graph, job.commits, job.common, cut=cut, client_cut=set(job.client_cut), most=most
+    )
+    selection = Selection(objects, graph, filtered=job.filter, thin=job.thin, most=most)
+    selection.add_commits(walked, cut)
+    for name, kind in job.others:
+        selection.add(name, kind)
+    sent = set(walked.send) if job.tags else set()
+    for commit, tag in job.tags:
+        if commit in sent:
+            for name in objects.peel(tag)[2]:
+                selection.add(name, TAG)
+    return selection.selected()
+
+
+@dataclass(frozen=True, slots=True)
 class Walked:
     send: list[bytes]  # commits, newest first
     known: set[bytes]  # commits the client has, as far as looked at
@@ -58,8 +102,10 @@ def walk(
     *,
     cut: set[bytes],
     client_cut: set[bytes],
+    most: int | None = None,
 ) -> Walked:
-    """The commits to send. Parents of `cut` stay; parents of `client_cut` the client lacks."""
+    """The commits to send. Parents of `cut` stay; parents of `client_cut` the client lacks. Raises
+    TooMany once it has looked at more than `most`."""
     flags: dict[bytes, int] = {}
     done: dict[bytes, int] = {}
     heap: list[tuple[int, bytes]] = []
@@ -87,6 +133,8 @@ def walk(
         slop = 0 if undecided > 0 else slop + 1
         if slop > _SLOP:
             break
+        if most is not None and len(done) > most:
+            raise TooMany
         _, commit = heapq.heappop(heap)
         flag = flags[commit]
         if done.get(commit) == flag:
@@ -124,8 +172,16 @@ class Selection:
     """
 
     def __init__(
-        self, objects: Objects, graph: Graph, *, filtered: Filter | None, thin: bool
+        self,
+        objects: Objects,
+        graph: Graph,
+        *,
+        filtered: Filter | None,
+        thin: bool,
+        most: int | None = None,
     ) -> None:
+        """Raises TooMany on the way, once there are more than `most`."""
+        self._most = most
         self._objects = objects
         self._graph = graph
         self._filter = filtered or Filter()
@@ -171,6 +227,8 @@ class Selection:
                 continue
             self._visited.add(key)
             self._names[tree] = None
+            if self._most is not None and len(self._names) > self._most:
+                raise TooMany
             mine = self._entries(tree)
             theirs = [self._entries(base) for base in bases]
             new = mine.difference(*theirs)

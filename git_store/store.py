@@ -21,6 +21,7 @@ from git_store.limits import Limits
 from git_store.mirror import Import, Imported, Mirrors
 from git_store.names import check_branch
 from git_store.objects import Objects
+from git_store.pack_process import PackProcesses
 from git_store.packs import Packs
 from git_store.push import Pusher, Pushes, PushEvent, PushListener, RefChange, Request
 from git_store.refs import Refs
@@ -48,11 +49,14 @@ class GitStore:
         clock: Callable[[], int],
         limits: Limits | None = None,
         listener: PushListener | None = None,
+        git: Path | None = None,
     ) -> None:
         """`cache_dir` holds quarantined pushes and local copies of packs; `clock` answers
-        milliseconds since 1970."""
+        milliseconds since 1970. `git` is the binary that does the largest work; without it, it
+        takes longer."""
         self.limits = limits or Limits()
         self.heavy = threading.BoundedSemaphore(self.limits.heavy_threads)
+        self.pack_processes = PackProcesses(cache_dir / "quarantine", self.limits, git)
         self._clock = clock
         self._database = Database(engine)
         self._packs = Packs(self._database, objects, cache_dir, clock=clock, limits=self.limits)

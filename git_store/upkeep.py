@@ -26,8 +26,9 @@ from git_store.graph import Graph
 from git_store.index import index_pack
 from git_store.limits import Limits
 from git_store.objects import Objects
+from git_store.pack import Pack
 from git_store.packfile import COMMIT, SLICE, TAG, TRAILER
-from git_store.packs import PREFIX, Pack, Packs
+from git_store.packs import PREFIX, Packs
 from git_store.packwriter import PackWriter
 from git_store.pktline import SideBand
 from git_store.push import Pushes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from git_store import Access, GitHttp, GitStore, Limits, Push, PushEvent, PushRejected
 
+GIT = Path(shutil.which("git") or "git").resolve()
 TOKEN = "s3cret"
 READ_TOKEN = "readonly"
 
@@ -96,7 +98,9 @@ class GitWorld:
         limits: Limits | None = None,
         engine: Engine | None = None,
         objects: ObjectStore | None = None,
+        git: Path | None = None,
     ) -> None:
+        """`git`: the binary for large work; None: the store does without."""
         self.directory = directory
         self.engine = engine or sqlite_engine(directory / "git.db")
         (directory / "objects").mkdir(exist_ok=True)
@@ -110,6 +114,7 @@ class GitWorld:
             clock=self.clock,
             limits=limits,
             listener=self.listener,
+            git=git,
         )
         self.store.create_tables()
         self.app = GitHttp(self.store, authenticate=authenticate)
@@ -201,4 +206,13 @@ def _environment() -> dict[str, str]:
     }
 
 
-__all__ = ["READ_TOKEN", "TOKEN", "Clock", "GitWorld", "MemoryStore", "Recorder", "sqlite_engine"]
+__all__ = [
+    "GIT",
+    "READ_TOKEN",
+    "TOKEN",
+    "Clock",
+    "GitWorld",
+    "MemoryStore",
+    "Recorder",
+    "sqlite_engine",
+]

@@ -1,4 +1,5 @@
-"""Fetches and clones of the real git client, in all protocol versions."""
+"""Fetches and clones of the real git client, in all protocol versions: put together in the server,
+in a process of its own, and by the git binary, always with the same result."""
 
 from __future__ import annotations
 
@@ -8,15 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.git_world import GitWorld, Recorder
+from git_store import Limits
+from tests.integration.git_world import GIT, GitWorld, Recorder
 
 VERSIONS = ("0", "2")
 ALL_VERSIONS = ("0", "1", "2")  # 1 is 0 with one line more
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitWorld]:
-    world = GitWorld(tmp_path_factory.mktemp("git"))
+APART = Limits(process_objects=1)  # everything is put together in a process of its own
+WAYS = {"here": (Limits(), None), "apart": (APART, None), "by git": (APART, GIT)}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def world(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[GitWorld]:
+    limits, git = WAYS[request.param]
+    world = GitWorld(tmp_path_factory.mktemp("git"), limits=limits, git=git)
     world.store.listen(Recorder())
     yield world
     world.close()

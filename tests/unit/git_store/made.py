@@ -8,6 +8,7 @@ import zlib
 from git_store.index import index_bytes, index_pack
 from git_store.limits import Limits
 from git_store.objects import Objects
+from git_store.pack import Pack
 from git_store.packfile import (
     BLOB,
     COMMIT,
@@ -18,7 +19,6 @@ from git_store.packfile import (
     inflate,
     pack_header,
 )
-from git_store.packs import Pack
 
 
 class Maker:
