@@ -64,7 +64,7 @@ from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.scheduling import RunLimits
 from ci_platform.shell import Trees
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
-from ci_platform.store import open_store, sqlite_url
+from ci_platform.store import SqlStore, open_store, sqlite_url
 from ci_platform.webhooks import Errands, create_webhooks
 from git_store import GitHttp, GitStore
 from git_store import Limits as GitLimits
@@ -182,18 +182,7 @@ def open_platform(
         migrate=migrate,
     )
     clock = store.clock
-    git = GitStore(
-        store.engine,
-        objects,
-        config.data / "work" / "git",
-        clock=clock.now_ms,
-        limits=GitLimits(
-            push_bytes=config.push_bytes,
-            blob_bytes=config.blob_bytes,
-            repository_bytes=config.repository_bytes,
-        ),
-        git=_git_binary(config.git_binary),
-    )
+    git = _git_store(config, store, objects)
     source = GitSource(
         git, bytes_max=config.source_bytes, allow_private_remotes=config.private_remotes
     )
@@ -342,9 +331,20 @@ def _listed(text: str) -> list[str]:
     return [one.strip() for one in text.split(",") if one.strip()]
 
 
-def _git_binary(name: str) -> Path | None:
-    found = shutil.which(name) if name else None
-    return None if found is None else Path(found).resolve()
+def _git_store(config: Config, store: SqlStore, objects: obstore.store.ObjectStore) -> GitStore:
+    found = shutil.which(config.git_binary) if config.git_binary else None
+    return GitStore(
+        store.engine,
+        objects,
+        config.data / "work" / "git",
+        clock=store.clock.now_ms,
+        limits=GitLimits(
+            push_bytes=config.push_bytes,
+            blob_bytes=config.blob_bytes,
+            repository_bytes=config.repository_bytes,
+        ),
+        git=None if found is None else Path(found).resolve(),
+    )
 
 
 # --- the application ------------------------------------------------------------------------------
