@@ -26,7 +26,14 @@ from git_store.limits import Limits
 from git_store.mirror import Imported
 from git_store.push import Push, Pusher, PushEvent, PushListener, RefChange
 from git_store.refs import Ref, Refs
-from git_store.repos import Repositories, Repository
+from git_store.repos import (
+    NewRepository,
+    Record,
+    Repositories,
+    Repository,
+    RepositoryEvent,
+    RepositoryEventKind,
+)
 from git_store.store import GitStore
 from git_store.upkeep import Proof
 
@@ -46,6 +53,7 @@ __all__ = [
     "GitStoreError",
     "Imported",
     "Limits",
+    "NewRepository",
     "ObjectNotFound",
     "OverLimit",
     "Proof",
@@ -55,6 +63,7 @@ __all__ = [
     "PushListener",
     "PushRejected",
     "Pusher",
+    "Record",
     "Ref",
     "RefChange",
     "RefConflict",
@@ -64,6 +73,8 @@ __all__ = [
     "RepoNotFound",
     "Repositories",
     "Repository",
+    "RepositoryEvent",
+    "RepositoryEventKind",
     "StorageFailed",
     "TreeEntry",
     "Verdict",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 from dulwich.objects import ObjectID
@@ -24,9 +25,10 @@ from git_store.push import Pusher, Pushes, PushEvent, RefChange, Report, Request
 from git_store.refs import Refs
 from git_store.remote import chunks_of, fetch_into, haves
 from git_store.remote_http import Address
-from git_store.repos import Repositories, Repository
+from git_store.repos import Repositories, Repository, RepositoryEventKind
 
 _IN_MEMORY_BYTES = 1 << 20
+IMPORTED = RepositoryEventKind.IMPORTED
 _TAKEN = ("refs/heads/", "refs/tags/")
 
 
@@ -82,13 +84,15 @@ class Mirrors:
                 return Imported(None, {})
             fetched = spool.tell() > 0
             spool.seek(0)
+            repository = self._repositories.by_id(repository_id)
             report = self._pushes.receive(
                 Request(
-                    repository=self._repositories.by_id(repository_id),
+                    repository=repository,
                     pusher=wanted.pusher,
                     changes=changes,
                     options=wanted.options,
                     chunks=chunks_of(spool) if fetched else None,
+                    also=partial(self._repositories.tell, kind=IMPORTED, repository=repository),
                 ),
                 say=lambda text: None,
                 progress=lambda text: None,

@@ -112,6 +112,7 @@ class Request:
     options: Sequence[str] = ()
     chunks: Iterable[bytes] | None = None
     atomic: bool = False
+    also: Callable[[Connection], None] | None = None  # done in its transaction, if a ref moves
 
 
 @dataclass(slots=True)
@@ -282,6 +283,8 @@ class Pushes:
             self._packs.insert(connection, repository_id, arrived.new)
         event = self._event(request, accepted)
         connection.execute(_ADD_EVENT, _row(event))
+        if request.also is not None:
+            request.also(connection)
         return event
 
     def _compare(self, connection: Connection, request: Request, report: Report) -> None:

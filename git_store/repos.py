@@ -1,14 +1,17 @@
 """Repositories as rows: create, get, list, fork, delete, and the rules for their names.
 
-Owns the repository rows and nothing of their content. Called through `GitStore.repositories`.
+Owns the repository rows and nothing of their content. Who wants to know of what happens to them is
+told in the same transaction. Called through `GitStore.repositories`.
 """
 
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, literal, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from git_store.database import Clock, Database, new_id
@@ -18,6 +21,8 @@ from git_store.tables import packs, push_events, refs, repositories, repository_
 
 _DESCRIPTION_CHARACTERS = 1000
 _PAGE = 1000
+_MANY = 1000  # created in one transaction
+_CREATE_TRIES = 3  # while others take the same names
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,32 @@ class Repository:
     def full_name(self) -> str:
         return f"{self.owner}/{self.name}"
 
+
+@dataclass(frozen=True, slots=True)
+class NewRepository:
+    owner: str
+    name: str
+    default_branch: str = "main"
+    description: str = ""
+
+
+class RepositoryEventKind(StrEnum):
+    CREATED = "created"
+    FORKED = "forked"  # created as a copy of `source`
+    IMPORTED = "imported"  # a remote's branches and tags became its own
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryEvent:
+    kind: RepositoryEventKind
+    repository: Repository
+    at_ms: int
+    source: Repository | None = None
+
+
+Record = Callable[[Connection, RepositoryEvent], None]
+"""Writes an event down in the transaction of what happened. What it raises undoes that."""
 
 _COLUMNS = (
     repositories.c.id,
@@ -56,19 +87,37 @@ _LOCK = (
 class Repositories:
     """Safe to call from any thread and from several processes at once."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, record: Record | None = None) -> None:
         self._database = database
         self._clock = clock
+        self._record = record
 
     def create(
         self, owner: str, name: str, *, default_branch: str = "main", description: str = ""
     ) -> Repository:
         """Create an empty repository. Raises BadName (with `.field`), RepoExists."""
-        check_branch(default_branch, "default_branch")
-        made = self._new(owner, name, default_branch=default_branch, description=description)
-        with self._database.writing() as connection:
-            _insert(connection, made)
+        (made,) = self.create_many([NewRepository(owner, name, default_branch, description)])
+        if not isinstance(made, Repository):
+            raise made
         return made
+
+    def create_many(
+        self, wanted: Sequence[NewRepository], *, template: str | None = None
+    ) -> builtins.list[Repository | BadName | RepoExists]:
+        """Create up to 1,000 repositories in one transaction, empty or as forks of `template`, an
+        id, whose default branch they take. Answers for each in turn what was made or why not.
+        Raises RepoNotFound for a template that is gone."""
+        if len(wanted) > _MANY:
+            raise BadName(f"at most {_MANY} repositories are created at once", field="wanted")
+        checked = [self._checked(one) for one in wanted]
+        for left in range(_CREATE_TRIES - 1, -1, -1):
+            try:
+                with self._database.writing() as connection:
+                    return self._create(connection, checked, template)
+            except IntegrityError:  # somebody took one of the names between the look and now
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def get(self, owner: str, name: str) -> Repository:
         """Raises RepoNotFound."""
@@ -98,27 +147,11 @@ class Repositories:
 
     def fork(self, repository_id: str, owner: str, name: str) -> Repository:
         """Copy refs (not hidden ones) and pack list; the packs are shared. Raises as `create`."""
-        with self._database.writing() as connection:
-            lock(connection, repository_id)
-            parent = _by_id(connection, repository_id)
-            made = self._new(
-                owner,
-                name,
-                default_branch=parent.default_branch,
-                description=parent.description,
-                pack_bytes=parent.pack_bytes,
-            )
-            _insert(connection, made)
-            visible = select(literal(made.id), refs.c.name, refs.c.sha, refs.c.peeled).where(
-                refs.c.repository_id == repository_id, ~refs.c.name.startswith(HIDDEN)
-            )
-            columns = ["repository_id", "name", "sha", "peeled"]
-            connection.execute(insert(refs).from_select(columns, visible))
-            owned = select(literal(made.id), repository_packs.c.pack_id).where(
-                repository_packs.c.repository_id == repository_id
-            )
-            columns = ["repository_id", "pack_id"]
-            connection.execute(insert(repository_packs).from_select(columns, owned))
+        description = self.by_id(repository_id).description
+        wanted = NewRepository(owner, name, description=description)
+        (made,) = self.create_many([wanted], template=repository_id)
+        if not isinstance(made, Repository):
+            raise made
         return made
 
     def set_default_branch(self, repository_id: str, branch: str) -> None:
@@ -137,9 +170,11 @@ class Repositories:
         """Remove the repository and every row of it. Packs nobody uses go with `GitStore.sweep`.
         Raises RepoNotFound."""
         with self._database.writing() as connection:
+            found = _by_id(connection, repository_id)
             gone = delete(repositories).where(repositories.c.id == repository_id)
             if not connection.execute(gone).rowcount:
                 raise RepoNotFound()
+            self.tell(connection, RepositoryEventKind.DELETED, found)
             listed = select(repository_packs.c.pack_id).where(
                 repository_packs.c.repository_id == repository_id
             )
@@ -149,32 +184,74 @@ class Repositories:
             for table in (refs, repository_packs, push_events):
                 connection.execute(delete(table).where(table.c.repository_id == repository_id))
 
-    def _new(
+    def tell(
         self,
-        owner: str,
-        name: str,
-        *,
-        default_branch: str,
-        description: str,
-        pack_bytes: int = 0,
-    ) -> Repository:
-        check_part(owner, "owner")
-        check_part(name, "name")
-        if len(description) > _DESCRIPTION_CHARACTERS or "\0" in description:
-            raise BadName(
-                f"description is not acceptable: at most {_DESCRIPTION_CHARACTERS} characters,"
-                " none of them NUL",
-                field="description",
-            )
+        connection: Connection,
+        kind: RepositoryEventKind,
+        repository: Repository,
+        source: Repository | None = None,
+    ) -> None:
+        """Have an event written down, in the transaction of what happened."""
+        if self._record is not None:
+            self._record(connection, RepositoryEvent(kind, repository, self._clock(), source))
+
+    def _checked(self, wanted: NewRepository) -> NewRepository | BadName:
+        try:
+            check_part(wanted.owner, "owner")
+            check_part(wanted.name, "name")
+            check_branch(wanted.default_branch, "default_branch")
+            if len(wanted.description) > _DESCRIPTION_CHARACTERS or "\0" in wanted.description:
+                raise BadName(
+                    f"description is not acceptable: at most {_DESCRIPTION_CHARACTERS} characters,"
+                    " none of them NUL",
+                    field="description",
+                )
+        except BadName as error:
+            return error
+        return wanted
+
+    def _create(
+        self,
+        connection: Connection,
+        wanted: Sequence[NewRepository | BadName],
+        template: str | None,
+    ) -> builtins.list[Repository | BadName | RepoExists]:
+        parent = None
+        if template is not None:
+            lock(connection, template)
+            parent = _by_id(connection, template)
+        taken = _taken(connection, [one for one in wanted if isinstance(one, NewRepository)])
+        answers: builtins.list[Repository | BadName | RepoExists] = []
+        for one in wanted:
+            if isinstance(one, BadName):
+                answers.append(one)
+                continue
+            full_name = f"{one.owner}/{one.name}"
+            if full_name in taken:
+                answers.append(RepoExists(f"A repository {full_name} exists."))
+                continue
+            taken.add(full_name)
+            answers.append(self._new(one, parent))
+        made = [one for one in answers if isinstance(one, Repository)]
+        if made:
+            connection.execute(insert(repositories), [_row(one) for one in made])
+            if parent is not None:
+                _share(connection, parent.id, [one.id for one in made])
+        kind = RepositoryEventKind.CREATED if parent is None else RepositoryEventKind.FORKED
+        for repository in made:
+            self.tell(connection, kind, repository, parent)
+        return answers
+
+    def _new(self, wanted: NewRepository, parent: Repository | None) -> Repository:
         now_ms = self._clock()
         return Repository(
             id=new_id("repo", now_ms),
-            owner=owner,
-            name=name,
-            default_branch=default_branch,
-            description=description,
+            owner=wanted.owner,
+            name=wanted.name,
+            default_branch=wanted.default_branch if parent is None else parent.default_branch,
+            description=wanted.description,
             created_ms=now_ms,
-            pack_bytes=pack_bytes,
+            pack_bytes=0 if parent is None else parent.pack_bytes,
         )
 
 
@@ -190,14 +267,35 @@ def lock(connection: Connection, repository_id: str) -> int:
     return int(generation)
 
 
-def _insert(connection: Connection, made: Repository) -> None:
-    values = {column.name: getattr(made, column.name) for column in _COLUMNS}
-    try:
-        connection.execute(
-            insert(repositories).values(full_name=made.full_name, generation=0, **values)
-        )
-    except IntegrityError as error:
-        raise RepoExists(f"A repository {made.full_name} exists.") from error
+def _row(made: Repository) -> dict[str, object]:
+    values: dict[str, object] = {column.name: getattr(made, column.name) for column in _COLUMNS}
+    return {**values, "full_name": made.full_name, "generation": 0}
+
+
+def _taken(connection: Connection, wanted: Sequence[NewRepository]) -> set[str]:
+    names = [f"{one.owner}/{one.name}" for one in wanted]
+    found = select(repositories.c.full_name).where(repositories.c.full_name.in_(names))
+    return set(connection.execute(found).scalars())
+
+
+def _share(connection: Connection, parent_id: str, new_ids: Sequence[str]) -> None:
+    """Give new repositories the visible refs and the pack list of another: rows, and no packs."""
+    new = repositories.c.id
+    ours = new.in_(new_ids)
+    visible = (
+        select(new, refs.c.name, refs.c.sha, refs.c.peeled)
+        .join_from(repositories, refs, refs.c.repository_id == parent_id)
+        .where(ours, ~refs.c.name.startswith(HIDDEN))
+    )
+    connection.execute(
+        insert(refs).from_select(["repository_id", "name", "sha", "peeled"], visible)
+    )
+    owned = (
+        select(new, repository_packs.c.pack_id)
+        .join_from(repositories, repository_packs, repository_packs.c.repository_id == parent_id)
+        .where(ours)
+    )
+    connection.execute(insert(repository_packs).from_select(["repository_id", "pack_id"], owned))
 
 
 def _by_id(connection: Connection, repository_id: str) -> Repository:

@@ -27,7 +27,7 @@ from git_store.push import Pusher, Pushes, PushEvent, PushListener, RefChange, R
 from git_store.refs import Refs
 from git_store.remote import Fetch, Remotes
 from git_store.remote_http import parse_url
-from git_store.repos import Repositories
+from git_store.repos import Record, Repositories
 from git_store.upkeep import Proof, Upkeep
 
 DAY_MS = 86_400_000
@@ -50,17 +50,18 @@ class GitStore:
         limits: Limits | None = None,
         listener: PushListener | None = None,
         git: Path | None = None,
+        record: Record | None = None,
     ) -> None:
         """`cache_dir` holds quarantined pushes and local copies of packs; `clock` answers
         milliseconds since 1970. `git` is the binary that does the largest work; without it, it
-        takes longer."""
+        takes longer. `record` writes down what happens to repositories."""
         self.limits = limits or Limits()
         self.heavy = threading.BoundedSemaphore(self.limits.heavy_threads)
         self.pack_processes = PackProcesses(cache_dir / "quarantine", self.limits, git)
         self._clock = clock
         self._database = Database(engine)
         self._packs = Packs(self._database, objects, cache_dir, clock=clock, limits=self.limits)
-        self.repositories = Repositories(self._database, clock)
+        self.repositories = Repositories(self._database, clock, record)
         self.refs = Refs(self._database, self._packs, self.limits.ref_bytes)
         self.pushes = Pushes(
             self._database,

@@ -11,7 +11,7 @@ from pathlib import Path
 import obstore
 import pytest
 from obstore.store import LocalStore, ObjectStore
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 
 from git_store import (
     BadName,
@@ -19,6 +19,7 @@ from git_store import (
     FileEdit,
     GitStore,
     Limits,
+    NewRepository,
     ObjectNotFound,
     OverLimit,
     Pusher,
@@ -27,6 +28,8 @@ from git_store import (
     RefConflict,
     RepoExists,
     RepoNotFound,
+    Repository,
+    RepositoryEvent,
 )
 from git_store.edits import CommitBuilder
 from git_store.push import Request
@@ -509,3 +512,76 @@ def test_damage_is_found(
         connection.execute(update, {"data": bytes(flipped), "id": pack_id})
     store.close()
     assert any(f"{pack_id} cannot be read" in line for line in store.fsck(repository).problems)
+
+
+# --- what others hear of --------------------------------------------------------------------------
+
+
+def test_each_event_of_a_repository_is_recorded_in_its_transaction(
+    engine: Engine, objects: ObjectStore, tmp_path: Path
+) -> None:
+    heard: list[tuple[str, str, str | None]] = []
+    broken: list[bool] = []
+
+    def record(connection: Connection, event: RepositoryEvent) -> None:
+        if broken:
+            raise RuntimeError("the outbox broke")
+        assert connection.in_transaction()
+        source = None if event.source is None else event.source.full_name
+        heard.append((event.kind, event.repository.full_name, source))
+
+    store = GitStore(engine, objects, tmp_path / "cache", clock=Clock(), record=record)
+    store.create_tables()
+    parent = store.repositories.create("acme", "app")
+    fork = store.repositories.fork(parent.id, "acme", "fork")
+    with pytest.raises(RepoExists):
+        store.repositories.create("acme", "app")
+    store.repositories.delete(fork.id)
+    assert heard == [
+        ("created", "acme/app", None),
+        ("forked", "acme/fork", "acme/app"),
+        ("deleted", "acme/fork", None),
+    ]
+    broken.append(True)
+    with pytest.raises(RuntimeError):
+        store.repositories.create("acme", "never")
+    with pytest.raises(RuntimeError):
+        store.repositories.delete(parent.id)
+    assert [one.full_name for one in store.repositories.list()] == ["acme/app"]
+    store.close()
+
+
+# --- many at once ---------------------------------------------------------------------------------
+
+
+def test_many_are_made_at_once_and_each_is_answered_for(store: GitStore, repository: str) -> None:
+    head = commit(store, repository, FileEdit("large", LARGE))
+    names = ["one", "app", "..", "two", "one"]
+    wanted = [NewRepository("acme", name, description=name) for name in names]
+    made = store.repositories.create_many(wanted, template=repository)
+    assert [type(one) for one in made] == [Repository, RepoExists, BadName, Repository, RepoExists]
+    listed = [one.full_name for one in store.repositories.list()]
+    assert listed == ["acme/app", "acme/one", "acme/two"]
+    for one in (made[0], made[3]):
+        assert isinstance(one, Repository)
+        assert store.refs.resolve(one.id, "main") == head
+        assert store.files(one.id).read(head, "large") == LARGE
+        assert store.repositories.by_id(one.id).pack_bytes > len(LARGE)
+    store.repositories.delete(repository)
+    store.sweep(grace_ms=-1000)
+    assert isinstance(made[3], Repository)
+    assert store.fsck(made[3].id).problems == (), "the packs are theirs too"
+
+
+def test_of_many_that_make_the_same_names_at_once_each_is_made_once(store: GitStore) -> None:
+    wanted = [NewRepository("acme", f"r{number}") for number in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: store.repositories.create_many(wanted), range(4)))
+    made = [one for some in answers for one in some if isinstance(one, Repository)]
+    assert len(made) == 20 == len(store.repositories.list())
+
+
+def test_many_of_a_template_that_is_gone_are_none(store: GitStore) -> None:
+    with pytest.raises(RepoNotFound):
+        store.repositories.create_many([NewRepository("a", "b")], template="repo_x")
+    assert store.repositories.list() == []
