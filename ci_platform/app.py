@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 from ci_platform.api import create_api
-from ci_platform.api.answers import RunAnswer
+from ci_platform.api.reading import Reading
 from ci_platform.capabilities import (
     FilesHandler,
     Granted,
@@ -32,7 +32,7 @@ from ci_platform.capabilities import (
     StorageLimits,
 )
 from ci_platform.commands import Commands, Limits, Parts
-from ci_platform.commands.asked import RunsHandler, Status
+from ci_platform.commands.asked import RunsHandler
 from ci_platform.config import Config
 from ci_platform.data_lock import make_directory
 from ci_platform.endpoint import PREFIX as FETCH
@@ -48,10 +48,8 @@ from ci_platform.model import (
     Actor,
     Broke,
     Description,
-    Json,
     Outcome,
     Raised,
-    RunId,
     SourceFiles,
 )
 from ci_platform.objects import open_objects
@@ -203,6 +201,7 @@ def open_platform(
     commands = Commands.over(parts)
     git.listen(PushListener(commands))
     queries = Queries(store, source, repositories, clock, StoredArtifacts(objects))
+    reading = Reading(queries, config.base_url)
     return Platform(
         config=config,
         clock=clock,
@@ -222,22 +221,12 @@ def open_platform(
         capabilities=Granted(
             {
                 "files": FilesHandler(repositories, source),
-                "runs": RunsHandler(commands.runs, _status(queries, config)),
+                "runs": RunsHandler(commands.runs, reading.status, reading.read),
                 "storage.kv": KvHandler(databases),
                 "storage.sql": SqlHandler(databases),
             }
         ),
     )
-
-
-def _status(queries: Queries, config: Config) -> Status:
-    """What the code of a run sees of another one: what the API shows."""
-
-    def status(actor: Actor, run_id: RunId) -> Json:
-        view = queries.run_page(actor, run_id)
-        return RunAnswer.of_view(view, config.base_url).model_dump(mode="json")
-
-    return status
 
 
 def _databases(config: Config, store: Store, objects: obstore.store.ObjectStore) -> SqlDatabases:

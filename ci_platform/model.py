@@ -77,12 +77,12 @@ class RollbackOutcome(StrEnum):
 class EntryKind(StrEnum):
     """Past tense: what has happened to a run. `data` of each is given behind it."""
 
-    RUN_CREATED = "run_created"  # {trigger, actor, pipeline, ref, commit, shared?}
+    RUN_CREATED = "run_created"  # {trigger, actor, pipeline, ref, commit, shared?, again?}
     RUN_CLAIMED = "run_claimed"  # {worker, fence}
     LEASE_EXPIRED = "lease_expired"  # {worker}
     RUN_SUSPENDED = "run_suspended"  # {waits: [name, ...]}
     COMMIT_RESOLVED = "commit_resolved"  # {commit}: the code this and later attempts execute
-    STEP_STARTED = "step_started"  # key, attempt 1; {config, until?, ...kind specific}
+    STEP_STARTED = "step_started"  # key, attempt 1; {config, until?, origin?, ...kind specific}
     ATTEMPT_STARTED = "attempt_started"  # key, attempt >= 2
     ATTEMPT_FAILED = "attempt_failed"  # key, attempt; {error, retry_at_ms}
     STEP_PASSED = "step_passed"  # key, attempt; {value, event?: seq of event_received}
@@ -233,13 +233,22 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What a run has in common with the one that it goes on from."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The run that another one does again, or that executed a step which another one shares."""
 
     run_id: RunId
     number: int
-    step: str  # str(StepKey): this one and those that started after it are done again
-    entries: Sequence[Entry]  # numbered from 2 on
+
+
+class Shared:
+    """What a run has in common with the one that it does again."""
+
+    run_id: RunId
+    number: int
+    step: str | None  # str(StepKey): it and what started after it are done again; None: all is
+    entries: Sequence[Entry] = ()  # numbered from 2 on
+    gates: Sequence[Approval] = ()  # of the approvals among them, as the other run has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,3 +587,4 @@ class Step:
     value: Json = None
     error: ErrorInfo | None = None
     until_ms: int | None = None  # of a sleep, a wait, an approval, or the next attempt
+    origin: Origin | None = None  # the run that executed it, where it was not this one

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from ci_platform.engine.fold import fold
 from ci_platform.engine.summary import artifacts, rollback, shown, steps
 from ci_platform.errors import (
-    InvalidRequest,
     NotFound,
     NotSignedIn,
     RepositoryNotFound,
@@ -21,10 +20,19 @@ from ci_platform.errors import (
     SourceError,
     StepNotFound,
 )
+from ci_platform.explain import (
+    Again,
+    CodeChange,
+    QueueView,
+    Stuck,
+    again,
+    code_changes,
+    queue_view,
+    stuck,
+)
 from ci_platform.housekeeping import WorkerRecord
 from ci_platform.identity import Action, authorise, may, may_decide, readable, role_in
 from ci_platform.model import (
-    RUN_LOG,
     TERMINAL_STATES,
     Actor,
     Approval,
@@ -58,8 +66,8 @@ from ci_platform.ports import (
     Store,
     Token,
 )
-from ci_platform.scheduling import Hold, Standing
 from ci_platform.shell import Artifact, Artifacts
+from ci_platform.step_logs import LogInfo, StepLogs
 
 ACTIVE = (RunState.QUEUED, RunState.RUNNING)
 FINISHED = tuple(sorted(TERMINAL_STATES))
@@ -70,7 +78,6 @@ SYSTEM_SCAN = 500  # active runs looked at for the oldest
 LIST_MAX = 200
 CHILDREN_SHOWN = 100
 JOURNAL_MAX = 5_000
-LOG_LINES_MAX = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,7 @@ class ApprovalView:
     repository: Repository
     may_answer: bool  # this actor, now
     answered: str | None  # what this actor has answered: approve, reject
+    step: Step | None = None  # on the page of its run
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +125,6 @@ class RepositoryView:
 
 
 @dataclass(frozen=True, slots=True)
-class LogInfo:
-    step: str  # $run, or str(StepKey)
-    lines: int  # the number of the last line
-
-
-@dataclass(frozen=True, slots=True)
-class QueueView:
-    position: int  # 1: it is next
-    reason: str  # what it waits for, as a sentence's end
-
-
-@dataclass(frozen=True, slots=True)
 class Relative:
     """A run that started this one, or that it started."""
 
@@ -153,7 +149,29 @@ class RunView:
     parent: Relative | None = None
     children: Sequence[Relative] = ()  # in order of creation, at most CHILDREN_SHOWN
     artifacts: Sequence[Artifact] = ()
+    again: Again | None = None  # the run that this one does again
+    changes: Sequence[CodeChange] = ()  # of its code, while it ran
+    stuck: Sequence[Stuck] = ()  # commands that no worker can take
     rollback: Rollback | None = None  # of a failed or cancelled run that has steps to undo
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries of a journal are asked for. Nothing named: all."""
+
+    kinds: frozenset[EntryKind] = frozenset()
+    steps: frozenset[StepKey] = frozenset()
+
+    def wants(self, entry: Entry) -> bool:
+        return (not self.kinds or entry.kind in self.kinds) and (
+            not self.steps or entry.key in self.steps
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    entries: Sequence[Entry]
+    cursor: int  # of the last entry that was looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,16 +314,20 @@ class Queries:
         entries = self.store.runs.journal(run_id)
         repository = self.repositories.by_id(run.repository_id)
         view = fold(run, entries)
+        told = steps(view)
         return RunView(
             run=run,
             repository=repository,
-            steps=steps(view),
+            steps=told,
             rollback=rollback(view),
+            again=again(entries[0].data),
+            changes=code_changes(entries),
+            stuck=[] if run.state.terminal else stuck(told, self._workers()),
             parent=self._parent(run_id),
             children=self._children(run_id),
             queue=self._queue(run),
-            approvals=self._gates(actor, self.store.approvals.of_run(run_id)),
-            logs=self._logs(run_id),
+            approvals=self._gates_of(actor, run_id, told),
+            logs=StepLogs(self.store).infos(run_id, told),
             artifacts=artifacts(view),
             commit=self._commit(run.repository_id, run.commit),
             params=run.payload.get("params"),
@@ -336,24 +358,30 @@ class Queries:
         entries = self.store.runs.journal(run_id, after=after, limit=limit)
         return [shown(entry) for entry in entries]
 
+    def entries(
+        self, actor: Actor, run_id: RunId, which: EntryFilter, *, after: int = 0, limit: int = 1000
+    ) -> EntryPage:
+        """Those of the next `limit` entries that are asked for."""
+        looked = self.journal(actor, run_id, after=after, limit=limit)
+        cursor = looked[-1].seq if looked else after
+        return EntryPage([entry for entry in looked if which.wants(entry)], cursor)
+
     def log(
         self, actor: Actor, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000
     ) -> list[LogLine]:
         """Lines of a step (`$run`, or `sh:build#2`) with numbers above `after`."""
         self.run(actor, run_id)
-        limit = max(1, min(limit, LOG_LINES_MAX))
-        return self.store.logs.read(run_id, _log_name(step), after=after, limit=limit)
+        return StepLogs(self.store).read(run_id, step, after=after, limit=limit)
 
     def log_tail(
         self, actor: Actor, run_id: RunId, step: str, *, limit: int = 1000
     ) -> list[LogLine]:
         self.run(actor, run_id)
-        limit = max(1, min(limit, LOG_LINES_MAX))
-        return self.store.logs.tail(run_id, _log_name(step), limit=limit)
+        return StepLogs(self.store).tail(run_id, step, limit=limit)
 
     def logs(self, actor: Actor, run_id: RunId) -> list[LogInfo]:
         self.run(actor, run_id)
-        return self._logs(run_id)
+        return StepLogs(self.store).infos(run_id)
 
     def approvals(self, actor: Actor) -> list[ApprovalView]:
         """Open gates of all repositories the actor sees, those it may answer first."""
@@ -443,7 +471,12 @@ class Queries:
         if run.state is not RunState.QUEUED:
             return None
         standing = self.store.runs.standing(run.id)
-        return None if standing is None else queue_view(run, standing)
+        return None if standing is None else queue_view(run, standing, self._workers())
+
+    def _workers(self) -> list[WorkerRecord]:
+        """Those that are alive."""
+        now_ms = self.clock.now_ms()
+        return [one for one in self.store.workers.list() if one.alive(now_ms)]
 
     def _rows(self, runs: Iterable[Run]) -> Mapping[RunId, RunRow]:
         runs = list(runs)
@@ -464,8 +497,10 @@ class Queries:
                 found.append(_approval_view(actor, gate, run, repository))
         return found
 
-    def _logs(self, run_id: RunId) -> list[LogInfo]:
-        return [LogInfo(step, lines) for step, lines in self.store.logs.steps(run_id).items()]
+    def _gates_of(self, actor: Actor, run_id: RunId, told: Sequence[Step]) -> list[ApprovalView]:
+        by_key = {step.key: step for step in told}
+        gates = self._gates(actor, self.store.approvals.of_run(run_id))
+        return [replace(gate, step=by_key.get(gate.approval.key)) for gate in gates]
 
     def _parent(self, run_id: RunId) -> Relative | None:
         link = self.store.family.parent(run_id)
@@ -531,19 +566,6 @@ def _newly_failing(finished: Sequence[Run]) -> list[Run]:
     ]
 
 
-def queue_view(run: Run, standing: Standing) -> QueueView:
-    numbers = ", ".join(f"#{number}" for number in standing.holders)
-    running = f": {numbers} {'is' if len(standing.holders) == 1 else 'are'} running"
-    match run.hold:
-        case Hold.GROUP:
-            reason = f"waiting for group {run.place.group}{running if numbers else ''}"
-        case Hold.LIMIT:
-            reason = f"waiting for the limit of its repository{running if numbers else ''}"
-        case _:
-            reason = "waiting for a free worker"
-    return QueueView(standing.ahead + 1, reason)
-
-
 def _last_actor(entries: Sequence[Entry], kind: EntryKind) -> str | None:
     for entry in reversed(entries):
         if entry.kind is kind:
@@ -562,15 +584,3 @@ def _worker_view(record: WorkerRecord, now_ms: int) -> WorkerView:
         started_ms=record.started_ms,
         seen_ms=record.seen_ms,
     )
-
-
-def _log_name(step: str) -> str:
-    """The name of a log, checked: it is part of a key."""
-    if step == RUN_LOG:
-        return step
-    try:
-        return str(StepKey.parse(step))
-    except ValueError:
-        raise InvalidRequest(
-            "step must be $run, or kind:name such as sh:build#2", field="step"
-        ) from None

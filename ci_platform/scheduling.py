@@ -56,6 +56,7 @@ class Standing:
 
     ahead: int  # runs that come before it; counted to AHEAD_MAX
     holders: Sequence[int]  # numbers of the runs that have the slots, oldest first, a few of them
+    every: int = 0  # so many runs execute, and all repositories together may have no more
 
 
 AHEAD_MAX = 1000

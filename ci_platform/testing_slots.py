@@ -104,7 +104,11 @@ class Slots:
             and (-one.place.priority, one.number) < (-run.place.priority, run.number)
             for one in beside
         )
-        return Standing(min(ahead, AHEAD_MAX), holders[:HOLDERS_MAX])
+        every = 0
+        if run.hold is None and self.limits.every:
+            every = sum(one.slot for one in self._tables.runs.values())
+        full = every if every >= self.limits.every else 0
+        return Standing(min(ahead, AHEAD_MAX), holders[:HOLDERS_MAX], full)
 
     def superseded(self, limit: int) -> list[Superseded]:
         found = []

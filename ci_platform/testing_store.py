@@ -221,6 +221,8 @@ class _Runs:
         with self._tables.lock:
             return self._tables.run(run_id)
 
+        for gate in () if new.shared is None else new.shared.gates:
+            tables.approvals[run.id, gate.key] = replace(gate, run_id=run.id)
     def by_number(self, repository_id: RepositoryId, number: int) -> Run:
         with self._tables.lock:
             for run in self._tables.runs.values():

@@ -43,9 +43,11 @@ FRONT = {
     "ci_platform.errors",
     "ci_platform.ports",
     "ci_platform.scheduling",
+    "ci_platform.explain",
     "ci_platform.shell",
 }
 MAY_IMPORT: dict[str, set[str]] = {
+    "ci_platform.step_logs",
     "pipelines": set(),
     "git_store": set(),
     "ci_platform.model": CORE,
@@ -69,7 +71,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.runner": CORE,
     "ci_platform.worker": CORE | {"ci_platform.engine"},
     "ci_platform.identity": CORE | {"ci_platform.engine"},
-    "ci_platform.queries": CORE | {"ci_platform.engine", "ci_platform.identity"},
+    "ci_platform.explain": CORE | {"ci_platform.engine"},
+    "ci_platform.queries": CORE
+    | {
+        "ci_platform.engine",
+        "ci_platform.explain",
+        "ci_platform.identity",
+        "ci_platform.step_logs",
+    },
+    "ci_platform.step_logs": CORE | {"ci_platform.engine"},
     "ci_platform.git_queries": CORE | {"ci_platform.queries"},
     "ci_platform.commands": CORE | {"ci_platform.engine", "ci_platform.identity"},
     "ci_platform.live": CORE,

@@ -10,10 +10,10 @@ from dataclasses import replace
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from ci_platform.commands import StartRun
+from ci_platform.commands import NEWEST, StartRun
 from ci_platform.errors import InvalidRequest, NotSignedIn, RequestError, TooMany
 from ci_platform.identity.passwords import PASSWORD_MIN
-from ci_platform.model import RunId
+from ci_platform.model import RunId, StepKey
 from ci_platform.ports import RunFilter
 from web.inputs import inputs_of, read_inputs, read_json
 from web.pages import SetupPage, SignInPage, tokens_page, with_secret
@@ -117,8 +117,25 @@ def cancel(visit: Person, run_id: str, form: Posted) -> Response:
 
 @router.post("/runs/{run_id}/restart")
 def restart(visit: Person, run_id: str, form: Posted) -> Response:
-    """Run again: leads to the new run."""
-    return back(visit, visit.site.commands.runs.restart(visit.actor, RunId(run_id)).id)
+    """Run again, from a step if the form names one: leads to the new run."""
+    runs, step = visit.site.commands.runs, form.text("from")
+    key, commit = _step_key(step) if step else None, None
+    match form.text("at"):
+        case "newest":
+            commit = NEWEST
+        case "other":
+            commit = form.text("commit").strip()
+        case "same":
+            commit = visit.site.queries.run(visit.actor, RunId(run_id)).commit
+    again = runs.restart(visit.actor, RunId(run_id), from_step=key, commit=commit)
+    return back(visit, again.id)
+
+
+def _step_key(text: str) -> StepKey:
+    try:
+        return StepKey.parse(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), field="from") from error
 
 
 # --- tokens ---------------------------------------------------------------------------------------

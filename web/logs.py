@@ -14,6 +14,7 @@ from ci_platform.model import (
     RUN_LOG,
     Actor,
     LogLine,
+    Origin,
     Repository,
     Run,
     RunId,
@@ -53,6 +54,7 @@ class LogView:
     end: str  # exit code and duration, once it is over
     end_state: str
     empty: str
+    origin: Origin | None = None  # the run that wrote it, if it was not this one
 
 
 def log_label(key: str) -> str:
@@ -83,8 +85,15 @@ def log_view(view: RunView, key: str, lines: Sequence[LogLine], *, page: bool = 
         later_href=None if at_end else f"{base}?after={last}",
         end="" if live or not at_end else log_end(run, step),
         end_state="passed" if step is None and run.state is RunState.PASSED else _end(run, step),
-        empty="Nothing printed yet." if live else "It printed nothing.",
+        empty="Nothing printed yet." if live else _empty(step),
+        origin=None if step is None else step.origin,
     )
+
+
+def _empty(step: Step | None) -> str:
+    if step is None or step.origin is None:
+        return "It printed nothing."
+    return f"It printed nothing, or its log is gone with run #{step.origin.number}."
 
 
 def _end(run: Run, step: Step | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ci_platform.errors import Forbidden
 from ci_platform.identity import check_decider
-from ci_platform.model import Actor, Approval, Decision, Repository, Run
+from ci_platform.model import Actor, Approval, Decision, Origin, Repository, Run, RunState
 from ci_platform.queries import ApprovalView
 from web.inputs import Input, inputs_of
 
@@ -29,6 +29,9 @@ class ApprovalPanel:
     mine: Decision | None  # the reader's own answer: the first one counts
     form: Sequence[Input]
     environment: str
+    commit: str  # that the answer is about
+    origin: Origin | None  # the run in which it was asked and answered, if not this one
+    stands_still: bool  # its run is paused, and so is its time
 
     @property
     def key(self) -> str:
@@ -41,7 +44,8 @@ class ApprovalPanel:
     @property
     def version(self) -> str:
         """Changes when the panel must be drawn anew; a reader's half-written comment stays."""
-        return f"{self.approval.outcome or 'open'}-{len(self.approval.decisions)}"
+        state = self.approval.outcome or ("paused" if self.stands_still else "open")
+        return f"{state}-{len(self.approval.decisions)}-{self.approval.expires_ms}"
 
 
 def approval_panel(view: ApprovalView, actor: Actor, title: str) -> ApprovalPanel:
@@ -62,6 +66,9 @@ def approval_panel(view: ApprovalView, actor: Actor, title: str) -> ApprovalPane
         mine=mine,
         form=inputs_of(spec.get("form") or {}),
         environment=str(spec.get("environment") or ""),
+        commit=view.run.commit if view.step is None else view.step.commit,
+        origin=None if view.step is None else view.step.origin,
+        stands_still=view.run.state is RunState.PAUSED,
     )
 
 

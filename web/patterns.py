@@ -27,7 +27,8 @@ from ci_platform.model import (
     StepState,
     Wait,
 )
-from ci_platform.queries import ApprovalView, LogInfo, RunView
+from ci_platform.queries import ApprovalView, RunView
+from ci_platform.step_logs import LogInfo
 from web.inputs import Input, inputs_of
 from web.logs import LogView, log_view
 from web.pages import RunRow, run_row

@@ -5,12 +5,13 @@ Called by routes.py in the thread pool, and by live.py, which renders parts of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
 from ci_platform.errors import NotFound, StepNotFound
+from ci_platform.explain import Again, CodeChange, Stuck
 from ci_platform.model import (
     RUN_LOG,
     Actor,
@@ -63,6 +64,14 @@ class StepRow:
     bar_start: int  # of BAR_WIDTH, the time from the run's start to its end or now
     bar_width: int
     note: str
+    may_rerun: bool  # a new run may begin with it
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """The form that starts a finished run again from one of its steps."""
+
+    run: Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,11 @@ class RunPage:
     may_change: bool
     params: Json
     artifacts: Sequence[Artifact]
+    origins: Mapping[StepKey, int]  # numbers of the runs that executed them, if not this one
+    again: Again | None
+    rerun: Rerun | None
+    changes: Sequence[CodeChange]
+    stuck: Sequence[Stuck]
     rollback: Rollback | None
     parent: Relative | None
     children: Sequence[Relative]
@@ -158,6 +172,11 @@ def run_context(
         may_change=view.may_change,
         params=view.params,
         artifacts=view.artifacts,
+        origins={one.key: one.origin.number for one in view.steps if one.origin is not None},
+        again=view.again,
+        rerun=Rerun(run) if run.state.terminal and view.may_change and view.steps else None,
+        changes=view.changes,
+        stuck=view.stuck,
         rollback=view.rollback,
         parent=view.parent,
         children=view.children,
@@ -252,6 +271,7 @@ def step_rows(view: RunView, *, selected: str, now_ms: int) -> list[StepRow]:
                 bar_start=at,
                 bar_width=width,
                 note=_step_note(step),
+                may_rerun=rerunnable(step),
             )
         )
     return rows
@@ -301,6 +321,7 @@ class Attempt:
     ended_ms: int | None
     error: ErrorInfo | None
     retry_ms: int | None
+    commit: str  # whose code it executed
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +335,7 @@ class StepPage:
     approval: ApprovalPanel | None
     script: str
     log: LogView | None
+    rerun: Rerun | None
 
 
 def step_page(
@@ -342,7 +364,17 @@ def step_page(
         approval=None if gate is None else approval_panel(gate, actor, title),
         script=str(step.config.get("script") or ""),
         log=log,
+        rerun=Rerun(view.run) if _may_rerun(view, step) else None,
     )
+
+
+def _may_rerun(view: RunView, step: Step) -> bool:
+    return view.run.state.terminal and view.may_change and rerunnable(step)
+
+
+def rerunnable(step: Step) -> bool:
+    """Whether a new run may begin with this step: not with one that the platform made."""
+    return step.ended_ms is not None and not step.key.name.startswith("$")
 
 
 def _whole_journal(queries: Queries, actor: Actor, run_id: RunId) -> list[Entry]:
@@ -364,18 +396,19 @@ def attempts_of(key: StepKey, entries: Sequence[Entry]) -> list[Attempt]:
         EntryKind.STEP_PASSED: StepState.PASSED,
         EntryKind.STEP_CANCELLED: StepState.CANCELLED,
     }
+    commit = ""
     for entry in entries:
+        if entry.kind in (EntryKind.RUN_CREATED, EntryKind.COMMIT_RESOLVED):
+            commit = str(entry.data.get("commit", commit))
         if entry.key != key:
             continue
         if entry.kind in (EntryKind.STEP_STARTED, EntryKind.ATTEMPT_STARTED):
-            number = entry.attempt or len(attempts) + 1
-            attempts.append(Attempt(number, StepState.RUNNING, entry.at_ms, None, None, None))
+            number, at_ms = entry.attempt or len(attempts) + 1, entry.at_ms
+            attempts.append(Attempt(number, StepState.RUNNING, at_ms, None, None, None, commit))
         elif entry.kind in ends and attempts and attempts[-1].ended_ms is None:
-            last = attempts[-1]
-            attempts[-1] = Attempt(
-                number=last.number,
+            attempts[-1] = replace(
+                attempts[-1],
                 state=ends[entry.kind],
-                started_ms=last.started_ms,
                 ended_ms=entry.at_ms,
                 error=error_of(entry.data.get("error")),
                 retry_ms=entry.data.get("retry_at_ms"),

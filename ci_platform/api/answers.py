@@ -10,7 +10,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from ci_platform.api.relatives import RelativeAnswer
+from ci_platform.api.relatives import (
+    AgainAnswer,
+    ChangeAnswer,
+    OriginAnswer,
+    QueueAnswer,
+    RelativeAnswer,
+    StuckAnswer,
+)
 from ci_platform.commands import Deleted
 from ci_platform.model import (
     Actor,
@@ -27,7 +34,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.ports import Hook, Token
-from ci_platform.queries import ApprovalView, QueueView, RunView, SystemView, WorkerView
+from ci_platform.queries import ApprovalView, EntryPage, RunView, SystemView, WorkerView
 from ci_platform.scheduling import Hold
 
 BRANCH = "refs/heads/"
@@ -152,6 +159,7 @@ class StepAnswer(Answer):
     until: str | None
     value: Json
     error: ErrorAnswer | None
+    origin: OriginAnswer | None  # the run that executed it, where it was not this one
 
     @classmethod
     def of(cls, step: Step) -> StepAnswer:
@@ -167,6 +175,7 @@ class StepAnswer(Answer):
             until=iso_or_none(step.until_ms),
             value=step.value,
             error=ErrorAnswer.of(step.error),
+            origin=OriginAnswer.of(step.origin),
         )
 
 
@@ -204,9 +213,7 @@ class Deletion(Answer):
 
     @classmethod
     def of(cls, one: Deleted) -> Deletion:
-        if one.problem is None:
-            return cls(id=one.id, deleted=True, status=204, detail=None)
-        return cls(id=one.id, deleted=False, status=one.problem.status, detail=one.problem.detail)
+        return cls(**one.told())
 
 
 class Deletions(Answer):
@@ -258,17 +265,6 @@ def _held(run: Run) -> list[Wait]:
     return [Wait(run.hold, name or "", None, run.created_ms, None)]
 
 
-class QueueAnswer(Answer):
-    """Where a queued run stands."""
-
-    position: int
-    reason: str
-
-    @classmethod
-    def of(cls, view: QueueView | None) -> QueueAnswer | None:
-        return None if view is None else cls(position=view.position, reason=view.reason)
-
-
 class RunList(Answer):
     runs: list[RunSummary]
     cursor: str | None
@@ -296,6 +292,9 @@ class RunAnswer(RunSummary):
     parent: RelativeAnswer | None
     children: list[RelativeAnswer]
     queue: QueueAnswer | None
+    stuck: list[StuckAnswer]
+    again: AgainAnswer | None
+    changes: list[ChangeAnswer]
     payload: Json
 
     @classmethod
@@ -313,6 +312,9 @@ class RunAnswer(RunSummary):
             parent=None if view.parent is None else RelativeAnswer.of(view.parent),
             children=[RelativeAnswer.of(one) for one in view.children],
             queue=QueueAnswer.of(view.queue),
+            stuck=[StuckAnswer.of(one) for one in view.stuck],
+            again=AgainAnswer.of(view.again),
+            changes=[ChangeAnswer.of(one, iso(one.at_ms)) for one in view.changes],
             payload=dict(run.payload),
         )
 
@@ -353,6 +355,11 @@ class EntryAnswer(Answer):
 
 class Journal(Answer):
     entries: list[EntryAnswer]
+    cursor: int  # `after` of the next page: what was looked at, also what was not asked for
+
+    @classmethod
+    def of(cls, page: EntryPage) -> Journal:
+        return cls(entries=[EntryAnswer.of(one) for one in page.entries], cursor=page.cursor)
 
 
 class LineAnswer(Answer):

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import EntryKind, Json, Role, RunState, StepKey, StepKind
 from ci_platform.ports import FileChange, RunFilter
+from ci_platform.queries import EntryFilter
 
 
 class Body(BaseModel):
@@ -113,7 +114,8 @@ class Restart(Body):
     model_config = ConfigDict(populate_by_name=True)
 
     from_step: Annotated[Step | None, Field(alias="from")] = None
-    commit: str | None = None
+    commit: str | None = None  # 40 hex digits, or newest
+    id: str | None = None
 
 
 class Decide(Body):
@@ -191,8 +193,20 @@ class RunsOf(Query):
         )
 
 
-class JournalOf(Query):
+class JournalFrom(Query):
     after: Annotated[int, Field(ge=0)] = 0
+    type: list[EntryKind] = Field(default=[], max_length=len(EntryKind))  # none: all
+    step: list[str] = Field(default=[], max_length=20)  # sh:build, do:x#2; none: all
+
+    def filter(self) -> EntryFilter:
+        try:
+            steps = frozenset(StepKey.parse(one) for one in self.step)
+        except ValueError as error:
+            raise InvalidRequest(str(error), field="step") from error
+        return EntryFilter(frozenset(self.type), steps)
+
+
+class JournalOf(JournalFrom):
     limit: Annotated[int, Field(ge=1, le=5000)] = 5000
 
 
@@ -204,14 +218,6 @@ class LogOf(Query):
 
 class FileOf(Query):
     ref: str | None = None
-
-
-class JournalFrom(Query):
-    after: Annotated[int, Field(ge=0)] = 0
-    type: list[EntryKind] = Field(default=[], max_length=len(EntryKind))  # none: all
-
-    def wants(self, kind: EntryKind) -> bool:
-        return not self.type or kind in self.type
 
 
 class Follow(Query):

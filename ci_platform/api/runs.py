@@ -92,10 +92,12 @@ def delete_run(caller: From, run_id: str) -> None:
 def get_journal(
     caller: From, run_id: str, page: Annotated[requests.JournalOf, Query()]
 ) -> answers.Journal:
-    entries = caller.desk.queries.journal(
-        caller.actor(), RunId(run_id), after=page.after, limit=page.limit
+    """Entries after `after`; with `type` and `step`, which may be given several times, those
+    alone. `cursor` is where to look on."""
+    found = caller.desk.queries.entries(
+        caller.actor(), RunId(run_id), page.filter(), after=page.after, limit=page.limit
     )
-    return answers.Journal(entries=[answers.EntryAnswer.of(entry) for entry in entries])
+    return answers.Journal.of(found)
 
 
 @router.get("/runs/{run_id}/logs")
@@ -155,6 +157,7 @@ def restart_run(
         RunId(run_id),
         from_step=None if body.from_step is None else body.from_step.key(),
         commit=body.commit,
+        id=body.id,
     )
     return _state(caller, run)
 

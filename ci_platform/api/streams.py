@@ -103,14 +103,14 @@ async def follow_run(
     last_event_id: LastEventId = 0,
 ) -> AsyncIterator[ServerSentEvent]:
     """The journal as it grows: one event per entry, named by its kind; `end` after the last. With
-    `type`, which may be given several times, entries of these kinds alone."""
-    seq = max(last_event_id, page.after)
+    `type` and `step`, which may be given several times, those entries alone."""
+    seq, which = max(last_event_id, page.after), page.filter()
     with reader.caller.desk.live.listen() as bell:
         while not reader.over:
             entries = await reader.entries(seq)
             for entry in entries:
                 seq = entry.seq
-                if not page.wants(entry.kind):
+                if not which.wants(entry):
                     continue
                 shown = answers.EntryAnswer.of(entry)
                 yield ServerSentEvent(id=str(seq), event=entry.kind, data=shown)

@@ -16,10 +16,11 @@ from ci_platform.commands.people import NewToken, People
 from ci_platform.commands.playground import Playground
 from ci_platform.commands.pushes import Pushes
 from ci_platform.commands.repositories import Repositories
-from ci_platform.commands.runs import Deleted, Runs, StartRun
+from ci_platform.commands.runs import NEWEST, Deleted, Runs, StartRun
 from ci_platform.commands.schedules import Schedules
 
 __all__ = [
+    "NEWEST",
     "Approvals",
     "Commands",
     "Decided",

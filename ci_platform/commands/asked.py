@@ -15,14 +15,27 @@ from ci_platform.commands.repositories import PLAYGROUND
 from ci_platform.commands.runs import Runs, StartRun
 from ci_platform.errors import InvalidRequest, NotGranted, TooMany
 from ci_platform.granting import Grant
-from ci_platform.model import Actor, Json, RepositoryId, Role, Run, RunId, RunState
+from ci_platform.model import (
+    Actor,
+    Json,
+    RepositoryId,
+    Role,
+    Run,
+    RunId,
+    RunState,
+    StepKey,
+    StepKind,
+)
 from ci_platform.ports import RunFilter
 from ci_platform.rates import Rate
+from ci_platform.scheduling import PRIORITY_MAX
 
 LIST_MAX = 100
 STARTS_PER_SECOND, STARTS_BURST = 20.0, 1_000.0  # runs that one repository's code may start
-_START = frozenset({"pipeline", "ref", "commit", "params", "id", "resume"})
+_START = frozenset({"pipeline", "ref", "commit", "params", "id", "resume", "priority"})
+_FILTERS = frozenset({"pipeline", "branch", "commit", "trigger", "actor"})
 Status = Callable[[Actor, RunId], Json]  # the JSON of GET /api/v1/runs/{id}
+Read = Callable[[Actor, RunId, str, Mapping[str, Json]], Json]  # of its journal, or its logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +44,7 @@ class RunsHandler:
 
     runs: Runs
     status: Status
+    read: Read
     rate: Rate = field(
         default_factory=lambda: Rate(per_second=STARTS_PER_SECOND, burst=STARTS_BURST)
     )
@@ -47,6 +61,8 @@ class RunsHandler:
                 return _known(self.runs.start(actor, *self._starting(grant, 1), what))
             case "create_batch":
                 return self._create_batch(grant, actor, arguments)
+            case "delete_batch":
+                return self._delete_batch(grant, actor, arguments)
             case "list":
                 return self._list(grant, arguments)
             case _:
@@ -60,16 +76,20 @@ class RunsHandler:
         named = self._starting(grant, len(what))
         return [_known(run) for run in self.runs.start_many(actor, *named, what)]
 
+    def _delete_batch(self, grant: Grant, actor: Actor, arguments: Mapping[str, Json]) -> Json:
+        _only(arguments, {"ids"})
+        deleted = self.runs.delete_many(actor, *self._named(grant), _texts(arguments, "ids"))
+        return [one.told() for one in deleted]
+
     def _list(self, grant: Grant, arguments: Mapping[str, Json]) -> Json:
-        _only(arguments, {"state", "pipeline", "branch", "cursor", "limit"})
-        limit = arguments.get("limit") or LIST_MAX
-        if not isinstance(limit, int) or not 1 <= limit <= LIST_MAX:
-            raise InvalidRequest(f"limit must be 1 to {LIST_MAX}", field="limit")
+        _only(arguments, _FILTERS | {"state", "created_after", "created_before", "cursor", "limit"})
+        limit = _whole(arguments, "limit", LIST_MAX, least=1, most=LIST_MAX)
         which = RunFilter(
             repository_ids=[grant.repository_id],
-            pipeline=_text(arguments, "pipeline"),
             states=_states(arguments.get("state")),
-            branch=_text(arguments, "branch"),
+            created_after_ms=_instant(arguments, "created_after"),
+            created_before_ms=_instant(arguments, "created_before"),
+            **{name: _text(arguments, name) for name in _FILTERS},
         )
         cursor = _text(arguments, "cursor")
         page = self.runs.parts.store.runs.list(which, cursor=cursor, limit=limit)
@@ -88,15 +108,28 @@ class RunsHandler:
                 rollback = arguments.get("rollback") is True
                 return _known(self.runs.cancel(actor, run_id, rollback=rollback))
             case "restart":
-                return _known(self.runs.restart(actor, run_id, commit=_text(arguments, "commit")))
+                return self._restart(actor, run_id, arguments)
             case "send_event":
                 kind = _text(arguments, "type") or ""
                 return _known(self.runs.send_event(actor, run_id, kind, arguments.get("payload")))
             case "delete":
                 self.runs.delete(actor, run_id)
                 return None
+            case "journal" | "logs":
+                return self.read(actor, run_id, method, arguments)
             case _:
                 raise NotGranted(f"self.env.runs has no {method!r}")
+
+    def _restart(self, actor: Actor, run_id: RunId, arguments: Mapping[str, Json]) -> Json:
+        _only(arguments, {"id", "from_step", "commit", "new_id"})
+        run = self.runs.restart(
+            actor,
+            run_id,
+            from_step=_step(arguments.get("from_step")),
+            commit=_text(arguments, "commit"),
+            id=_text(arguments, "new_id"),
+        )
+        return _known(run)
 
     def _starting(self, grant: Grant, count: int) -> tuple[str, str]:
         """The repository's name, if its code may start so many runs now: code that starts itself
@@ -141,6 +174,7 @@ def _start(grant: Grant, arguments: Mapping[str, Json]) -> StartRun:
         id=_text(arguments, "id"),
         resume=_text(arguments, "resume"),
         trigger="run",
+        priority=_whole(arguments, "priority", 0, least=0, most=PRIORITY_MAX),
     )
 
 
@@ -149,10 +183,47 @@ def _known(run: Run) -> dict[str, Json]:
 
 
 def _states(words: Json) -> list[RunState]:
+    """One word, or a list of them."""
+    named = words if isinstance(words, list) else [] if words is None else [words]
     try:
-        return [] if words is None else [RunState(words)]
+        return [RunState(word) for word in named]
     except ValueError:
         raise InvalidRequest(f"there is no state {str(words)[:40]!r}", field="state") from None
+
+
+def _step(given: Json) -> StepKey | None:
+    if given is None:
+        return None
+    try:
+        key = StepKey(StepKind(given["kind"]), given["name"], given["occurrence"])
+    except (KeyError, TypeError, ValueError):
+        known = ", ".join(StepKind)
+        problem = f"from_step must be a kind ({known}), a name and an occurrence"
+        raise InvalidRequest(problem, field="from_step") from None
+    if not isinstance(key.name, str) or not isinstance(key.occurrence, int):
+        raise InvalidRequest("from_step: the name is text, the number whole", field="from_step")
+    return key
+
+
+def _instant(arguments: Mapping[str, Json], name: str) -> int | None:
+    found = arguments.get(name)
+    return None if found is None else _whole(arguments, name, 0, least=0, most=2**53)
+
+
+def _whole(arguments: Mapping[str, Json], name: str, default: int, *, least: int, most: int) -> int:
+    found = arguments.get(name)
+    if found is None:
+        return default
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+        raise InvalidRequest(f"{name} must be a whole number, {least} to {most:,}", field=name)
+    return found
+
+
+def _texts(arguments: Mapping[str, Json], name: str) -> list[str]:
+    found = arguments.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise InvalidRequest(f"{name} must be a list of texts", field=name)
+    return found
 
 
 def _text(arguments: Mapping[str, Json], name: str) -> str | None:

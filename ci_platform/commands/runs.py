@@ -11,7 +11,14 @@ from ci_platform import envelope
 from ci_platform.commands.changing import Decide, change
 from ci_platform.commands.inputs import check_inputs
 from ci_platform.commands.parts import Parts, check_json, check_run_id, check_text
-from ci_platform.commands.starting import chosen, create, described, let_go, new_run
+from ci_platform.commands.starting import (
+    PIPELINE_FILE,
+    chosen,
+    create,
+    described,
+    let_go,
+    new_run,
+)
 from ci_platform.commands.superseding import supersede
 from ci_platform.commands.triggers import BRANCH, TAG
 from ci_platform.engine import outside
@@ -43,6 +50,7 @@ from ci_platform.model import (
     StepKey,
 )
 
+NEWEST = "newest"  # for a commit: the one that the run's ref is at now
 MESSAGE_CHARS = 10_000  # of the commit message in the author's event
 _SHA = re.compile(r"[0-9a-f]{40}")
 
@@ -68,6 +76,16 @@ class Deleted:
 
     id: str
     problem: RequestError | None  # None: it is gone
+
+    def told(self) -> dict[str, Json]:
+        """As every door says it."""
+        problem = self.problem
+        return {
+            "id": self.id,
+            "deleted": problem is None,
+            "status": 204 if problem is None else problem.status,
+            "detail": None if problem is None else problem.detail,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,22 +169,28 @@ class Runs:
         *,
         from_step: StepKey | None = None,
         commit: str | None = None,
+        id: str | None = None,
     ) -> Run:
-        """Run a finished run again: a new run with the same params. Returns the new one.
+        """Run a finished run again: a new run with the same params, at the same commit, or the
+        newest one if it follows its ref. Returns the new one.
 
         From a step on: what had ended before it is shared, it and what came after is done again.
+        `commit` is another one, or NEWEST. An `id` makes it safe to repeat: raises RunExists.
         """
         run = self.parts.run(actor, Action.CHANGE_RUN, run_id)
         if not run.state.terminal:
             raise Conflict(f"{run_id} is {run.state}; only a finished run can be restarted")
         _, params = envelope.unwrap(run.payload)
-        if commit is None and run.resume is Resume.LATEST:
+        if commit == NEWEST:
+            commit = self._commit(run.repository_id, run.ref, None)
+        elif commit is None and run.resume is Resume.LATEST:
             commit = self.parts.source.resolve(run.repository_id, run.ref)
         commit = self._commit(run.repository_id, run.ref, commit or run.commit)
+        loaded = run.pipeline != PIPELINE_FILE  # else the only one of a file that now loads
         new = new_run(
-            RunId(new_id("run", self.parts.clock.now_ms())),
+            RunId(new_id("run", self.parts.clock.now_ms())) if id is None else check_run_id(id),
             run.repository_id,
-            self._pipeline(run.repository_id, commit, run.pipeline),
+            self._pipeline(run.repository_id, commit, run.pipeline if loaded else None),
             ref=run.ref,
             commit=commit,
             params=params,
@@ -178,19 +202,22 @@ class Runs:
             trusted=run.trusted,
             priority=run.place.priority,
         )
-        if from_step is not None:
-            new = replace(new, shared=self._shared(run, from_step, commit))
+        new = replace(new, shared=self._shared(run, from_step, commit))
         again = create(self.parts, [new])[0]
         self.parts.audit(actor, "run restarted", run_id, new_run=again.id, commit=commit)
         return again
 
-    def _shared(self, run: Run, step: StepKey, commit: str) -> Shared:
+    def _shared(self, run: Run, step: StepKey | None, commit: str) -> Shared:
+        if step is None:
+            return Shared(run.id, run.number, None)
         entries = self.parts.store.runs.journal(run.id)
         try:
             kept = shared(fold(run, entries), entries, step, commit)
         except StepNotFound as error:
             raise InvalidRequest(error.detail, field="from") from None
-        return Shared(run.id, run.number, str(step), kept)
+        keys = {entry.key for entry in kept}
+        gates = [gate for gate in self.parts.store.approvals.of_run(run.id) if gate.key in keys]
+        return Shared(run.id, run.number, str(step), kept, gates)
 
     def delete(self, actor: Actor, run_id: RunId) -> None:
         """Remove a finished run with everything of it."""

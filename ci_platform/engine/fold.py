@@ -56,6 +56,7 @@ class StepView:
     value: Json = None
     error: Mapping[str, Json] | None = None
     decisions: list[Mapping[str, Json]] = field(default_factory=list)  # of an approval
+    origin: Mapping[str, Json] | None = None  # {run, number} that executed it, if not this one
 
     @property
     def ended(self) -> bool:
@@ -283,6 +284,7 @@ def _step_started(view: RunView, entry: Entry) -> None:
         attempt_seq=entry.seq,
         since_ms=entry.at_ms,
         until_ms=entry.data.get("until_ms"),
+        origin=entry.data.get("origin"),
     )
     view.steps[key] = view.open[key] = step
     view.step_commits.add(view.commit)

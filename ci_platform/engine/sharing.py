@@ -2,7 +2,8 @@
 
 What had started before the step, and had ended, is shared with its result; the step itself and all
 that started after it are left out, and so is what the end of the old run cut short. Events are
-shared as far as a shared wait had consumed them. Called by commands/runs.py.
+shared as far as a shared wait had consumed them. Each shared step says which run executed it, so
+that its log is found there. Called by commands/runs.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 from ci_platform.engine.fold import RunView
 from ci_platform.engine.rollback import NAME as ROLLBACK
 from ci_platform.errors import StepNotFound
-from ci_platform.model import Entry, EntryKind, Json, StepKey
+from ci_platform.model import Entry, EntryKind, Json, StepKey, StepKind
 
 FIRST_SEQ = 2  # behind run_created
 _ENDS = frozenset({EntryKind.STEP_PASSED, EntryKind.STEP_FAILED})
@@ -42,6 +43,8 @@ def shared(view: RunView, entries: Sequence[Entry], target: StepKey, commit: str
             found.append(_resolved(len(found), entry.at_ms, resolved))
             now_at = resolved
         data = {name: value for name, value in entry.data.items() if name != "early_ms"}
+        if entry.kind is EntryKind.STEP_STARTED and "origin" not in data:
+            data["origin"] = {"run": view.run.id, "number": view.run.number}
         if "event" in data:
             data["event"] = numbers[data["event"]]
         numbers[entry.seq] = FIRST_SEQ + len(found)
@@ -51,6 +54,7 @@ def shared(view: RunView, entries: Sequence[Entry], target: StepKey, commit: str
     return found
 
 
+_BLOCK = StepKind.SERVICE  # what is done again inside of it needs it to be open
 _NOTE = EntryKind.DIVERGED  # about a step, and true of the old run's code only
 _STARTS = frozenset({EntryKind.STEP_STARTED, EntryKind.ATTEMPT_STARTED})
 
@@ -64,7 +68,7 @@ def _kept(entries: Sequence[Entry], before_seq: int) -> set[StepKey]:
             continue
         if entry.kind is EntryKind.STEP_STARTED and entry.seq < before_seq:
             started.add(entry.key)
-        elif entry.kind in _ENDS or (
+        elif (entry.kind in _ENDS and (entry.key.kind is not _BLOCK or entry.seq < before_seq)) or (
             # Given up by the code that came before, and not by what is done again.
             entry.kind is EntryKind.STEP_CANCELLED and entry.seq < before_seq
         ):

@@ -14,8 +14,10 @@ from ci_platform.errors import InternalError
 from ci_platform.model import (
     Entry,
     Json,
+    Origin,
     Rollback,
     RollbackOutcome,
+    RunId,
     RunState,
     RunUpdate,
     Step,
@@ -122,11 +124,17 @@ def steps(view: RunView) -> list[Step]:
             error=error_of(step.error) if step.error is not None else None,
             until_ms=step.until_ms,
         )
+            origin=origin_of(step.origin),
         for step in view.steps.values()
     ]
 
 
 def artifacts(view: RunView) -> list[Artifact]:
+def origin_of(data: Mapping[str, Json] | None) -> Origin | None:
+    """A run as a journal names it."""
+    return None if data is None else Origin(RunId(data["run"]), data["number"])
+
+
     """The files that the run's commands kept, in the order their steps started."""
     found = []
     for step in view.steps.values():

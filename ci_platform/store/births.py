@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ci_platform.errors import RunExists, SluiceError
 from ci_platform.model import AuditNote, Entry, NewRun, RepositoryId, Run
 from ci_platform.ports import Clock
-from ci_platform.store import audit, family, moves, slots
+from ci_platform.store import audit, effects, family, moves, slots
 from ci_platform.store.codec import entry_columns, fixed_columns, moving_columns, pack_data, plain
 from ci_platform.store.journal import write_entries
 from ci_platform.store.packing import pack
@@ -192,6 +192,9 @@ class _Births:
             ],
         )
         family.add(connection, self._new, numbered)
+        for new in self._new:
+            if new.shared is not None and new.shared.gates:
+                effects.copy_gates(connection, new.shared.gates, numbered[new.id])
         return self._queue(connection, numbered)
 
     def _queue(self, connection: Connection, numbered: dict[str, int]) -> set[str]:

@@ -21,7 +21,7 @@ from ci_platform.effects import (
     StopOperations,
 )
 from ci_platform.errors import Conflict, LeaseLost, StepNotFound
-from ci_platform.model import OperationId, OperationState, Run
+from ci_platform.model import Approval, OperationId, OperationState, Run
 from ci_platform.store import family
 from ci_platform.store.codec import KeyColumns, key_columns, plain
 from ci_platform.store.direct import Direct
@@ -193,6 +193,41 @@ def end(connection: Connection, runs: Sequence[int], now_ms: int) -> None:
 
 
 def _of(run_n: int, prepared: Prepared) -> dict[str, object]:
+def copy_gates(connection: Connection, gates: Sequence[Approval], run_n: int) -> None:
+    """Give a new run the gates of the steps it shares, with the answers they had."""
+    rows = [
+        {
+            **key_columns(gate.key),
+            "run_n": run_n,
+            "repository_id": gate.repository_id,
+            "spec": pack(gate.spec, "spec"),
+            "opened_ms": gate.opened_ms,
+            "expires_ms": gate.expires_ms,
+            "outcome": gate.outcome,
+            "closed_ms": gate.closed_ms,
+        }
+        for gate in gates
+    ]
+    answers = [
+        {
+            **key_columns(gate.key),
+            "run_n": run_n,
+            "user_id": one.user_id,
+            "user": one.user,
+            "decision": one.decision,
+            "comment": one.comment,
+            "way": one.way,
+            "form": pack(one.form, "form"),
+            "at_ms": one.at_ms,
+        }
+        for gate in gates
+        for one in gate.decisions
+    ]
+    connection.execute(APPROVALS.insert(), rows)
+    if answers:
+        connection.execute(DECISIONS.insert(), answers)
+
+
     key = prepared.key
     assert key is not None
     return {

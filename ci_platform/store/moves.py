@@ -38,7 +38,9 @@ def born(new: NewRun, number: int, now_ms: int) -> tuple[Run, list[Entry]]:
         "commit": new.commit,
     }
     shared = new.shared
-    if shared is not None:
+    if shared is not None and shared.step is None:
+        created["again"] = {"run": shared.run_id, "number": shared.number}
+    elif shared is not None:
         created["shared"] = {
             "run": shared.run_id,
             "number": shared.number,

@@ -83,6 +83,7 @@ class SqlRunStore:
         operations: SqlOperationStore,
         bells: Bells,
         *,
+        self._limits = limits
         limits: RunLimits,
     ) -> None:
         self._database = database
@@ -197,7 +198,7 @@ class SqlRunStore:
             row = connection.execute(_GET, {"run_id": run_id}).one_or_none()
             if row is None:
                 raise RunNotFound(f"no run has the id {run_id}")
-            return slots.standing(connection, row.n, whole(row))
+            return slots.standing(connection, row.n, whole(row), self._limits)
 
         return self._database.read(work)
 

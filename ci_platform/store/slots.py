@@ -246,7 +246,7 @@ def superseded_done(by: str, connection: Connection) -> None:
 # --- for people -----------------------------------------------------------------------------------
 
 
-def standing(connection: Connection, n: int, run: Run) -> Standing | None:
+def standing(connection: Connection, n: int, run: Run, limits: RunLimits) -> Standing | None:
     if run.state is not RunState.QUEUED:
         return None
     asked = {"of_repository": run.repository_id, "of_group": run.place.group}
@@ -264,7 +264,8 @@ def standing(connection: Connection, n: int, run: Run) -> Standing | None:
         holders = list(connection.execute(numbers, asked).scalars())
     before = select(RUNS.c.n).where(held, _before(n, run)).limit(AHEAD_MAX).subquery()
     ahead = connection.execute(select(func.count()).select_from(before), asked).scalar_one()
-    return Standing(ahead, holders)
+    every = sum(_used(connection).values()) if run.hold is None and limits.every else 0
+    return Standing(ahead, holders, every if every >= limits.every else 0)
 
 
 def _before(n: int, run: Run) -> ColumnElement[bool]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ci_platform.errors import InvalidRequest
-from ci_platform.model import RunId, RunState, StepKey, StepKind
+from ci_platform.explain import Again
+from ci_platform.model import Origin, RunId, RunState, StepKey, StepKind
 from tests.deployment import OWNER, Deployment, deployed
 
 PIPELINE = """
@@ -18,7 +19,8 @@ from pipelines import Pipeline
 class CI(Pipeline):
     async def run(self, event, step):
         first = await step.do("first", lambda: random.getrandbits(64))
-        await step.sh("prepare", "date +%N > made.txt; echo at=$(cat made.txt) >> $CI_OUTPUT")
+        script = "echo making; date +%N > made.txt; echo at=$(cat made.txt) >> $CI_OUTPUT"
+        await step.sh("prepare", script, artifacts=["made.txt"])
         async with asyncio.timeout(3600):
             answer = await step.wait_for_event("answer", type="answer")
         await step.approval("ship it", allow_self=True)
@@ -50,7 +52,9 @@ def failed_run(deployment: Deployment) -> RunId:
     deployment.work()
     commands.runs.send_event(OWNER, run_id, "answer", 42)
     deployment.work()
-    commands.approvals.decide(deployment.person("ada"), run_id, "ship it", decision="approve")
+    commands.approvals.decide(
+        deployment.person("ada"), run_id, "ship it", decision="approve", comment="ship it!"
+    )
     deployment.work()
     assert deployment.run(run_id).state is RunState.FAILED
     return run_id
@@ -80,6 +84,36 @@ def test_a_fixed_commit_goes_on_from_the_step_and_keeps_what_came_before(
     )
     created = deployment.journal(new.id)[0]
     assert created.data["shared"] == {"run": old, "number": 1, "from": "sh:deploy"}
+
+
+def test_what_is_shared_is_shown_as_the_other_run_left_it(deployment: Deployment) -> None:
+    """Through two generations: steps say which run executed them, not which one handed them on."""
+    old, queries = failed_run(deployment), deployment.platform.queries
+    deploy = StepKey(StepKind.SH, "deploy")
+    runs = deployment.platform.commands.runs
+    second = runs.restart(OWNER, old, from_step=deploy)
+    deployment.work()
+    third = runs.restart(OWNER, second.id, from_step=deploy)
+    deployment.work()
+    page = queries.run_page(OWNER, third.id)
+    (gate,) = page.approvals
+    assert gate.approval.outcome == "approved"
+    (answer,) = gate.approval.decisions
+    assert (answer.user, answer.decision, answer.comment) == ("ada", "approve", "ship it!")
+    origins = {str(one.key): one.origin for one in page.steps if one.key.kind != "timer"}
+    assert origins.pop("sh:deploy") is None
+    assert origins.pop("sleep:slow", None) is None
+    assert set(origins.values()) == {Origin(old, 1)}
+    assert page.again == Again(Origin(second.id, 2), "sh:deploy")
+    assert [line.text for line in queries.log(OWNER, third.id, "sh:prepare")][:1] == ["making"]
+    assert "sh:prepare" in [info.step for info in queries.logs(OWNER, third.id)]
+    assert [info for info in page.logs if info.step == "sh:prepare"]
+    (kept,) = queries.artifacts(OWNER, third.id)
+    runs.delete(OWNER, second.id)
+    runs.delete(OWNER, old)
+    assert b"".join(queries.artifact(OWNER, third.id, kept.sha256)[1])
+    assert queries.log_tail(OWNER, third.id, "sh:prepare") == []
+    assert queries.approval(OWNER, third.id, "ship it").approval.decisions == (answer,)
 
 
 def test_from_the_wait_on_its_event_is_wanted_again(deployment: Deployment) -> None:

@@ -57,7 +57,6 @@ from ci_platform.ports import (
 )
 from ci_platform.queries import (
     Home,
-    LogInfo,
     Queries,
     RepositoryView,
     RunRow,
@@ -65,6 +64,7 @@ from ci_platform.queries import (
     SystemView,
     WorkerView,
 )
+from ci_platform.step_logs import LogInfo
 from tests.web.browser import PASSWORD
 from web import create_web
 from web.patterns import (

@@ -12,11 +12,12 @@ from fastapi.routing import APIRoute
 from ci_platform.commands import Commands, NewToken, StartRun
 from ci_platform.errors import Conflict, Forbidden, InvalidRequest
 from ci_platform.identity import COOKIE
-from ci_platform.model import Actor, Json, Run, RunId, RunState
+from ci_platform.model import Actor, Json, Run, RunId, RunState, StepKey, StepKind
 from ci_platform.ports import Token
 from tests.web.browser import Browser
 from tests.web.sample import ANA, NOW_MS, sample_runs, sample_site
 from web import forms
+from web.patterns import COMMIT
 from web.visit import FORM_BYTES_MAX, local_path
 
 pytestmark = pytest.mark.anyio
@@ -69,8 +70,10 @@ class Recorder:
         self.note("cancel", run_id, rollback)
         return named(RunState.RUNNING)
 
-    def restart(self, actor: Actor, run_id: RunId) -> Run:
-        self.note("restart", run_id)
+    def restart(
+        self, actor: Actor, run_id: RunId, *, from_step: StepKey | None, commit: str | None
+    ) -> Run:
+        self.note("restart", run_id, from_step, commit)
         return named(RunState.QUEUED)
 
     def start(self, actor: Actor, owner: str, name: str, what: StartRun) -> Run:
@@ -258,7 +261,13 @@ async def test_rejecting_is_the_other_button(commands: Recorder) -> None:
             ("cancel", ("run_running_19", False)),
             "run_running_19",
         ),
-        ("run_failed_15", "restart", "Run again", ("restart", ("run_failed_15",)), "run_queued_20"),
+        (
+            "run_failed_15",
+            "restart",
+            "Run again",
+            ("restart", ("run_failed_15", None, None)),
+            "run_queued_20",
+        ),
     ],
 )
 async def test_buttons_of_a_run_call_one_command_and_lead_to_the_run(
@@ -270,6 +279,34 @@ async def test_buttons_of_a_run_call_one_command_and_lead_to_the_run(
         answer = await browser.send(form, button)
         assert (answer.status, answer.location) == (303, f"/runs/{leads}")
     assert commands.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("at", "commit"),
+    [({"at": "same"}, COMMIT), ({"at": "newest"}, "newest")]
+    + [({"at": "other", "commit": f" {'b' * 40} "}, "b" * 40)],
+)
+async def test_a_finished_run_goes_on_from_the_step_and_commit_that_are_chosen(
+    at: dict[str, str], commit: str, commands: Recorder
+) -> None:
+    async with site_over(commands) as browser:
+        await browser.sign_in()
+        for path in ("/runs/run_failed_15", "/runs/run_failed_15/steps/sh:unit"):
+            page = (await browser.get(path)).page
+            button, form = page.one("button", form="rerun", value="sh:unit"), page.one(id="rerun")
+            csrf = form.one(name="csrf").get("value")
+            sent = {"csrf": csrf, button.get("name"): "sh:unit", **at}
+            answer = await browser.post(form.get("action"), sent)
+            assert (answer.status, answer.location) == (303, "/runs/run_queued_20")
+    step = StepKey(StepKind.SH, "unit")
+    assert commands.asked == [("restart", ("run_failed_15", step, commit))] * 2
+
+
+async def test_a_run_that_goes_on_has_nothing_to_rerun(commands: Recorder) -> None:
+    async with site_over(commands) as browser:
+        await browser.sign_in()
+        page = (await browser.get("/runs/run_running_19")).page
+        assert not page.all(id="rerun")
 
 
 async def test_aborting_also_rolls_back(commands: Recorder) -> None:

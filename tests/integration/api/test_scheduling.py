@@ -83,6 +83,7 @@ async def test_a_held_run_says_what_it_waits_for(front: Front) -> None:
         shown = (await client.get(f"/api/v1/runs/{third.id}")).json()
         assert shown["queue"] == {
             "position": 1,
+            "waits_for": "group",
             "reason": "waiting for group refs/heads/main: #1 is running",
         }
         assert (shown["group"], shown["priority"]) == ("refs/heads/main", 7)
