@@ -233,7 +233,6 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-@dataclass(frozen=True, slots=True)
 class Origin:
     """The run that another one does again, or that executed a step which another one shares."""
 
@@ -241,6 +240,7 @@ class Origin:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
 class Shared:
     """What a run has in common with the one that it does again."""
 

@@ -215,14 +215,14 @@ class _Runs:
             tables.links[run.id] = Link(run.id, new.kin, 1)
         tables.runs[run.id] = run
         tables.journals[run.id] = [_stored(entry) for entry in entries]
+        for gate in () if new.shared is None else new.shared.gates:
+            tables.approvals[run.id, gate.key] = replace(gate, run_id=run.id)
         return run
 
     def get(self, run_id: RunId) -> Run:
         with self._tables.lock:
             return self._tables.run(run_id)
 
-        for gate in () if new.shared is None else new.shared.gates:
-            tables.approvals[run.id, gate.key] = replace(gate, run_id=run.id)
     def by_number(self, repository_id: RepositoryId, number: int) -> Run:
         with self._tables.lock:
             for run in self._tables.runs.values():

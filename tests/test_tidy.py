@@ -41,13 +41,13 @@ FRONT = {
     "ci_platform.telling",
     "ci_platform.model",
     "ci_platform.errors",
+    "ci_platform.explain",
     "ci_platform.ports",
     "ci_platform.scheduling",
-    "ci_platform.explain",
     "ci_platform.shell",
+    "ci_platform.step_logs",
 }
 MAY_IMPORT: dict[str, set[str]] = {
-    "ci_platform.step_logs",
     "pipelines": set(),
     "git_store": set(),
     "ci_platform.model": CORE,

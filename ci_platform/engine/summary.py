@@ -123,18 +123,18 @@ def steps(view: RunView) -> list[Step]:
             value=_shown_value(step),
             error=error_of(step.error) if step.error is not None else None,
             until_ms=step.until_ms,
-        )
             origin=origin_of(step.origin),
+        )
         for step in view.steps.values()
     ]
 
 
-def artifacts(view: RunView) -> list[Artifact]:
 def origin_of(data: Mapping[str, Json] | None) -> Origin | None:
     """A run as a journal names it."""
     return None if data is None else Origin(RunId(data["run"]), data["number"])
 
 
+def artifacts(view: RunView) -> list[Artifact]:
     """The files that the run's commands kept, in the order their steps started."""
     found = []
     for step in view.steps.values():

@@ -192,7 +192,6 @@ def end(connection: Connection, runs: Sequence[int], now_ms: int) -> None:
     _CLOSE_ALL_GATES.run(connection, closing)
 
 
-def _of(run_n: int, prepared: Prepared) -> dict[str, object]:
 def copy_gates(connection: Connection, gates: Sequence[Approval], run_n: int) -> None:
     """Give a new run the gates of the steps it shares, with the answers they had."""
     rows = [
@@ -228,6 +227,7 @@ def copy_gates(connection: Connection, gates: Sequence[Approval], run_n: int) ->
         connection.execute(DECISIONS.insert(), answers)
 
 
+def _of(run_n: int, prepared: Prepared) -> dict[str, object]:
     key = prepared.key
     assert key is not None
     return {

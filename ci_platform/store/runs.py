@@ -83,13 +83,13 @@ class SqlRunStore:
         operations: SqlOperationStore,
         bells: Bells,
         *,
-        self._limits = limits
         limits: RunLimits,
     ) -> None:
         self._database = database
         self._operations = operations
         self._bells = bells
         self._inputs = InputCache()
+        self._limits = limits
         self._leases = Leases(database, clock, self._inputs.complete, limits)
         self._appends = GroupCommit[journal.Prepared, journal.Verdict](
             database, journal.Appender(clock), committed=self._appended
