@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ci_platform.effects import CloseApproval, RecordDecision
+from ci_platform.effects import CloseApproval, Effect, RecordDecision
 from ci_platform.model import Entry, EntryKind, RunId, RunState, Shared
 from ci_platform.ports import Store
 from tests.contract.store_values import (
@@ -46,7 +46,7 @@ def test_a_gate_that_is_shared_keeps_its_answers_and_goes_with_its_own_run(
 ) -> None:
     old = started(store)
     answer = RecordDecision(GATE, "usr_ada", "ada", "approve", "looks good", "page", {"why": "it"})
-    effects = [gate(expires_ms=clock.now_ms() + 9), answer, CloseApproval(GATE, "approved")]
+    effects: list[Effect] = [gate(expires_ms=clock.now_ms() + 9), answer, CloseApproval(GATE, "approved")]
     for effect in effects:
         append(store, store.runs.get(old.id), fence=old.fence, effects=[effect])
     before = store.approvals.get(old.id, GATE)
