@@ -56,6 +56,8 @@ class WorkerRecord:
     seen_ms: int  # its last heartbeat
     beat_ms: int  # how long it is until the next one
     labels: Sequence[str] = ()
+    capacity: int = 0  # commands at once
+    draining: bool = False  # it ends what it has, and takes nothing new
     runs: int = 0  # leased now; told by `list` alone
     operations: int = 0  # commands, likewise
 
@@ -67,8 +69,11 @@ class WorkerRecord:
 class WorkerStore(Protocol):
     """Who is there to work. Rows for people: leases, not these, decide who may write."""
 
-    def beat(self, record: WorkerRecord) -> None:
-        """Note that a worker is alive."""
+    def beat(self, record: WorkerRecord) -> bool:
+        """Note that a worker is alive. Returns whether it was asked to drain, and then to end."""
+
+    def drain(self, worker: WorkerId) -> bool:
+        """Ask a worker to drain; it is told with its next heartbeat. False: there is none."""
 
     def gone(self, worker: WorkerId) -> None:
         """Drop the row of a worker that has stopped. Safe to call twice."""
@@ -90,6 +95,9 @@ class DutyStore(Protocol):
 
 class Layers(Protocol):
     """The stored workspace layers, for their sweep."""
+
+    def size(self, digest: str) -> int:
+        """Bytes stored of a layer; 0 if it is not there. Raises StoreUnavailable."""
 
     def stored(self, *, before_ms: int) -> Iterator[Sequence[str]]:
         """Digests of the layers that were last written before, page by page."""

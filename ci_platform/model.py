@@ -59,6 +59,7 @@ class StepState(StrEnum):
 class StepKind(StrEnum):
     DO = "do"  # a function of the author, inside the sandbox
     SH = "sh"  # a shell command: an operation
+    SERVICE = "service"  # a process beside the commands of a block, while that is open
     SLEEP = "sleep"
     WAIT = "wait"  # for an event
     APPROVAL = "approval"
@@ -329,6 +330,8 @@ class Operation:
     lease_until_ms: int | None
     ready_ms: int
     stop: bool
+    pool: str = ""  # see labels.py
+    lost_worker: WorkerId | None = None  # whose lease of it ran out before
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from ci_platform.effects import Effect
 from ci_platform.family import FamilyStore
 from ci_platform.granting import Ask, ShelfStore
 from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
+from ci_platform.log_store import LogStore
 from ci_platform.model import (
     Approval,
     AuditNote,
@@ -23,7 +24,6 @@ from ci_platform.model import (
     Draft,
     Entry,
     Json,
-    LogLine,
     NewRun,
     Operation,
     OperationId,
@@ -169,18 +169,35 @@ class RunStore(Retention, Scheduling, Protocol):
         """Take back, as `expire` does but at once, all leases of a worker known to be dead; None:
         of every worker, when nothing else runs on this store. Returns how many."""
 
-    def next_ready_ms(self) -> int | None:
-        """When the next run or operation is due; None if none ever will be without an event."""
+    def next_ready_ms(self, labels: Collection[str] | None = None) -> int | None:
+        """When the next run or operation is due; None if none ever will be without an event.
+        With `labels`: those operations alone that a worker with these can do something about."""
 
     def delete(self, run_id: RunId) -> None:
         """Remove a terminal run with everything of it. Raises RunNotFound, Conflict."""
 
 
 class OperationStore(Protocol):
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Operation]:
-        """Lease up to `limit` due operations under a new fence; round robin over repositories."""
+    def claim(
+        self,
+        worker: WorkerId,
+        *,
+        limit: int,
+        lease_ms: int,
+        labels: Collection[str] = (),
+        recall: bool = False,
+    ) -> list[Operation]:
+        """Lease up to `limit` due operations under a new fence; round robin over repositories.
+
+        Those that need no more than these labels; `recall`: instead, memoised ones whose result
+        nobody has looked for yet, whatever they need.
+        """
 
     def get(self, operation_id: OperationId) -> Operation | None: ...
+
+    def pass_on(self, operation: Operation) -> None:
+        """Queue a held one, whose result is not known, for workers that can run it. Raises
+        LeaseLost."""
 
     def close(self, operation_id: OperationId, *, fence: int) -> None:
         """End a command whose step or run has ended, so that there is no entry to write: its row
@@ -199,27 +216,6 @@ class ApprovalStore(Protocol):
         """All open gates, oldest first, at most 200."""
 
     def decision(self, run_id: RunId, key: StepKey, user_id: str) -> Decision | None: ...
-
-
-class LogStore(Protocol):
-    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
-        """Add lines; numbers already there are ignored, so a repeated batch changes nothing."""
-
-    def read(
-        self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000
-    ) -> list[LogLine]: ...
-
-    def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]: ...
-
-    def seal(self, run_id: RunId, step: str) -> bool:
-        """Move a log whose step has ended out of the database, into one object. Reads stay the
-        same, and more may be written. False: it stays, being small. Raises StoreUnavailable."""
-
-    def last(self, run_id: RunId, step: str) -> int:
-        """The number of the last line, 0 if there is none."""
-
-    def steps(self, run_id: RunId) -> Mapping[str, int]:
-        """Each step that has a log -> the number of its last line."""
 
 
 @dataclass(frozen=True, slots=True)

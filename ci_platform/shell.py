@@ -13,6 +13,8 @@ from typing import Protocol
 
 from ci_platform.model import Json, RepositoryId, RunId, StepKey
 
+SERVICES_MAX = 8  # around one command
+
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
@@ -39,6 +41,17 @@ class CommandSpec:
     ref: str = ""  # whose results and caches it may read and leave
     cache_dirs: Mapping[str, str] = field(default_factory=dict)  # name -> ~/path
     cached: Mapping[str, str] = field(default_factory=dict)  # name -> digest, set by the worker
+    services: Sequence[Mapping[str, Json]] = ()  # `asdict` of a ServiceSpec each, outermost first
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A process that runs beside commands, in one network with them."""
+
+    name: str  # as which they find it
+    command: Mapping[str, Json]  # `asdict` of a CommandSpec
+    ready: Mapping[str, Json] | None  # {"port" | "http" | "command" | "log": value}
+    ready_ms: int  # how long it may take until it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,41 @@ class Memo:
     number: int  # of that run
     step: str  # str(StepKey), whose log it is
     result: Mapping[str, Json]
+    scope: str = ""  # the ref whose runs may read it
+    size: int = 0  # bytes of the objects it stands for
+    digest: str | None = None  # of an object that nothing but this memo refers to
+
+
+@dataclass(frozen=True, slots=True)
+class MemoLimits:
+    """What one repository may keep; beyond it goes what was used longest ago."""
+
+    count: int = 1_000
+    size: int = 10 << 30
+
+
+class ServiceLog(Protocol):
+    """Where the output of a service goes. Safe to call from several threads."""
+
+    def write(self, stream: str, data: bytes) -> None: ...
+
+    def note(self, text: str) -> None:
+        """Say something as the platform."""
+
+    def flush(self) -> None:
+        """Called at least once a second. Raises nothing."""
+
+    def close(self) -> None:
+        """Nothing comes any more. Raises nothing."""
+
+
+class ServiceDesk(Protocol):
+    """What a runner needs of the platform for services."""
+
+    def log(self, run_id: str, step: str) -> ServiceLog: ...
+
+    def ended(self, run_id: str, step: str) -> bool:
+        """Whether the block of a service, or its run, is over. Raises StoreUnavailable."""
 
 
 class Runner(Protocol):
@@ -118,10 +166,15 @@ class Artifacts(Protocol):
 
 class MemoStore(Protocol):
     """Results of commands for later runs. A memo goes when its run goes, so that the journal of
-    that run keeps alive what the memo refers to."""
+    that run keeps alive what the memo refers to; a run that takes it gives it a new home. Beyond
+    `MemoLimits` it goes earlier."""
 
     def find(self, repository_id: RepositoryId, scopes: Sequence[str], key: str) -> Memo | None:
         """The memo of the first of these scopes that has one."""
 
     def put(self, repository_id: RepositoryId, scope: str, key: str, memo: Memo) -> None:
         """Keep a memo, instead of one that is there. Nothing happens when its run is gone."""
+
+    def rehome(self, repository_id: RepositoryId, key: str, found: Memo, taken: Memo) -> bool:
+        """Keep a memo that `find` gave as `taken`, for the run that took it. False: it has gone,
+        or another one has its place."""

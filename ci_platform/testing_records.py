@@ -17,14 +17,12 @@ from ci_platform.model import (
     Json,
     RepositoryId,
     Role,
-    Run,
-    RunId,
     User,
     UserId,
     WorkerId,
 )
 from ci_platform.ports import Clock, Delivery, Hook, Token
-from ci_platform.shell import Memo
+from ci_platform.shell import Memo, MemoLimits
 from ci_platform.store.audit import check_limit as check_audit_limit
 from ci_platform.store.codec import plain, plain_or_none
 from ci_platform.store.descriptions import description_of
@@ -32,6 +30,7 @@ from ci_platform.store.hooks import DELIVERIES_KEPT_MS, check_delivery
 from ci_platform.store.identity import TOUCH_MS
 from ci_platform.store.ids import new_id
 from ci_platform.store.packing import pack, unpack
+from ci_platform.testing_tables import KeptMemo, Tables
 
 
 class InMemoryIdentity:
@@ -237,26 +236,47 @@ class InMemoryDescriptions:
 
 
 class InMemoryMemos:
-    """Rows vanish with their runs: those of `runs` are looked up at each question."""
+    """Rows vanish with their runs, which are looked up at each question."""
 
-    def __init__(self, runs: Mapping[RunId, Run]) -> None:
-        self._runs = runs
-        self._found: dict[tuple[RepositoryId, str, str], Memo] = {}
+    def __init__(self, tables: Tables, limits: MemoLimits) -> None:
+        self._tables = tables
+        self._limits = limits
 
     def find(self, repository_id: RepositoryId, scopes: Sequence[str], key: str) -> Memo | None:
         for scope in scopes:
-            memo = self._found.get((repository_id, scope, key))
-            if memo is not None and memo.run_id in self._runs:
-                return memo
+            kept = self._tables.memos.get((repository_id, scope, key))
+            if kept is not None and kept.memo.run_id in self._tables.runs:
+                return kept.memo
         return None
 
     def put(self, repository_id: RepositoryId, scope: str, key: str, memo: Memo) -> None:
         for name, value in (("scope", scope), ("key", key), ("step", memo.step)):
             plain(value, name)
         result = unpack(pack(dict(memo.result), "result"))
-        if memo.run_id in self._runs:
-            number = self._runs[memo.run_id].number
-            self._found[repository_id, scope, key] = Memo(memo.run_id, number, memo.step, result)
+        tables = self._tables
+        if memo.run_id in tables.runs:
+            number = tables.runs[memo.run_id].number
+            kept = replace(memo, number=number, result=result, scope=scope)
+            tables.memos[repository_id, scope, key] = KeptMemo(kept, tables.clock.now_ms())
+            self._evict(repository_id)
+
+    def rehome(self, repository_id: RepositoryId, key: str, found: Memo, taken: Memo) -> bool:
+        kept = self._tables.memos.get((repository_id, found.scope, key))
+        if kept is None or kept.memo.run_id != found.run_id or kept.memo.step != found.step:
+            return False
+        if taken.run_id not in self._tables.runs:
+            return False
+        self.put(repository_id, found.scope, key, taken)
+        return True
+
+    def _evict(self, repository_id: RepositoryId) -> None:
+        own = [item for item in self._tables.memos.items() if item[0][0] == repository_id]
+        size = 0
+        newest = sorted(own, key=lambda item: -item[1].used_ms)
+        for count, (place, kept) in enumerate(newest, 1):
+            size += kept.memo.size
+            if count > 1 and (count > self._limits.count or size > self._limits.size):
+                del self._tables.memos[place]
 
 
 class InMemoryAudit:
@@ -283,21 +303,35 @@ class InMemoryWorkers:
         self._held = held
         self._lock = threading.RLock()
         self._records: dict[WorkerId, WorkerRecord] = {}
+        self._asked: set[WorkerId] = set()  # to drain
 
-    def beat(self, record: WorkerRecord) -> None:
+    def beat(self, record: WorkerRecord) -> bool:
         with self._lock:
             self._records[record.id] = record
+            return record.id in self._asked
+
+    def drain(self, worker: WorkerId) -> bool:
+        with self._lock:
+            if worker in self._records:
+                self._asked.add(worker)
+            return worker in self._records
 
     def gone(self, worker: WorkerId) -> None:
         with self._lock:
             self._records.pop(worker, None)
+            self._asked.discard(worker)
 
     def list(self) -> list[WorkerRecord]:
         with self._lock:
             records = sorted(self._records.values(), key=lambda record: record.id)
         held = [self._held(record.id) for record in records]
         return [
-            replace(record, runs=runs, operations=operations)
+            replace(
+                record,
+                runs=runs,
+                operations=operations,
+                draining=record.draining or record.id in self._asked,
+            )
             for record, (runs, operations) in zip(records, held, strict=True)
         ]
 

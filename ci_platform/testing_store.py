@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from ci_platform.errors import Conflict, RunExists, RunNotFound, StepNotFound
 from ci_platform.family import Link
 from ci_platform.housekeeping import OldRun, OldRuns
+from ci_platform.labels import RECALL, serves
 from ci_platform.model import (
     Approval,
     AuditNote,
@@ -24,7 +25,6 @@ from ci_platform.model import (
     Json,
     NewRun,
     Operation,
-    OperationId,
     OperationState,
     RepositoryId,
     Run,
@@ -42,13 +42,14 @@ from ci_platform.ports import (
     RunPage,
 )
 from ci_platform.scheduling import RunLimits, Standing, Superseded
+from ci_platform.shell import MemoLimits
 from ci_platform.store import births, journal, listing, moves, retention
 from ci_platform.store.bell import Bells, Listener
 from ci_platform.store.claims import check_claim
 from ci_platform.store.codec import moving_columns
-from ci_platform.store.fair import Candidate, in_turns
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.runs import LIVE_STATES, check_created
+from ci_platform.testing_operations import InMemoryOperations, in_order
 from ci_platform.testing_records import (
     InMemoryAudit,
     InMemoryDescriptions,
@@ -88,16 +89,21 @@ class _NoWire:
 class InMemoryStore:
     """`ports.Store`."""
 
-    def __init__(self, clock: Clock, limits: RunLimits | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        limits: RunLimits | None = None,
+        memo_limits: MemoLimits | None = None,
+    ) -> None:
         self._bells = Bells(_NoWire)
         tables = Tables(clock, self._bells.ring)
         self._audit = InMemoryAudit()
         self._runs = _Runs(tables, Slots(tables, limits or RunLimits()), self._audit)
-        self._operations = _Operations(tables)
+        self._operations = InMemoryOperations(tables)
         self._approvals = _Approvals(tables)
         self._logs = InMemoryLogs(tables)
         self._family = _Family(tables)
-        self._memos = InMemoryMemos(tables.runs)
+        self._memos = InMemoryMemos(tables, memo_limits or MemoLimits())
         self._identity = InMemoryIdentity(clock)
         self._hooks = InMemoryHooks()
         self._descriptions = InMemoryDescriptions()
@@ -111,7 +117,7 @@ class InMemoryStore:
         return self._runs
 
     @property
-    def operations(self) -> _Operations:
+    def operations(self) -> InMemoryOperations:
         return self._operations
 
     @property
@@ -248,7 +254,7 @@ class _Runs:
         tables = self._tables
         now_ms = tables.clock.now_ms()
         with tables.lock:
-            due = _due(
+            due = in_order(
                 [
                     (run.id, run.repository_id, run.ready_ms, run.place.priority)
                     for run in tables.runs.values()
@@ -346,6 +352,7 @@ class _Runs:
                 tables.operations[one.id] = replace(
                     one,
                     state=OperationState.DONE if over else OperationState.QUEUED,
+                    lost_worker=one.worker,
                     worker=None,
                     lease_until_ms=None,
                     ready_ms=one.ready_ms if over else now_ms,
@@ -355,13 +362,14 @@ class _Runs:
             tables.ring()
         return count
 
-    def next_ready_ms(self) -> int | None:
+    def next_ready_ms(self, labels: Collection[str] | None = None) -> int | None:
         with self._tables.lock:
             due = [run.ready_ms for run in self._tables.runs.values()]
             due += [
                 one.ready_ms
                 for one in self._tables.operations.values()
                 if one.state is OperationState.QUEUED
+                and (labels is None or one.pool == RECALL or serves(labels, one.pool))
             ]
         return min((at_ms for at_ms in due if at_ms is not None), default=None)
 
@@ -427,8 +435,10 @@ class _Runs:
     def layers_used(self, digests: Sequence[str]) -> set[str]:
         with self._tables.lock:
             journals = [list(entries) for entries in self._tables.journals.values()]
+            memos = list(self._tables.memos.values())
+            alone = {one.memo.digest for one in memos if one.memo.run_id in self._tables.runs}
         found = (retention.layers_of(entry) for entries in journals for entry in entries)
-        return set[str]().union(*found) & set(digests)
+        return set[str]().union(*found, (one for one in alone if one)) & set(digests)
 
     def list(self, which: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:
         listing.check_limit(limit)
@@ -448,16 +458,6 @@ def _stored(entry: Entry) -> Entry:
     return replace(entry, data=_copied(dict(entry.data), f"the data of {entry.kind}"))
 
 
-def _due(
-    rows: Iterable[tuple[Value, str, int | None, int]], *, now_ms: int, served: str
-) -> list[tuple[Value, str]]:
-    """Due ones in round robin; `rows` are in order of creation."""
-    due = [row for row in rows if row[2] is not None and row[2] <= now_ms]
-    due.sort(key=lambda row: row[2] or 0)
-    turns = in_turns([Candidate(n, row[1], row[3]) for n, row in enumerate(due)], served)
-    return [due[turn.n][:2] for turn in turns]
-
-
 def _matches(run: Run, which: RunFilter) -> bool:
     return (
         (which.repository_ids is None or run.repository_id in which.repository_ids)
@@ -470,50 +470,6 @@ def _matches(run: Run, which: RunFilter) -> bool:
         and (which.created_after_ms is None or run.created_ms >= which.created_after_ms)
         and (which.created_before_ms is None or run.created_ms < which.created_before_ms)
     )
-
-
-class _Operations:
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-        self._served = ""
-
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Operation]:
-        check_claim(worker, limit)
-        tables = self._tables
-        now_ms = tables.clock.now_ms()
-        with tables.lock:
-            queued = [
-                (one.id, one.repository_id, one.ready_ms, 0)
-                for one in tables.operations.values()
-                if one.state is OperationState.QUEUED
-            ]
-            claimed = []
-            for operation_id, repository_id in _due(queued, now_ms=now_ms, served=self._served)[
-                :limit
-            ]:
-                one = tables.operations[operation_id]
-                tables.operations[operation_id] = replace(
-                    one,
-                    state=OperationState.RUNNING,
-                    fence=one.fence + 1,
-                    worker=worker,
-                    lease_until_ms=now_ms + lease_ms,
-                )
-                self._served = repository_id
-                claimed.append(tables.operations[operation_id])
-        return claimed
-
-    def close(self, operation_id: OperationId, *, fence: int) -> None:
-        with self._tables.lock:
-            one = self._tables.operations.get(operation_id)
-            if one is not None and one.worker is not None and one.fence == fence:
-                self._tables.operations[operation_id] = replace(
-                    one, state=OperationState.DONE, worker=None, lease_until_ms=None
-                )
-
-    def get(self, operation_id: OperationId) -> Operation | None:
-        with self._tables.lock:
-            return self._tables.operations.get(operation_id)
 
 
 class _Approvals:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from ci_platform.effects import (
     CloseApproval,
     CloseOperation,
+    DelayApprovals,
     Effect,
     OpenApproval,
     OpenOperation,
@@ -20,8 +21,10 @@ from ci_platform.effects import (
     ReleaseChildren,
     StopOperations,
 )
-from ci_platform.errors import Conflict, RunNotFound, StepNotFound
+from ci_platform.errors import Conflict, LeaseLost, RunNotFound, StepNotFound
 from ci_platform.family import Link
+from ci_platform.labels import pool_of
+from ci_platform.log_store import Found, Held
 from ci_platform.model import (
     Approval,
     Decision,
@@ -38,9 +41,16 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import Clock
+from ci_platform.shell import Memo
 from ci_platform.store import effects, logs
 from ci_platform.store.codec import plain
 from ci_platform.store.packing import unpack
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMemo:
+    memo: Memo
+    used_ms: int
 
 
 @dataclass(slots=True)
@@ -57,6 +67,7 @@ class Tables:
     links: dict[str, Link] = field(default_factory=dict)  # by child, in order of creation
     approvals: dict[tuple[RunId, StepKey], Approval] = field(default_factory=dict)
     logs: dict[RunId, dict[str, list[LogLine]]] = field(default_factory=dict)
+    memos: dict[tuple[RepositoryId, str, str], KeptMemo] = field(default_factory=dict)
 
     def run(self, run_id: RunId) -> Run:
         try:
@@ -116,6 +127,8 @@ class Effects:
                 self._stop(key)
             case ReleaseChildren():
                 self._mark()
+            case DelayApprovals(by_ms=by_ms):
+                self._delay(by_ms)
             case OpenApproval(key=key):
                 self._tables.approvals[self._run.id, key] = Approval(
                     run_id=self._run.id,
@@ -132,6 +145,12 @@ class Effects:
                 self._record(effect, unpack(encoded.data))
             case CloseApproval(key=key, outcome=outcome):
                 self._close(key, outcome)
+
+    def _delay(self, by_ms: int) -> None:
+        for key, gate in self._tables.approvals.items():
+            if key[0] == self._run.id and gate.outcome is None and gate.expires_ms is not None:
+                expires_ms = gate.expires_ms + by_ms
+                self._tables.approvals[key] = replace(gate, expires_ms=expires_ms)
 
     def end(self) -> None:
         self._stop(None)
@@ -158,6 +177,7 @@ class Effects:
             lease_until_ms=None,
             ready_ms=opened.ready_ms,
             stop=False,
+            pool=pool_of(spec),
         )
 
     def _stop(self, key: StepKey | None) -> None:
@@ -196,13 +216,18 @@ class InMemoryLogs:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
-    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
+    def append(
+        self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
+    ) -> None:
         if not lines:
             return
         plain(step, "step")
         logs.check_lines(lines)
         with self._tables.lock:
             self._tables.run(run_id)
+            one = None if held is None else self._tables.operations.get(held.operation_id)
+            if held is not None and (one is None or (one.worker and one.fence) != held.fence):
+                raise LeaseLost(f"{held.operation_id}: another worker has this command")
             log = self._tables.logs.setdefault(run_id, {}).setdefault(step, [])
             last = log[-1].number if log else 0
             log += [line for line in lines if line.number > last]
@@ -216,8 +241,21 @@ class InMemoryLogs:
         logs.check_limit(limit)
         return self._all(run_id, step)[-limit:]
 
+    def search(
+        self, run_id: RunId, step: str, text: str, *, after: int = 0, limit: int = 100
+    ) -> Found:
+        logs.check_limit(limit)
+        lines = [line for line in self._all(run_id, step) if line.number > after]
+        found = [line for line in lines if text.casefold() in line.text.casefold()]
+        if len(found) >= limit:
+            return Found(found[:limit], found[limit - 1].number, False)
+        return Found(found, lines[-1].number if lines else after, True)
+
     def seal(self, run_id: RunId, step: str) -> bool:
         return False
+
+    def unsealed(self, *, limit: int = 100) -> Sequence[tuple[RunId, str]]:
+        return []
 
     def last(self, run_id: RunId, step: str) -> int:
         lines = self._all(run_id, step)

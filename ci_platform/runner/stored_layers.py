@@ -27,6 +27,14 @@ class StoredLayers:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
+    def size(self, digest: str) -> int:
+        try:
+            return int(obstore.head(self._objects, layer_path(digest))["size"])
+        except FileNotFoundError:
+            return 0
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"layer {digest} cannot be looked at: {error}") from error
+
     def stored(self, *, before_ms: int) -> Iterator[Sequence[str]]:
         try:
             pages = [obstore.list(self._objects, one, chunk_size=PAGE) for one in _PREFIXES]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, case, select
+from sqlalchemy import BigInteger, Connection, and_, bindparam, case, select
 
 from ci_platform.effects import (
     CloseApproval,
     CloseOperation,
+    DelayApprovals,
     Effect,
     OpenApproval,
     OpenOperation,
@@ -21,6 +22,7 @@ from ci_platform.effects import (
     StopOperations,
 )
 from ci_platform.errors import Conflict, LeaseLost, StepNotFound
+from ci_platform.labels import pool_of
 from ci_platform.model import Approval, OperationId, OperationState, Run
 from ci_platform.store import family
 from ci_platform.store.codec import KeyColumns, key_columns, plain
@@ -83,6 +85,11 @@ _CLOSE_GATE = (
     .where(_GATE, APPROVALS.c.outcome.is_(None))
     .values(outcome=bindparam("with_outcome"), closed_ms=bindparam("at_ms"))
 )
+_DELAY_GATES = (
+    APPROVALS.update()
+    .where(APPROVALS.c.run_n == bindparam("of_run"), APPROVALS.c.outcome.is_(None))
+    .values(expires_ms=APPROVALS.c.expires_ms + bindparam("by_ms", type_=BigInteger))
+)
 _DECISION = select(DECISIONS.c.decision).where(
     DECISIONS.c.run_n == bindparam("of_run"),
     DECISIONS.c.step_kind == bindparam("of_kind"),
@@ -111,7 +118,7 @@ def prepare(effect: Effect) -> Prepared:
             data, key = pack(effect.form, "form"), key_columns(effect.key)
             for field in ("user_id", "user", "decision", "comment", "way"):
                 plain(getattr(effect, field), field)
-        case ReleaseChildren():
+        case ReleaseChildren() | DelayApprovals():
             pass
         case StopOperations() | CloseApproval():
             key = None if effect.key is None else key_columns(effect.key)
@@ -176,6 +183,8 @@ def apply(connection: Connection, prepared: Prepared, run_n: int, run: Run, now_
             )
         case ReleaseChildren():
             family.mark(connection, [run_n])
+        case DelayApprovals(by_ms=by_ms):
+            connection.execute(_DELAY_GATES, {"of_run": run_n, "by_ms": by_ms})
         case CloseApproval(key=None, outcome=outcome):
             closing = {"runs": [run_n], "with_outcome": outcome, "at_ms": now_ms}
             _CLOSE_ALL_GATES.run(connection, closing)
@@ -260,6 +269,8 @@ def _operation_columns(
         "ready_ms": opened.ready_ms,
         "due_ms": opened.ready_ms,
         "stop": False,
+        "pool": pool_of(opened.spec),
+        "lost_worker": None,
     }
 
 

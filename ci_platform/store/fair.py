@@ -7,11 +7,22 @@ repositories themselves are walked in the order of the index, from where the las
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import Column, Connection, Select, Table, bindparam, literal, literal_column, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    Table,
+    bindparam,
+    literal,
+    literal_column,
+    select,
+)
 
 from ci_platform.store.direct import Direct
 
@@ -29,34 +40,43 @@ class Candidate:
 
 class FairQueue:
     """The due rows of one table with the columns n, repository_id and `due`, and, where it matters,
-    `priority`, which is 0 or more."""
+    `priority`, which is 0 or more, and the `pool` that a row is in."""
 
     def __init__(
-        self, table: Table, due: Column[int | None], priority: Column[int] | None = None
+        self,
+        table: Table,
+        due: Column[int | None],
+        priority: Column[int] | None = None,
+        *,
+        pool: Column[str] | None = None,
     ) -> None:
         rank = literal(0) if priority is None else priority
         self._window = Direct(
             select(table.c.n, table.c.repository_id, rank.label("priority"))
-            .where(due <= bindparam("now"))
+            .where(*_within(table, pool), due <= bindparam("now"))
             .order_by(due, table.c.n)
             .limit(bindparam("window"))
         )
-        self._walk = Direct(_walk(table, due))
+        self._walk = Direct(_walk(table, due, pool))
+        self._pooled = pool is not None
         urgent = None if priority is None else _urgent(table, due, priority)
         self._urgent = None if urgent is None else Direct(urgent, each="repositories")
 
     def candidates(
-        self, connection: Connection, *, now_ms: int, limit: int, after: str
+        self, connection: Connection, *, now_ms: int, limit: int, after: str, pool: str = ""
     ) -> list[Candidate]:
         """Up to `limit` due rows, beginning with the repositories behind `after`."""
         size = max(WINDOW_MIN, limit + 1)
+        asked: dict[str, object] = {"now": now_ms}
+        if self._pooled:
+            asked["pool"] = pool
         window = [
             Candidate(row.n, row.repository_id, row.priority)
-            for row in self._window.rows(connection, {"now": now_ms, "window": size})
+            for row in self._window.rows(connection, {**asked, "window": size})
         ]
         if len(window) < size:
             return in_turns(window, after)[:limit]
-        heads = self._heads(connection, now_ms=now_ms, limit=limit, after=after)
+        heads = self._heads(connection, asked, limit=limit, after=after)
         urgent = self._most_urgent(connection, now_ms=now_ms, limit=limit, heads=heads)
         if urgent:
             # Heads first, as they are the oldest of theirs; the others know their priority.
@@ -81,13 +101,12 @@ class FairQueue:
         ]
 
     def _heads(
-        self, connection: Connection, *, now_ms: int, limit: int, after: str
+        self, connection: Connection, asked: Mapping[str, object], *, limit: int, after: str
     ) -> list[Candidate]:
         """The oldest due row of each of the next repositories, around the circle once."""
         heads: dict[int, Candidate] = {}
         for start in (after, "") if after else ("",):
-            asked = {"now": now_ms, "after": start, "count": limit}
-            for row in self._walk.rows(connection, asked):
+            for row in self._walk.rows(connection, {**asked, "after": start, "count": limit}):
                 heads.setdefault(row.n, Candidate(row.n, row.repository_id))
             if len(heads) >= limit:
                 break
@@ -130,10 +149,20 @@ def _urgent(
     )
 
 
-def _walk(table: Table, due: Column[int | None]) -> Select[tuple[str, int]]:
+def _within(table: FromClause, pool: Column[str] | None) -> list[ColumnElement[bool]]:
+    return [] if pool is None else [table.c[pool.name] == bindparam("pool")]
+
+
+def _walk(
+    table: Table, due: Column[int | None], pool: Column[str] | None
+) -> Select[tuple[str, int]]:
     """The first due row of each repository behind `after`, by jumps through one index."""
     outer = table.alias("head")
-    jump = select(table.c.repository_id).where(due.is_not(None)).order_by(table.c.repository_id)
+    jump = (
+        select(table.c.repository_id)
+        .where(*_within(table, pool), due.is_not(None))
+        .order_by(table.c.repository_id)
+    )
     start = jump.where(table.c.repository_id > bindparam("after")).limit(1).scalar_subquery()
     steps = select(start.label("id"), literal(1).label("depth")).cte("walked", recursive=True)
     following = jump.where(table.c.repository_id > steps.c.id).limit(1)
@@ -145,7 +174,11 @@ def _walk(table: Table, due: Column[int | None]) -> Select[tuple[str, int]]:
     head_due = outer.c[due.name]
     head = (
         select(outer.c.n)
-        .where(outer.c.repository_id == steps.c.id, head_due <= bindparam("now"))
+        .where(
+            *_within(outer, pool),
+            outer.c.repository_id == steps.c.id,
+            head_due <= bindparam("now"),
+        )
         .order_by(head_due, outer.c.n)
         .limit(1)
         .correlate(steps)

@@ -13,17 +13,20 @@ from obstore.store import ObjectStore
 from sqlalchemy import Connection, Select, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ci_platform.errors import InvalidRequest, RunNotFound, SluiceError, TooLarge
-from ci_platform.model import Json, LogLine, RunId
+from ci_platform.errors import InvalidRequest, LeaseLost, RunNotFound, SluiceError, TooLarge
+from ci_platform.log_store import Found, Held
+from ci_platform.model import Json, LogLine, OperationState, RunId
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
 from ci_platform.store.log_chunks import Chunk, chunks, unpacked
 from ci_platform.store.sealed_logs import SealedLogs
-from ci_platform.store.tables import LOG_CHUNKS, LOGS, RUNS
+from ci_platform.store.tables import LOG_CHUNKS, LOGS, OPERATIONS, RUNS
+from ci_platform.store.unsealed import unsealed
 from ci_platform.store.writer import GroupCommit
 
 LINES_MAX = 10_000  # of one append or one read
 LINE_CHARACTERS_MAX = 1 << 20
+SEARCH_READS_MAX = 20  # of LINES_MAX each, by one search
 READ_BYTES_MAX = 8 << 20  # before compression, of one read; at least one chunk is returned
 
 _RUN = select(RUNS.c.n).where(RUNS.c.id == bindparam("run_id")).scalar_subquery()
@@ -47,7 +50,11 @@ _ADD_CHUNKS = LOG_CHUNKS.insert()
 _MOVE_LOG = (
     LOGS.update()
     .where(LOGS.c.run_n == bindparam("of_run"), LOGS.c.step == bindparam("of_step"))
-    .values(last=bindparam("to"))
+    .values(last=bindparam("to"), hot=LOGS.c.hot + bindparam("more"))
+)
+_HOLDERS = select(OPERATIONS.c.id, OPERATIONS.c.fence).where(
+    OPERATIONS.c.id.in_(bindparam("ids", expanding=True)),
+    OPERATIONS.c.state == OperationState.RUNNING.value,
 )
 
 
@@ -56,6 +63,7 @@ class _Lines:
     run_id: RunId
     step: str
     lines: Sequence[LogLine]
+    held: Held | None
 
 
 class SqlLogStore:
@@ -66,13 +74,15 @@ class SqlLogStore:
         self._sealed = SealedLogs(database, objects)
         self._appends = GroupCommit(database, _append, committed=lambda _: ring())
 
-    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
+    def append(
+        self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
+    ) -> None:
         if not lines:
             return
         plain(step, "step")
         check_lines(lines)
         size = sum(len(line.text) for line in lines)
-        self._appends.submit(_Lines(run_id, step, lines), size=size)
+        self._appends.submit(_Lines(run_id, step, lines, held), size=size)
 
     def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
         """The next lines; fewer than `limit` when they are long, none only at the end."""
@@ -110,6 +120,27 @@ class SqlLogStore:
         asked = {"run_id": run_id, "step": step, "after": after, "count": limit}
         found = self._database.read(lambda connection: _read(connection, _AFTER, asked))
         return [line for line in found if line.number > after][:limit]
+
+    def search(
+        self, run_id: RunId, step: str, text: str, *, after: int = 0, limit: int = 100
+    ) -> Found:
+        check_limit(limit)
+        wanted = text.casefold()
+        found: list[LogLine] = []
+        for _ in range(SEARCH_READS_MAX):
+            lines = self.read(run_id, step, after=after, limit=LINES_MAX)
+            for line in lines:
+                after = line.number
+                if wanted in line.text.casefold():
+                    found.append(line)
+                    if len(found) == limit:
+                        return Found(found, after, False)
+            if not lines:
+                return Found(found, after, True)
+        return Found(found, after, False)
+
+    def unsealed(self, *, limit: int = 100) -> Sequence[tuple[RunId, str]]:
+        return self._database.read(lambda connection: unsealed(connection, limit))
 
     def last(self, run_id: RunId, step: str) -> int:
         asked = {"run_id": run_id, "step": step}
@@ -152,27 +183,44 @@ def _append(connection: Connection, batch: Sequence[_Lines]) -> list[None | Slui
     numbers = {row.id: row.n for row in connection.execute(_NUMBERS, {"ids": ids})}
     wanted = sorted({(numbers[one.run_id], one.step) for one in batch if one.run_id in numbers})
     lasts = _lock_logs(connection, wanted)
+    holders = _holders(connection, batch)
     rows: list[dict[str, object]] = []
-    grown: set[tuple[int, str]] = set()
+    grown: dict[tuple[int, str], int] = {}  # by how many bytes
     answers: list[None | SluiceError] = []
     for one in batch:
         run_n = numbers.get(one.run_id)
         if run_n is None:
             answers.append(RunNotFound(f"no run has the id {one.run_id}"))
             continue
+        if one.held is not None and holders.get(one.held.operation_id) != one.held.fence:
+            answers.append(LeaseLost(f"{one.held.operation_id}: another worker has this command"))
+            continue
         log = (run_n, one.step)
         new = [line for line in one.lines if line.number > lasts[log]]
         if new:
-            rows += [_row(run_n, one.step, chunk) for chunk in chunks(new)]
+            packed = list(chunks(new))
+            rows += [_row(run_n, one.step, chunk) for chunk in packed]
             lasts[log] = new[-1].number
-            grown.add(log)
+            grown[log] = grown.get(log, 0) + sum(chunk.size for chunk in packed)
         answers.append(None)
     if rows:
         connection.execute(_ADD_CHUNKS, rows)
         connection.execute(
-            _MOVE_LOG, [{"of_run": n, "of_step": step, "to": lasts[n, step]} for n, step in grown]
+            _MOVE_LOG,
+            [
+                {"of_run": n, "of_step": step, "to": lasts[n, step], "more": more}
+                for (n, step), more in grown.items()
+            ],
         )
     return answers
+
+
+def _holders(connection: Connection, batch: Sequence[_Lines]) -> Mapping[str, int]:
+    """Under which fence each of the commands is held that say they are."""
+    ids = sorted({one.held.operation_id for one in batch if one.held is not None})
+    if not ids:
+        return {}
+    return {row.id: row.fence for row in connection.execute(_HOLDERS, {"ids": ids})}
 
 
 def _row(run_n: int, step: str, chunk: Chunk) -> dict[str, object]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from sqlalchemy import Connection, Select, bindparam, case, select
 
+from ci_platform.errors import LeaseLost
+from ci_platform.labels import RECALL, most_wanting, pool_of_labels, serves
 from ci_platform.model import (
     TERMINAL_STATES,
     Operation,
@@ -19,8 +22,9 @@ from ci_platform.ports import Clock
 from ci_platform.store.claims import CLAIM_TRIES_MAX, SPARES, check_claim
 from ci_platform.store.codec import Columns, key_of
 from ci_platform.store.database import Database
-from ci_platform.store.fair import FairQueue
+from ci_platform.store.fair import FairQueue, in_turns
 from ci_platform.store.packing import unpack
+from ci_platform.store.pools import due as due_pools
 from ci_platform.store.tables import OPERATIONS, RUNS
 
 _QUEUED, _RUNNING, _DONE = (
@@ -77,6 +81,23 @@ _RUN_OVER = (
     .where(RUNS.c.n == OPERATIONS.c.run_n, RUNS.c.state.in_([s.value for s in TERMINAL_STATES]))
     .exists()
 )
+_PASS_ON = (
+    OPERATIONS.update()
+    .where(
+        OPERATIONS.c.id == bindparam("of_id"),
+        OPERATIONS.c.fence == bindparam("under_fence"),
+        OPERATIONS.c.state == _RUNNING,
+        OPERATIONS.c.stop.is_(False),
+    )
+    .values(
+        state=_QUEUED,
+        due_ms=OPERATIONS.c.ready_ms,
+        worker=None,
+        lost_worker=None,
+        lease_until_ms=None,
+        pool=bindparam("to_pool"),
+    )
+)
 _REQUEUE = (
     OPERATIONS.update()
     .where(OPERATIONS.c.n.in_(bindparam("ns", expanding=True)))
@@ -84,6 +105,7 @@ _REQUEUE = (
         # Nobody waits for the command of a run that is over, so it is not done again.
         state=case((_RUN_OVER, _DONE), else_=_QUEUED),
         due_ms=case((_RUN_OVER, None), else_=bindparam("at_ms")),
+        lost_worker=OPERATIONS.c.worker,
         worker=None,
         lease_until_ms=None,
     )
@@ -91,25 +113,33 @@ _REQUEUE = (
 
 
 class SqlOperationStore:
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, ring: Callable[[], None]) -> None:
         self._database = database
         self._clock = clock
-        self._queue = FairQueue(OPERATIONS, OPERATIONS.c.due_ms)
+        self._ring = ring
+        self._queue = FairQueue(OPERATIONS, OPERATIONS.c.due_ms, pool=OPERATIONS.c.pool)
         self._served = ""
 
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Operation]:
+    def claim(
+        self,
+        worker: WorkerId,
+        *,
+        limit: int,
+        lease_ms: int,
+        labels: Collection[str] = (),
+        recall: bool = False,
+    ) -> list[Operation]:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
             now_ms = self._clock.now_ms()
-            look = partial(
-                self._queue.candidates, now_ms=now_ms, limit=limit * SPARES, after=self._served
-            )
-            candidates = self._database.read(look)
-            if not candidates:
+            wanted = [RECALL] if recall else None
+            look = partial(self._look, pools=wanted, labels=labels, now_ms=now_ms, limit=limit)
+            ns = self._database.read(look)
+            if not ns:
                 return []
             take = partial(
                 _claim,
-                ns=[candidate.n for candidate in candidates],
+                ns=ns,
                 lease={"by_worker": worker, "until_ms": now_ms + lease_ms},
                 limit=limit,
                 now_ms=now_ms,
@@ -119,6 +149,38 @@ class SqlOperationStore:
                 self._served = claimed[-1].repository_id
                 return claimed
         return []
+
+    def _look(
+        self,
+        connection: Connection,
+        *,
+        pools: Sequence[str] | None,
+        labels: Collection[str],
+        now_ms: int,
+        limit: int,
+    ) -> list[int]:
+        """Candidates, best first."""
+        if pools is None:
+            due = due_pools(connection)
+            pools = most_wanting(pool for pool in due if serves(labels, pool))
+        found = [
+            candidate
+            for pool in pools
+            for candidate in self._queue.candidates(
+                connection, now_ms=now_ms, limit=limit * SPARES, after=self._served, pool=pool
+            )
+        ]
+        if len(pools) > 1:
+            found = in_turns(found, self._served)[: limit * SPARES]
+        return [candidate.n for candidate in found]
+
+    def pass_on(self, operation: Operation) -> None:
+        pool = pool_of_labels(operation.spec.get("labels") or ())
+        of = {"of_id": operation.id, "under_fence": operation.fence, "to_pool": pool}
+        passed = self._database.write(lambda connection: connection.execute(_PASS_ON, of).rowcount)
+        if not passed:
+            raise LeaseLost(f"{operation.id}: the lease {operation.fence} of it has ended")
+        self._ring()
 
     def get(self, operation_id: OperationId) -> Operation | None:
         row = self._database.read(
@@ -198,5 +260,7 @@ def _operation_of(row: Columns, **changed: object) -> Operation:
         spec=unpack(row.spec),
         ready_ms=row.ready_ms,
         stop=row.stop,
+        pool=row.pool,
+        lost_worker=None if row.lost_worker is None else WorkerId(row.lost_worker),
         **{**fields, **changed},
     )

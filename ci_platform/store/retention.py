@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ci_platform.housekeeping import OldRun, OldRuns
 from ci_platform.model import Entry, EntryKind, Json, RepositoryId, RunId, StepKind
 from ci_platform.store.packing import unpack
-from ci_platform.store.tables import ENTRIES, RUN_LAYERS, RUNS
+from ci_platform.store.tables import ENTRIES, MEMOS, RUN_LAYERS, RUNS
 
 NAMES_PER_QUERY = 500  # in one IN (...)
 
@@ -59,6 +59,11 @@ _LAYERS = (
     .where(RUN_LAYERS.c.digest.in_(bindparam("digests", expanding=True)))
     .distinct()
 )
+_CACHES = (
+    select(MEMOS.c.digest)
+    .where(MEMOS.c.digest.in_(bindparam("digests", expanding=True)))
+    .distinct()
+)
 _COMMAND = StepKind.SH.value
 _REFERRING = frozenset({EntryKind.STEP_PASSED.value, EntryKind.STEP_FAILED.value})
 _NOTE_LAYER = {
@@ -99,6 +104,7 @@ def layers_used(digests: Sequence[str], connection: Connection) -> set[str]:
     for start in range(0, len(digests), NAMES_PER_QUERY):
         part = {"digests": list(digests[start : start + NAMES_PER_QUERY])}
         used.update(connection.execute(_LAYERS, part).scalars())
+        used.update(connection.execute(_CACHES, part).scalars())
     return used
 
 
@@ -130,10 +136,11 @@ def layers_of(entry: Entry) -> set[str]:
 
 
 def _digests(data: Json) -> set[str]:
-    """Of a command's result: its layer, its caches, and its artifacts, also those of a failure."""
+    """Of a command's result: its layer, and its artifacts, also those of a failure. Directories it
+    leaves for later runs belong to their memos, so that these may go before the run does."""
     value = data.get("value") or (data.get("error") or {}).get("data") or {}
     if not isinstance(value, dict):
         return set()
-    found = [value.get("layer"), *(value.get("caches") or {}).values()]
+    found = [value.get("layer")]
     found += [one.get("sha256") for one in value.get("artifacts") or ()]
     return {digest for digest in found if isinstance(digest, str)}

@@ -27,7 +27,7 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.scheduling import RunLimits, Standing, Superseded
-from ci_platform.store import births, journal, listing, retention, slots
+from ci_platform.store import births, journal, listing, pools, retention, slots
 from ci_platform.store.bell import Bells
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
@@ -36,7 +36,7 @@ from ci_platform.store.direct import Direct
 from ci_platform.store.inputs import InputCache
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.packing import unpack
-from ci_platform.store.tables import ENTRIES, OPERATIONS, RUN_INPUTS, RUNS
+from ci_platform.store.tables import ENTRIES, RUN_INPUTS, RUNS
 from ci_platform.store.writer import GroupCommit
 
 CREATED_MAX = 10_000  # runs of one call to `create`
@@ -62,12 +62,6 @@ _COUNTS = (
 )
 _NEXT_RUN = Direct(
     select(RUNS.c.ready_ms).where(RUNS.c.ready_ms.is_not(None)).order_by(RUNS.c.ready_ms).limit(1)
-)
-_NEXT_OPERATION = Direct(
-    select(OPERATIONS.c.due_ms.label("ready_ms"))
-    .where(OPERATIONS.c.due_ms.is_not(None))
-    .order_by(OPERATIONS.c.due_ms)
-    .limit(1)
 )
 _LOCK = select(RUNS.c.n, RUNS.c.state).where(RUNS.c.id == bindparam("run_id")).with_for_update()
 _DELETE = RUNS.delete().where(RUNS.c.n == bindparam("run_n"))
@@ -181,8 +175,8 @@ class SqlRunStore:
             self._bells.ring()
         return released
 
-    def next_ready_ms(self) -> int | None:
-        return self._database.read(_next_ready_ms)
+    def next_ready_ms(self, labels: Collection[str] | None = None) -> int | None:
+        return self._database.read(partial(_next_ready_ms, labels=labels))
 
     def delete(self, run_id: RunId) -> None:
         self._database.write(lambda connection: _delete(connection, run_id))
@@ -244,9 +238,10 @@ def _journal(
     return [entry_of(row) for row in connection.execute(statement, asked).all()]
 
 
-def _next_ready_ms(connection: Connection) -> int | None:
-    due = [row for one in (_NEXT_RUN, _NEXT_OPERATION) for row in one.rows(connection, {})]
-    return min((row.ready_ms for row in due), default=None)
+def _next_ready_ms(connection: Connection, labels: Collection[str] | None) -> int | None:
+    due = [row.ready_ms for row in _NEXT_RUN.rows(connection, {})]
+    command_ms = pools.next_due_ms(connection, labels)
+    return min(due if command_ms is None else [*due, command_ms], default=None)
 
 
 def _delete(connection: Connection, run_id: RunId) -> None:

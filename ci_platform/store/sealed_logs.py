@@ -30,9 +30,8 @@ from ci_platform.model import LogLine, RunId
 from ci_platform.store.database import Database
 from ci_platform.store.log_chunks import Chunk, chunks, unpacked
 from ci_platform.store.retention import note_objects
-from ci_platform.store.tables import LOG_CHUNKS, LOGS, RUN_LAYERS, RUNS, SEALED_LOGS
+from ci_platform.store.tables import LOG_CHUNKS, LOG_HOT_BYTES, LOGS, RUN_LAYERS, RUNS, SEALED_LOGS
 
-SEAL_BYTES_MIN = 64 << 10  # before compression; a smaller log is a few rows, and stays that
 READ_BYTES_MAX = 8 << 20  # before compression, of one read; at least one chunk is returned
 BATCH_LINES = 10_000
 INDEXES_MAX = 64  # held in memory
@@ -123,7 +122,7 @@ class SealedLogs:
         or another process was at it. Raises StoreUnavailable."""
         asked = {"run_id": run_id, "step": step}
         hot = self._database.read(lambda connection: connection.execute(_HOT, asked).scalar())
-        if self._objects is None or not hot or hot < SEAL_BYTES_MIN:
+        if self._objects is None or not hot or hot < LOG_HOT_BYTES:
             return False
         before = self.find(run_id, step)
         with tempfile.NamedTemporaryFile(prefix="sluice-log-") as file:
@@ -247,13 +246,11 @@ def _move(
     place = {"index_at": sealed.index_at, "size": sealed.size}
     row = {**own, "digest": sealed.digest, "last": sealed.last, **place}
     connection.execute(SEALED_LOGS.insert(), row)
-    connection.execute(
-        LOG_CHUNKS.delete().where(
-            LOG_CHUNKS.c.run_n == run_n,
-            LOG_CHUNKS.c.step == asked["step"],
-            LOG_CHUNKS.c.last <= sealed.last,
-        )
-    )
+    hot = and_(LOG_CHUNKS.c.run_n == run_n, LOG_CHUNKS.c.step == asked["step"])
+    connection.execute(LOG_CHUNKS.delete().where(hot, LOG_CHUNKS.c.last <= sealed.last))
+    left = select(func.coalesce(func.sum(LOG_CHUNKS.c.size), 0)).where(hot).scalar_subquery()
+    log = and_(LOGS.c.run_n == run_n, LOGS.c.step == asked["step"])
+    connection.execute(LOGS.update().where(log).values(hot=left))
     if before is not None and before.digest != sealed.digest:
         old = and_(RUN_LAYERS.c.run_n == run_n, RUN_LAYERS.c.digest == before.digest)
         connection.execute(RUN_LAYERS.delete().where(old))

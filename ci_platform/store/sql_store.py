@@ -10,6 +10,7 @@ from sqlalchemy import Engine, MetaData
 
 from ci_platform.ports import Clock
 from ci_platform.scheduling import RunLimits
+from ci_platform.shell import MemoLimits
 from ci_platform.store import schema
 from ci_platform.store.approvals import SqlApprovalStore
 from ci_platform.store.audit import SqlAuditStore
@@ -47,16 +48,17 @@ class SqlStore:
         key: bytes,
         limits: RunLimits,
         objects: ObjectStore | None = None,
+        memo_limits: MemoLimits | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._bells = Bells(lambda name: _wire(database, bell_dir, name))
-        operations = SqlOperationStore(database, clock)
+        operations = SqlOperationStore(database, clock, self._bells.ring)
         self._operations = operations
         self._runs = SqlRunStore(database, clock, operations, self._bells, limits=limits)
         self._approvals = SqlApprovalStore(database)
         self._family = SqlFamilyStore(database)
-        self._memos = SqlMemoStore(database)
+        self._memos = SqlMemoStore(database, clock, memo_limits or MemoLimits())
         self._logs = SqlLogStore(database, self._bells.tell, objects)
         self._identity = SqlIdentityStore(database, clock)
         self._hooks = SqlHookStore(database, Cipher(key))
@@ -169,13 +171,15 @@ def open_store(
     objects: ObjectStore | None = None,
     beside: Sequence[MetaData] = (),
     migrate: bool = False,
+    memo_limits: MemoLimits | None = None,
 ) -> SqlStore:
     """Open a deployment's store, creating the tables of a new database, and those `beside` them.
 
     `clock` None is the deployment's own: this machine's on SQLite, the server's on PostgreSQL;
     give `SqlStore.clock` to everything else then. `bell_dir` (SQLite only) is where processes
     ring each other; None: a directory beside the database. `objects` is where logs that have
-    ended go; None: they stay in the database. `migrate` lets an older schema of a SQLite file be
+    ended go; None: they stay in the database. `memo_limits`: what a repository may keep of results
+    and caches. `migrate` lets an older schema of a SQLite file be
     moved to this program's: say so only where no older program may be using it. Raises
     InvalidRequest for a bad URL or key, StoreUnavailable if the database cannot be used or has
     another version's schema.
@@ -192,6 +196,7 @@ def open_store(
             key=key,
             limits=limits or RunLimits(),
             objects=objects,
+            memo_limits=memo_limits,
         )
     except BaseException:
         database.close()

@@ -332,7 +332,7 @@ class MemoRow(StoreTable, table=True):
     __tablename__ = "memos"
     __table_args__ = (
         Index("memos_of_run", "run_n"),
-        Index("memos_used", "repository_id", "used_ms"),
+        Index("memos_used", "repository_id", "used_ms", "size"),
         _partial("memos_digest", "digest", where="digest IS NOT NULL"),
         _CLUSTERED,
     )

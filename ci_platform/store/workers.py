@@ -16,18 +16,22 @@ from ci_platform.store.tables import OPERATIONS, RUNS, WORKERS
 
 LISTED_MAX = 1000
 
-_SHOWN = ("host", "pid", "started_ms", "seen_ms", "beat_ms", "labels")
+_SHOWN = (
+    *("host", "pid", "started_ms", "seen_ms", "beat_ms"),
+    *("labels", "capacity", "draining"),
+)
 
 
 def _upsert(insert: Callable[[Table], sqlite.Insert | postgresql.Insert]) -> Insert:
     new = insert(WORKERS)
     return new.on_conflict_do_update(
         index_elements=["id"], set_={column: new.excluded[column] for column in _SHOWN}
-    )
+    ).returning(WORKERS.c.drain)
 
 
 _BEAT = {"sqlite": _upsert(sqlite.insert), "postgresql": _upsert(postgresql.insert)}
 _ALL = select(WORKERS).order_by(WORKERS.c.id).limit(LISTED_MAX)
+_DRAIN = WORKERS.update().where(WORKERS.c.id == bindparam("of_worker")).values(drain=True)
 _GONE = WORKERS.delete().where(WORKERS.c.id == bindparam("of_worker"))
 _FORGET = WORKERS.delete().where(WORKERS.c.seen_ms < bindparam("before"))
 
@@ -36,7 +40,7 @@ class SqlWorkerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def beat(self, record: WorkerRecord) -> None:
+    def beat(self, record: WorkerRecord) -> bool:
         columns = {
             "id": plain(record.id, "worker"),
             "host": plain(record.host, "host"),
@@ -45,9 +49,20 @@ class SqlWorkerStore:
             "seen_ms": record.seen_ms,
             "beat_ms": record.beat_ms,
             "labels": pack(list(record.labels), "labels"),
+            "capacity": record.capacity,
+            "draining": record.draining,
+            "drain": False,  # of a new row
         }
-        self._database.write(
-            lambda connection: connection.execute(_BEAT[connection.dialect.name], columns)
+        return self._database.write(
+            lambda connection: bool(
+                connection.execute(_BEAT[connection.dialect.name], columns).scalar_one()
+            )
+        )
+
+    def drain(self, worker: WorkerId) -> bool:
+        asked = {"of_worker": worker}
+        return self._database.write(
+            lambda connection: connection.execute(_DRAIN, asked).rowcount == 1
         )
 
     def gone(self, worker: WorkerId) -> None:
@@ -73,6 +88,8 @@ def _list(connection: Connection) -> list[WorkerRecord]:
             seen_ms=row.seen_ms,
             beat_ms=row.beat_ms,
             labels=tuple(unpack(row.labels)),
+            capacity=row.capacity,
+            draining=row.draining or row.drain,
             runs=runs.get(row.id, 0),
             operations=operations.get(row.id, 0),
         )

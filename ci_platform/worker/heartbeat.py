@@ -16,6 +16,8 @@ class Heartbeat:
         self._tools = tools
         self._holding = holding
         self._started_ms = tools.clock.now_ms()
+        self.draining = False  # told to people
+        self.asked = False  # somebody wants this worker to drain
 
     @property
     def period_ms(self) -> int:
@@ -31,7 +33,7 @@ class Heartbeat:
     def show(self) -> None:
         """Write the row by which people see this worker."""
         tools = self._tools
-        tools.store.workers.beat(
+        self.asked = tools.store.workers.beat(
             WorkerRecord(
                 id=tools.id,
                 host=tools.host,
@@ -40,6 +42,8 @@ class Heartbeat:
                 seen_ms=tools.clock.now_ms(),
                 beat_ms=self.period_ms,
                 labels=tools.labels,
+                capacity=tools.settings.operations_max,
+                draining=self.draining,
             )
         )
 

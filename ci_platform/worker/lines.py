@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ci_platform.errors import SluiceError
+from ci_platform.errors import LeaseLost, SluiceError, StoreUnavailable
+from ci_platform.log_store import Held, LogStore
 from ci_platform.model import LogLine, RunId
-from ci_platform.log_store import LogStore
 from ci_platform.ports import Clock
 
 FLUSH_MS = 100  # a line waits no longer than this for others to share its write
@@ -22,7 +23,12 @@ BATCH_LINES_MAX = 500  # a batch is written at once when it has so many lines
 BATCH_CHARS_MAX = 256 << 10  # … or so much text
 WRITE_LINES_MAX = 5_000  # in one write to the store: a read of short lines holds many more
 LINE_CHARS_MAX = 16 << 10  # a longer line goes on in the next one
+HELD_LINES_MAX = 100_000  # of one log, while the store is away
+HELD_CHARS_MAX = 16 << 20
+AWAY_SECONDS = 0.25  # a write takes so long then: the command is slowed down, not stopped
 NOTE = "note"  # the stream of what the platform itself says
+GROUP, END_GROUP = "group", "endgroup"  # the streams of lines that begin and end a group
+_GROUP, _END_GROUP = "::group::", "::endgroup::"  # as commands write them
 
 _log = logging.getLogger(__name__)
 _UNWRITABLE: Mapping[int, str] = {0: "\N{REPLACEMENT CHARACTER}"}  # no database takes a NUL
@@ -43,27 +49,62 @@ class StepLog:
     run_id: RunId
     step: str
     bytes_max: int
+    held: Held | None = None  # the lease it is written under, of a command
+    pause: Callable[[float], None] = time.sleep
     _number: int | None = None  # of the last line; asked of the store at the first one
     _bytes: int = 0
     _streams: dict[str, _Stream] = field(default_factory=dict)
     _pending: list[LogLine] = field(default_factory=list)
     _chars: int = 0
+    _missing: int = 0  # bytes that were thrown away while the store was away
+    _gone: LeaseLost | None = None  # another worker writes this log now
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def write(self, stream: str, data: bytes | str) -> None:
-        """Add output, in pieces of any size. Blocks while a full batch is written."""
+    @property
+    def last(self) -> int:
+        """The number of the last line."""
         with self._lock:
+            if self._number is None:
+                self._number = self.store.last(self.run_id, self.step)
+            return self._number
+
+    def write(self, stream: str, data: bytes | str) -> None:
+        """Add output, in pieces of any size. Blocks while a full batch is written; while the store
+        is away, it is held back and slowed down, and in the end thrown away, but never blocked.
+        Raises LeaseLost."""
+        with self._lock:
+            if self._gone is not None:
+                raise self._gone
             room = self.bytes_max - self._bytes
             if room <= 0:
                 return
             raw = data if isinstance(data, bytes) else data.encode("utf-8", "replace")
             self._bytes += len(raw)
-            self._take(stream, raw[:room])
+            if self._full():
+                self._missing += len(raw)
+            else:
+                self._take(stream, raw[:room])
             if len(raw) >= room:
                 self._end_streams()
                 self._add(NOTE, f"output over {self.bytes_max:,} bytes is not kept (log_bytes)")
-            if len(self._pending) >= BATCH_LINES_MAX or self._chars >= BATCH_CHARS_MAX:
-                self.flush()
+            away = not self._flush_batch()
+        if away:
+            self.pause(AWAY_SECONDS)
+
+    def _full(self) -> bool:
+        """Whether so much waits for the store that no more is taken."""
+        return len(self._pending) >= HELD_LINES_MAX or self._chars >= HELD_CHARS_MAX
+
+    def _flush_batch(self) -> bool:
+        """Write if there is enough for it. False if the store is away."""
+        if len(self._pending) < BATCH_LINES_MAX and self._chars < BATCH_CHARS_MAX:
+            return True
+        try:
+            self.flush()
+        except StoreUnavailable as error:
+            _log.warning("the log of %s %s waits: %s", self.run_id, self.step, error)
+            return False
+        return True
 
     def note(self, text: str) -> None:
         """Say something as the platform."""
@@ -72,19 +113,32 @@ class StepLog:
             self._add(NOTE, text)
 
     def flush(self) -> None:
-        """Write the lines that have ended. After an error they stay, to be written again."""
+        """Write the lines that have ended. After an error they stay, to be written again; those
+        of a command that has gone to another worker never are (LeaseLost)."""
         with self._lock:
-            while self._pending:
-                lines = tuple(self._pending[:WRITE_LINES_MAX])
-                self.store.append(self.run_id, self.step, lines)
-                del self._pending[: len(lines)]
+            self._write_pending()
             self._chars = 0
+            if self._missing:
+                missing, self._missing = self._missing, 0
+                self._add(NOTE, f"{missing:,} bytes are missing here: the store was away")
+
+    def _write_pending(self) -> None:
+        while self._pending:
+            lines = tuple(self._pending[:WRITE_LINES_MAX])
+            try:
+                self.store.append(self.run_id, self.step, lines, held=self.held)
+            except LeaseLost as lost:
+                self._gone = lost
+                self._pending.clear()
+                raise
+            del self._pending[: len(lines)]
 
     def close(self) -> None:
         """End the last line and write everything."""
         with self._lock:
             self._end_streams()
             self.flush()
+            self.flush()  # what the first one had to say
 
     def _take(self, name: str, raw: bytes) -> None:
         stream = self._streams.get(name)
@@ -92,7 +146,7 @@ class StepLog:
             stream = self._streams[name] = _Stream(codecs.getincrementaldecoder("utf-8")("replace"))
         *lines, rest = (stream.rest + stream.decoder.decode(raw)).split("\n")
         for line in lines:
-            self._add(name, line.removesuffix("\r"))
+            self._add_line(name, line.removesuffix("\r"))
         while len(rest) > LINE_CHARS_MAX:
             self._add(name, rest[:LINE_CHARS_MAX])
             rest = rest[LINE_CHARS_MAX:]
@@ -106,7 +160,18 @@ class StepLog:
             if rest:
                 self._add(name, rest.removesuffix("\r"))
 
+    def _add_line(self, stream: str, text: str) -> None:
+        """A whole line: one that begins or ends a group is marked as that, once and for all."""
+        if text.startswith("::"):
+            if text.startswith(_GROUP):
+                stream, text = GROUP, text.removeprefix(_GROUP)
+            elif text.rstrip() == _END_GROUP:
+                stream, text = END_GROUP, ""
+        self._add(stream, text)
+
     def _add(self, stream: str, text: str) -> None:
+        if self._gone is not None:
+            return
         if self._number is None:
             self._number = self.store.last(self.run_id, self.step)
         for start in range(0, max(len(text), 1), LINE_CHARS_MAX):
@@ -132,8 +197,8 @@ class Spool:
         with self._lock:
             return len(self._logs)
 
-    def open(self, run_id: RunId, step: str) -> StepLog:
-        log = StepLog(self._store, self._clock, run_id, step, self._bytes_max)
+    def open(self, run_id: RunId, step: str, *, held: Held | None = None) -> StepLog:
+        log = StepLog(self._store, self._clock, run_id, step, self._bytes_max, held)
         with self._lock:
             self._logs[id(log)] = log
             self._any.set()
@@ -162,5 +227,7 @@ class Spool:
         for log in logs:
             try:
                 log.flush()
+            except LeaseLost:
+                continue  # whoever writes to it is told
             except SluiceError as error:
                 _log.warning("the log of %s %s waits: %s", log.run_id, log.step, error)

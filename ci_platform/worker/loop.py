@@ -147,6 +147,7 @@ class Worker:
         settings = self._tools.settings
         runs: Slots[Claim] = Slots(settings.activations_max, "activation", self._wake.set)
         commands: Slots[Operation] = Slots(settings.operations_max, "operation", self._wake.set)
+        recalls: Slots[Operation] = Slots(settings.recalls_max, "recall", self._wake.set)
         ended = threading.Event()
         bell = self._tools.store.bell(work=True)
         threads = self._start_threads(bell, stop, ended)
@@ -154,9 +155,9 @@ class Worker:
             self._say(self.heartbeat.show)
             while not stop.is_set():
                 self._wake.clear()
-                self._wake.wait(self._turn(runs, commands) / 1000)
+                self._wake.wait(self._turn(runs, commands, recalls) / 1000)
         finally:
-            self._drain(runs, commands)
+            self._drain(runs, commands, recalls)
             ended.set()
             self._spool.wake()
             bell.ring()
@@ -173,7 +174,9 @@ class Worker:
         except SluiceError as error:
             _log.warning("the row of this worker is out of date: %s", error)
 
-    def _turn(self, runs: Slots[Claim], commands: Slots[Operation]) -> int:
+    def _turn(
+        self, runs: Slots[Claim], commands: Slots[Operation], recalls: Slots[Operation]
+    ) -> int:
         """Claim what is due for the places that are free. Returns how many milliseconds to wait
         for the bell, or for a place, before the next turn."""
         tools = self._tools
@@ -187,16 +190,19 @@ class Worker:
         try:
             if not self._backlog:
                 # A look at an index costs less than a claim of nothing.
-                next_ms = tools.store.runs.next_ready_ms()
+                next_ms = tools.store.runs.next_ready_ms(tools.labels)
                 wait_ms = poll_ms if next_ms is None else next_ms - tools.clock.now_ms()
                 if wait_ms > 0:
                     return min(wait_ms, poll_ms)
-            return 0 if self._hand_out(runs, commands) else min(BLOCKED_MS, poll_ms)
+            claimed = self._hand_out(runs, commands, recalls)
+            return 0 if claimed else min(BLOCKED_MS, poll_ms)
         except SluiceError as error:
             _log.warning("cannot claim: %s", error)
             return poll_ms
 
-    def _hand_out(self, runs: Slots[Claim], commands: Slots[Operation]) -> bool:
+    def _hand_out(
+        self, runs: Slots[Claim], commands: Slots[Operation], recalls: Slots[Operation]
+    ) -> bool:
         """Claim and start. True if there was anything."""
         claimed = 0
         if free := runs.free:
@@ -205,6 +211,10 @@ class Worker:
                 claimed += 1
             self._backlog = claimed == free
         self._claimed_s = time.monotonic()
+        if free := recalls.free:
+            for operation in self.operations.claim(free, recall=True):
+                recalls.put(self.operations.recall, operation)
+                claimed += 1
         if free := commands.free:
             for operation in self.operations.claim(free):
                 commands.put(self.operations.execute, operation)
@@ -225,6 +235,11 @@ class Worker:
             stop.wait()
             self._wake.set()
 
+        def beat() -> None:
+            self.heartbeat.run_once()
+            if self.heartbeat.asked:
+                stop.set()
+
         def write_logs() -> None:
             self._spool.wait()
             ended.wait(FLUSH_MS / 1000)
@@ -233,7 +248,7 @@ class Worker:
         beats = self.heartbeat.period_ms / 1000
         loops: Sequence[tuple[str, Callable[[], None]]] = (
             ("bell", lambda: _repeat(ended, 0, listen)),
-            ("heartbeat", lambda: _repeat(ended, beats, self.heartbeat.run_once)),
+            ("heartbeat", lambda: _repeat(ended, beats, beat)),
             ("logs", lambda: _repeat(ended, 0, write_logs)),
             ("housekeeping", lambda: _repeat(stop, settings.housekeep_ms / 1000, self.housekeep)),
             ("tidying", lambda: _repeat(stop, TIDY_SECONDS, self.tidy)),
@@ -244,12 +259,16 @@ class Worker:
             thread.start()
         return threads
 
-    def _drain(self, runs: Slots[Claim], commands: Slots[Operation]) -> None:
+    def _drain(
+        self, runs: Slots[Claim], commands: Slots[Operation], recalls: Slots[Operation]
+    ) -> None:
         """Leases are renewed meanwhile; those that are left are given to other workers at once."""
-        runs.close()
-        commands.close()
+        for places in (runs, commands, recalls):
+            places.close()
+        self.heartbeat.draining = True
+        self._say(self.heartbeat.show)
         settings = self._tools.settings
-        self._await(lambda: runs.idle() and commands.idle(), settings.drain_ms)
+        self._await(lambda: runs.idle() and commands.idle() and recalls.idle(), settings.drain_ms)
         if not commands.idle():
             self.operations.draining.set()
             self._await(commands.idle, STOPPING_MS)

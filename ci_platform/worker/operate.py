@@ -1,14 +1,17 @@
 """The duty of operations: claim commands, run them, stream their output, journal their results.
 
-The worker holds the operation's lease, not the run's. A command whose lease moved on writes
-nothing; one whose worker stops is handed back for another attempt.
+The worker holds the operation's lease, not the run's. A command whose lease moved on is killed and
+writes nothing, neither a result nor a line of its log; one whose worker stops is handed back for
+another attempt. A memoised command is looked up first, by any worker, and takes no place if its
+result is known.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ci_platform.engine import (
@@ -28,11 +31,12 @@ from ci_platform.errors import (
     SluiceError,
     StoreUnavailable,
 )
+from ci_platform.log_store import Held
 from ci_platform.model import Operation
 from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.worker.holding import Holding
 from ci_platform.worker.lines import Spool, StepLog
-from ci_platform.worker.memory import recall, remember, tell, with_caches
+from ci_platform.worker.memory import Recall, recall, remember, taken, tell, with_caches
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 
@@ -50,28 +54,34 @@ class Watch:
     tools: Tools
     operation: Operation
     draining: threading.Event
-    lost: bool = False  # the lease has moved on
     unwanted: bool = False  # its step or run has ended
-    _looked_ms: int = field(default=0)
+    _looked_ms: int = field(init=False)
+    _held_ms: int = field(init=False)  # when the lease was known to be ours
+
+    def __post_init__(self) -> None:
+        self._looked_ms = self._held_ms = self.tools.clock.now_ms()
 
     def stop(self) -> bool:
-        """Polled by the runner."""
+        """Polled by the runner. Raises LeaseLost, at which it kills the command at once: another
+        worker may be running it again."""
         now_ms = self.tools.clock.now_ms()
-        if now_ms - self._looked_ms >= STOP_POLL_MS and not (self.lost or self.unwanted):
+        if now_ms - self._looked_ms >= STOP_POLL_MS and not self.unwanted:
             self._looked_ms = now_ms
-            self._look()
-        return self.lost or self.unwanted or self.draining.is_set()
+            self._look(now_ms)
+        return self.unwanted or self.draining.is_set()
 
-    def _look(self) -> None:
+    def _look(self, now_ms: int) -> None:
         try:
             row = self.tools.store.operations.get(self.operation.id)
-        except StoreUnavailable as error:  # the lease may yet be ours
+        except StoreUnavailable as error:
+            if now_ms - self._held_ms > self.tools.settings.lease_ms:
+                raise LeaseLost(f"{self.operation.id}: not renewed, the store is away") from error
             _log.warning("%s: cannot look at its row: %s", self.operation.id, error)
             return
         if row is None or row.fence != self.operation.fence or row.worker != self.tools.id:
-            self.lost = True
-        elif row.stop:
-            self.unwanted = True
+            raise LeaseLost(f"{self.operation.id} has gone to another worker")
+        self._held_ms = now_ms
+        self.unwanted = row.stop
 
 
 class Operations:
@@ -86,15 +96,22 @@ class Operations:
 
     def run_once(self) -> int:
         """Run what is due now, one after the other. Returns how many commands that was."""
+        known = self.claim(self._tools.settings.recalls_max, recall=True)
+        for operation in known:
+            self.recall(operation)
         claimed = self.claim(self._tools.settings.operations_max)
         for operation in claimed:
             self.execute(operation)
-        return len(claimed)
+        return len(known) + len(claimed)
 
-    def claim(self, limit: int) -> list[Operation]:
+    def claim(self, limit: int, *, recall: bool = False) -> list[Operation]:
         tools = self._tools
         claimed = tools.store.operations.claim(
-            tools.id, limit=limit, lease_ms=tools.settings.lease_ms
+            tools.id,
+            limit=limit,
+            lease_ms=tools.settings.lease_ms,
+            labels=tools.labels,
+            recall=recall,
         )
         for operation in claimed:
             self._holding.take(operation)
@@ -102,8 +119,16 @@ class Operations:
 
     def execute(self, operation: Operation) -> None:
         """Run a claimed command. Never raises: whatever happens, the worker goes on."""
+        self._safely(operation, self._execute)
+
+    def recall(self, operation: Operation) -> None:
+        """Give a memoised command the result that an earlier run came to, or pass it on to the
+        workers that can run it. Never raises."""
+        self._safely(operation, self._recall)
+
+    def _safely(self, operation: Operation, work: Callable[[Operation], None]) -> None:
         try:
-            self._execute(operation)
+            work(operation)
         except LeaseLost as lost:
             _log.info("%s: let go: %s", operation.id, lost)
         except RunNotFound:
@@ -126,22 +151,57 @@ class Operations:
         self._strays.add(operation, give_back, failures=operation.attempt)
 
     def _execute(self, operation: Operation) -> None:
-        if operation.fence > 1:
-            # Claimed before, and that worker never said how it ended: the attempt is lost, and
-            # the next one is a new operation, with a log that says so.
-            message = f"the worker was lost during attempt {operation.attempt}"
-            self._write(
-                operation, lambda view, now_ms: command_lost(view, operation, message, now_ms)
-            )
-            return
-        if not self._begin(operation):
-            return
-        log = self._spool.open(operation.run_id, str(operation.key))
+        if operation.lost_worker is not None:
+            # It never said how it ended: the attempt is lost, and the next one is a new operation.
+            why = f"worker {operation.lost_worker} was lost during attempt {operation.attempt}"
+            with self._log(operation) as log:
+                self._lost(operation, log, why, 0)
+        elif self._begin(operation):
+            with self._log(operation) as log:
+                self._run(operation, log)
+            self._seal(operation)
+
+    @contextmanager
+    def _log(self, operation: Operation) -> Iterator[StepLog]:
+        """The log of a held command, in which nobody writes who does not hold it."""
+        held = Held(operation.id, operation.fence)
+        log = self._spool.open(operation.run_id, str(operation.key), held=held)
         try:
-            self._run(operation, log)
+            yield log
         finally:
             self._spool.close(log)
-        self._seal(operation)
+
+    def _recall(self, operation: Operation) -> None:
+        tools = self._tools
+        spec = CommandSpec(**operation.spec)
+        known = None
+        try:
+            known = None if operation.stop else recall(tools, operation, spec)
+        except InternalError as error:  # this machine cannot say; those that can run it, can
+            _log.warning("%s: its result cannot be looked for: %s", operation.id, error)
+        if known is None or known.memo is None:
+            self._pass_on(operation)
+        elif self._begin(operation):
+            with self._log(operation) as log:
+                self._take(operation, spec, known, log)
+            self._seal(operation)
+
+    def _pass_on(self, operation: Operation) -> None:
+        operations = self._tools.store.operations
+        try:
+            operations.pass_on(operation)
+        except LeaseLost:  # or nobody waits for it
+            operations.close(operation.id, fence=operation.fence)
+            raise
+
+    def _take(self, operation: Operation, spec: CommandSpec, known: Recall, log: StepLog) -> None:
+        """Let the step end as the memo says."""
+        tools = self._tools
+        assert known.memo is not None and known.result is not None
+        told = tell(tools, known.memo, log)
+        log.close()
+        if self._finished(operation, known.result) and spec.trusted:
+            taken(tools, operation, known, told)
 
     def _seal(self, operation: Operation) -> None:
         """Move the log out of the database. If that fails it stays there, which is no harm."""
@@ -159,43 +219,44 @@ class Operations:
 
     def _run(self, operation: Operation, log: StepLog) -> None:
         tools = self._tools
-        watch = Watch(tools, operation, self.draining, _looked_ms=tools.clock.now_ms())
+        watch = Watch(tools, operation, self.draining)
         if operation.attempt > 1:
             log.note(f"attempt {operation.attempt}")
         try:
             spec = with_caches(tools, operation, CommandSpec(**operation.spec))
             recalled = recall(tools, operation, spec)
-            result = recalled.result if recalled else None
-            if recalled and recalled.memo and result:
-                tell(tools, recalled.memo, log)
-            else:
-                result = tools.runner.run(spec, output=log.write, stop=watch.stop)
+            if recalled and recalled.memo:  # meanwhile somebody else has run it
+                self._take(operation, spec, recalled, log)
+                return
+            result = tools.runner.run(spec, output=log.write, stop=watch.stop)
+        except LeaseLost:
+            raise
         except InternalError as error:
             _log.warning("%s: could not run: %s", operation.id, error)
             self._lost(operation, log, f"the command could not be run: {error}", LOST_RETRY_MS)
             return
-        if watch.lost:
-            raise LeaseLost(f"{operation.id} has gone to another worker")
         if self.draining.is_set() and not watch.unwanted and result.ended == "cancelled":
-            self._lost(operation, log, "the worker was stopped", 0)
+            self._lost(operation, log, f"worker {tools.id} was stopped", 0)
             return
-        if result.from_run is None:
-            log.note(ending(result))
+        log.note(ending(result))
         log.close()  # the whole log is there before the step has ended
-        limits = tools.settings.limits
-        wanted = self._write(
+        if self._finished(operation, result):
+            remember(tools, operation, spec, recalled, result)
+
+    def _finished(self, operation: Operation, result: CommandResult) -> bool:
+        """Journal a result. False: nothing waits for it any more."""
+        tools = self._tools
+        return self._write(
             operation,
             lambda view, now_ms: command_finished(
                 view,
                 operation,
                 result,
                 now_ms,
-                limits=limits,
+                limits=tools.settings.limits,
                 collision=tools.runner.collision,
             ),
         )
-        if wanted:
-            remember(tools, operation, spec, recalled, result)
 
     def _lost(self, operation: Operation, log: StepLog, why: str, delay_ms: int) -> None:
         log.note(why)

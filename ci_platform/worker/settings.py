@@ -22,6 +22,7 @@ class Settings:
     poll_ms: int = 1_000  # the slow net below the bell
     activations_max: int = 8  # runs at once
     operations_max: int = 4  # commands at once
+    recalls_max: int = 2  # memoised commands that are looked up at once, beside these
     log_bytes: int = 1 << 30  # kept of one step's output
     drain_ms: int = 10_000  # what executes may take to end when the worker is asked to stop
     housekeep_ms: int = 1_000  # between two looks for leases that ran out and for waiting pushes

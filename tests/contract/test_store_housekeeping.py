@@ -187,3 +187,15 @@ def test_of_many_who_ask_at_once_one_gets_the_turn(store: Store, clock: FakeCloc
             turns = pool.map(lambda _: store.duties.take("prune", every_ms=1000), range(6))
         assert sum(turns) == 1
         clock.advance(1000)
+
+
+def test_a_worker_that_is_asked_to_drain_is_told_with_each_heartbeat(store: Store) -> None:
+    assert not store.workers.drain(SELF.id)
+    assert not store.workers.beat(SELF)
+    assert store.workers.drain(SELF.id)
+    assert [one.draining for one in store.workers.list()] == [True]
+    assert store.workers.beat(SELF)
+    assert store.workers.beat(replace(SELF, draining=True))
+    store.workers.gone(SELF.id)
+    assert not store.workers.beat(SELF)  # who takes its place
+    assert [(one.draining, one.capacity) for one in store.workers.list()] == [(False, 0)]

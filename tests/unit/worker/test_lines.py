@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci_platform.errors import StoreUnavailable
-from ci_platform.model import LogLine, RunId
+from ci_platform.errors import LeaseLost, StoreUnavailable
+from ci_platform.log_store import Found, Held
+from ci_platform.model import LogLine, OperationId, RunId
 from ci_platform.testing import FakeClock, InMemoryStore
 from ci_platform.worker.lines import (
+    AWAY_SECONDS,
     BATCH_LINES_MAX,
+    HELD_CHARS_MAX,
     LINE_CHARS_MAX,
     WRITE_LINES_MAX,
     Spool,
@@ -30,10 +33,15 @@ class Lines:
         self.batches = 0
         self.largest = 0
         self.away = False
+        self.held: Held | None = None  # who may write, if somebody says who it is
 
-    def append(self, run_id: RunId, step: str, lines: Sequence[LogLine]) -> None:
+    def append(
+        self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
+    ) -> None:
         if self.away:
             raise StoreUnavailable
+        if held is not None and held != self.held:
+            raise LeaseLost("another worker has it")
         self.batches += 1
         self.largest = max(self.largest, len(lines))
         self.kept += [line for line in lines if line.number > len(self.kept)]
@@ -52,6 +60,14 @@ class Lines:
 
     def steps(self, run_id: RunId) -> dict[str, int]:
         return {}
+
+    def search(
+        self, run_id: RunId, step: str, text: str, *, after: int = 0, limit: int = 100
+    ) -> Found:
+        return Found([line for line in self.kept if text in line.text], len(self.kept), True)
+
+    def unsealed(self, *, limit: int = 100) -> Sequence[tuple[RunId, str]]:
+        return []
 
     @property
     def texts(self) -> list[str]:
@@ -177,3 +193,52 @@ def test_a_closed_log_is_flushed_and_forgotten() -> None:
     assert spool.open_logs == 1
     spool.close(log)
     assert spool.open_logs == 0
+
+
+def test_lines_of_a_command_that_has_gone_to_another_worker_are_refused() -> None:
+    store = Lines()
+    store.held = Held(OperationId("op_1"), 1)
+    log = StepLog(store, FakeClock(), RUN, "sh:test", 1 << 20, store.held)
+    log.write("stdout", b"mine\n")
+    log.flush()
+    store.held = Held(OperationId("op_1"), 2)
+    log.write("stdout", b"late\n")
+    with pytest.raises(LeaseLost):
+        log.flush()
+    with pytest.raises(LeaseLost):
+        log.write("stdout", b"later\n")
+    log.note("the end")
+    log.close()
+    assert store.texts == ["mine"]
+
+
+def test_a_flood_while_the_store_is_away_slows_its_command_down_and_never_stops_it() -> None:
+    store, pauses = Lines(), list[float]()
+    log = StepLog(store, FakeClock(), RUN, "sh:test", 1 << 30, pause=pauses.append)
+    store.away = True
+    line = b"x" * 1023 + b"\n"
+    for _ in range(400):
+        log.write("stdout", line * 64)
+    waiting = [call for call in pauses if call == AWAY_SECONDS]
+    assert len(waiting) > 390
+    held = len(log._pending)
+    assert HELD_CHARS_MAX // 1024 <= held <= HELD_CHARS_MAX // 1024 + 64
+    store.away = False
+    log.close()
+    assert store.texts[:held] == ["x" * 1023] * held
+    missing = (400 * 64 - held) * 1024
+    assert store.texts[held:] == [f"{missing:,} bytes are missing here: the store was away"]
+    assert pauses == waiting
+
+
+def test_lines_that_begin_and_end_a_group_are_marked() -> None:
+    store = Lines()
+    log = step_log(store)
+    log.write("stdout", b"::group::Install\nfetching\n::endgroup::\n::group\n")
+    log.close()
+    assert [(line.stream, line.text) for line in store.kept] == [
+        ("group", "Install"),
+        ("stdout", "fetching"),
+        ("endgroup", ""),
+        ("stdout", "::group"),
+    ]

@@ -159,7 +159,7 @@ def test_a_draining_worker_hands_its_command_back_and_another_runs_it_again() ->
     run_id = world.start(pipeline('return (await step.sh("test", "pytest")).exit_code'))
     world.worker.activations.run_once()
     world.worker.operations.run_once()
-    assert "the worker was stopped" in world.log(run_id, "sh:test")
+    assert "worker w1 was stopped" in world.log(run_id, "sh:test")
     world.work(world.another("w2"))
     assert world.run(run_id).output == 0
     assert len(world.runner.ran) == 2

@@ -1,4 +1,4 @@
-"""Commands by the labels they need, workers that drain, memos by use, logs that are to be sealed."""
+"""Commands by the labels they need, workers that drain, memos by use, logs still to be sealed."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ def upgrade() -> None:
     op.add_column("memos", _zero("used_ms"))
     op.add_column("memos", _zero("size"))
     op.add_column("memos", sa.Column("digest", _ID, nullable=True))
-    op.create_index("memos_used", "memos", ["repository_id", "used_ms"])
+    op.create_index("memos_used", "memos", ["repository_id", "used_ms", "size"])
     _partial("memos_digest", "memos", ["digest"], "digest IS NOT NULL")
     op.add_column("workers", _zero("capacity"))
     for name in ("draining", "drain"):
-        no = sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false())
-        op.add_column("workers", no)
+        op.add_column("workers", _no(name))
 
 
 def _zero(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger(), nullable=False, server_default="0")
+
+
+def _no(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false())
 
 
 def _partial(name: str, table: str, columns: list[str], where: str) -> None:
