@@ -64,6 +64,7 @@ from ci_platform.shell import Trees
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
 from ci_platform.store import SqlStore, open_store, sqlite_url
 from ci_platform.webhooks import Errands, create_webhooks
+from ci_platform.worker.beside import StoreDesk
 from git_store import GitHttp, GitStore
 from git_store import Limits as GitLimits
 from git_store.tables import metadata as git_tables
@@ -290,6 +291,7 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
         artifact_bytes=config.command_artifact_bytes,
     )
     work_dir = config.data.resolve() / "work" / "commands"
+    desk = StoreDesk(platform.store, platform.clock, log_bytes=config.log_bytes)
     if config.command_runner == "unsandboxed":
         return UnsandboxedRunner(
             trees=trees,
@@ -297,6 +299,7 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
             work_dir=work_dir,
             limits=limits,
             env=os.environ,
+            desk=desk,
         )
     tools = [Path(one) for one in config.command_tools.split(os.pathsep) if one]
     hosts = _listed(config.command_hosts)
@@ -309,6 +312,7 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
             extra_ro=[*tools, *server_python()],
             network=config.command_network and (hosts or True),
             private_networks=_listed(config.command_private_networks),
+            desk=desk,
         )
     except ValueError as error:  # a host or a network that is none
         names = "SLUICE_COMMAND_HOSTS, SLUICE_COMMAND_PRIVATE_NETWORKS"

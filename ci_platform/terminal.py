@@ -191,7 +191,7 @@ class Ticker:
         self.out = out
 
     def step_began(self, step: Json) -> None:
-        if step["kind"] in ("sh", "do"):
+        if step["kind"] in ("sh", "do", "service"):
             self._line(step_key(step).label, Text("started", style="dim"))
 
     def lines(self, label: str, lines: Sequence[Json]) -> None:

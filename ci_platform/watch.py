@@ -142,7 +142,7 @@ class Watch:
         if name not in self._began:
             self._began.add(name)
             self.listener.step_began(step)
-        if key.kind in (StepKind.DO, StepKind.SH):
+        if key.kind in (StepKind.DO, StepKind.SH, StepKind.SERVICE):
             self._tell_log(name, key.label)
         if step["state"] in SETTLED:
             self._ended.add(name)

@@ -31,6 +31,7 @@ from pipelines.errors import (
 )
 from pipelines.fetching import Request, Response
 from pipelines.runs import RunHandle
+from pipelines.services import Ready, Service
 from pipelines.step import Step
 from pipelines.values import (
     Approval,
@@ -59,6 +60,7 @@ __all__ = [
     "NotGranted",
     "Number",
     "Pipeline",
+    "Ready",
     "ReceivedEvent",
     "Rejected",
     "Request",
@@ -68,6 +70,7 @@ __all__ = [
     "RollbackFailed",
     "RunCancelled",
     "RunHandle",
+    "Service",
     "Step",
     "StepContext",
     "StepFailed",

@@ -37,6 +37,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 SUSPENDED: Answer = {"suspended": True}
 FINISH = "finish"
+SERVICE = "service"  # the kind of step that ends where its block does
 
 
 class Host(Protocol):
@@ -95,6 +96,7 @@ class Request:
     context: contextvars.Context
     sent: bool = False  # the host knows of it
     ended: bool = False
+    standing: bool = False  # a service inside its block: nobody waits for its end
     abandoned: bool = False  # nobody waits for it any more
 
 
@@ -170,9 +172,28 @@ class Replay:
     def request(self, key: Key, config: Mapping[str, Json], work: Work | None = None) -> StepFuture:
         """Ask for a step. The future ends as the journal says."""
         request = Request(key, config, work, contextvars.copy_context())
+        self._waiting += 1
+        return self._request(request)
+
+    def declare(self, key: Key, config: Mapping[str, Json]) -> None:
+        """Begin a service. It ends with `leave`."""
+        self._request(Request(key, config, None, contextvars.copy_context(), standing=True))
+
+    def leave(self, key: Key) -> StepFuture:
+        """End a service. The future ends when the journal holds that."""
+        request, future = self._requests[key]
+        if request.standing and not request.ended:
+            request.standing = False
+            self._waiting += 1
+            if request.sent:
+                self._open[key] = request
+            self.send_finish(key, 1, '"value":null')
+        return future
+
+    def _request(self, request: Request) -> StepFuture:
+        key, config = request.key, request.config
         future = StepFuture(request, self)
         self._requests[key] = (request, future)
-        self._waiting += 1
         history = self._history
         if history.strict:
             self._asked.append(request)
@@ -356,7 +377,8 @@ class Replay:
                 continue
             if op == "start":
                 request.sent = True
-                self._open[key] = request
+                if not request.standing:
+                    self._open[key] = request
             commands.append(_command(op, key, fields))
         self._out.clear()
         if self._asked:
@@ -386,7 +408,11 @@ class Replay:
 
     def _ending(self, answer: Answer) -> Answer:
         """An answer that ends the run, with the ends of steps that the host has not heard of."""
-        ends = [_command(op, key, ended) for (op, key), ended in self._out.items() if op == FINISH]
+        ends = [
+            _command(op, key, ended)
+            for (op, key), ended in self._out.items()
+            if op == FINISH and self._requests[key][0].sent
+        ]
         return {**answer, "commands": [json.loads(command) for command in ends]} if ends else answer
 
     def _note_missing(self) -> bool:
@@ -457,7 +483,8 @@ class Replay:
             request, _ = self._requests[key]
             self._history.unmatched.discard(key)
         request.sent = True
-        self._open[key] = request
+        if not request.standing:
+            self._open[key] = request
         self._out.pop(("start", key), None)
         return request
 
@@ -481,9 +508,11 @@ class Replay:
         self._open.pop(request.key, None)
         self.bodies.close(request.key)
         self._out.pop(("abandon", request.key), None)
+        if request.key[0] == SERVICE:
+            self._out.pop((FINISH, request.key), None)
         if future.done():
             return
-        self._waiting -= 1
+        self._waiting -= not request.standing
         if kind == "step_passed":
             future.set_result(data.get("value"))
             return

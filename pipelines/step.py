@@ -1,4 +1,4 @@
-"""What `run(self, event, step)` may call: do, sh, sleep, wait_for_event, approval.
+"""What `run(self, event, step)` may call: do, sh, service, sleep, wait_for_event, approval.
 
 Arguments are checked when a step is called, with errors that name the argument; the step itself
 begins when it is awaited. Keys, history and the host are replay.py's business.
@@ -33,6 +33,7 @@ from pipelines.jsontext import encode
 from pipelines.loop import BODY
 from pipelines.replay import Replay
 from pipelines.rollback import Undo, taken, timeout_ms
+from pipelines.services import AROUND, Ready, Service, ready_config, service_name
 from pipelines.values import Approval, ChildRun, CommandResult, ReceivedEvent, StepContext
 from pipelines.wire import RETRIES_MAX, Json
 
@@ -206,8 +207,44 @@ class Step:
             "allow_failure": flag("allow_failure", allow_failure),
             "rollback": rollback is not None,
         }
+        if around := AROUND.get():
+            config["services"] = list(around)
         undo = None if rollback is None else _undo(rollback, config)
         return self._call(key, config, then=CommandResult.from_json, undo=undo)
+
+    def service(
+        self,
+        name: str,
+        script: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        secrets: Sequence[str] = (),
+        cwd: str = ".",
+        shell: str = "sh",
+        ready: int | str | Ready | None = None,
+        timeout: Duration = "60 s",
+        network: Sequence[str] = (),
+    ) -> Service:
+        """`async with step.service("db", "…", ready=5432):` a process beside the commands called
+        inside the block, which reach it at 127.0.0.1 or by its name. It starts with the first
+        of them, and they begin when it is `ready`: a port, an http:// address, a command, or
+        Ready(log="…"). `timeout` is for that. It is gone after the block."""
+        key = self._replay.count("service", service_name(name))
+        config = {
+            "script": _script(script),
+            "env": text_map("env", env, most=VALUE_MAX),
+            "secrets": list(texts("secrets", secrets)),
+            "cwd": _inside("cwd", cwd),
+            "shell": one_of("shell", shell, ("sh", "bash")),
+            "network": list(texts("network", network)),
+            "timeout_ms": duration_ms(timeout, "timeout", least_ms=1_000),
+            "ready": ready_config(ready),
+        }
+        call, said = self._noted(key, depth=3)
+        unawaited = self._replay.unawaited
+        made = Service(self._replay, key, config, lambda: unawaited.pop(call, None))
+        unawaited[call] = (said, made)
+        return made
 
     # --- waits ---
 
@@ -293,15 +330,8 @@ class Step:
         undo: Undo | None = None,
     ) -> Call[Json]:
         """A coroutine that performs the step; noted until its await begins."""
-        if BODY.get() is not None:
-            raise RuntimeError(
-                f"step.{_METHOD[key[0]]}({key[1]!r}) was called inside the body of a step, which "
-                "is not run again on replay: call it in run() instead"
-            )
         replay = self._replay
-        said = f"step.{_METHOD[key[0]]}({key[1]!r}){_author_place()}"
-        self._calls += 1
-        call = self._calls
+        call, said = self._noted(key, depth=4)
 
         async def perform() -> Json:
             replay.unawaited.pop(call, None)
@@ -314,10 +344,21 @@ class Step:
         replay.unawaited[call] = (said, coroutine)
         return coroutine
 
+    def _noted(self, key: Key, *, depth: int) -> tuple[int, str]:
+        """Number a call, and say where the author made it."""
+        if BODY.get() is not None:
+            raise RuntimeError(
+                f"step.{_METHOD[key[0]]}({key[1]!r}) was called inside the body of a step, which "
+                "is not run again on replay: call it in run() instead"
+            )
+        self._calls += 1
+        return self._calls, f"step.{_METHOD[key[0]]}({key[1]!r}){_author_place(depth)}"
+
 
 _METHOD = {
     "do": "do",
     "sh": "sh",
+    "service": "service",
     "sleep": "sleep",
     "wait": "wait_for_event",
     "approval": "approval",
@@ -345,7 +386,8 @@ def _undo(
         if callable(retries.delay):
             raise TypeError("rollback.retries.delay must be a duration: it is a command")
         alone = {"artifacts": [], "reports": [], "allow_failure": False}
-        alone |= {"cache": None}
+        alone |= {"cache": None}  # nor has it the services, whose blocks have ended
+        command = {name: value for name, value in command.items() if name != "services"}
         return Undo({**command, **common, **alone, "script": _script(made.handler)})
     if not callable(made.handler):
         raise TypeError(f"rollback must be a function, got {made.handler!r}")
@@ -391,9 +433,9 @@ def _inside(argument: str, path: str) -> str:
     return path
 
 
-def _author_place() -> str:
+def _author_place(depth: int) -> str:
     """Where the author's code called, as text to append."""
-    frame = sys._getframe(3)
+    frame = sys._getframe(depth)
     return f" on line {frame.f_lineno} of {frame.f_code.co_filename}"
 
 

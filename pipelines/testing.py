@@ -356,6 +356,8 @@ class _World:
         if kind in ("do", "sh"):
             self._attempt(key)
             return
+        if kind == "service":  # beside nothing: commands do not run here
+            return
         step.state = "waiting"
         if kind in ("sleep", "timer"):
             until = config.get("until_ms", self.now_ms + config.get("duration_ms", 0))

@@ -57,6 +57,9 @@
 
 Configs of "start", by kind; durations and instants are whole milliseconds:
 
+    A service is declared by its "start" and ended by a "finish" of its only attempt, when the
+    code leaves its block. Nothing waits for it in between. Commands name those around them.
+
     Steps named $rollback:kind:name, of kind do or sh, are the handlers of a rollback. A
     rollback_started entry lists whose handlers run, and in which order.
 
@@ -64,7 +67,9 @@ Configs of "start", by kind; durations and instants are whole milliseconds:
                "rollback": bool}
     sh        {"script", "env", "secrets", "cwd", "shell", "timeout_ms", "retries": {...},
                "labels", "image", "network", "artifacts", "reports", "cache", "cache_dirs",
-               "allow_failure", "rollback": bool}
+               "allow_failure", "rollback": bool, "services": ["service:db", ...] (or left out)}
+    service   {"script", "env", "secrets", "cwd", "shell", "network", "timeout_ms", "ready":
+               {"port" | "http" | "command" | "log": value} | null}
     sleep     {"duration_ms"} or {"until_ms"}
     wait      {"type", "timeout_ms"}
     approval  {"approvers", "required", "allow_self", "form", "timeout_ms", "environment"}
@@ -75,6 +80,7 @@ Values with which the host completes a step (`data.value` of step_passed), by ki
 
     do        what the body returned
     sh        {"exit_code", "outputs", "output_tail", "layer", "duration_ms"}
+    service   null
     sleep     null
     wait      {"payload", "timestamp": ISO 8601, "type"}
     approval  {"approved": true, "decisions": [{"user", "decision", "comment", "at"}], "form"}
@@ -98,6 +104,7 @@ ASK_BYTES_MAX = 2 << 20  # JSON of a request to `self.env`
 NAME_MAX = 256  # characters of a step's name
 PERIOD_MS_MAX = 365 * 86_400_000  # a sleep, a wait, a timeout
 RETRIES_MAX = 10_000
+SERVICES_MAX = 8  # around one command
 TIMER_NAME = "$timer"
 ASKING = "delay:"
 ROLLBACK_NAME = "$rollback:"  # of handlers: $rollback:do:build undoes do:build

@@ -298,6 +298,8 @@ def _step_note(step: Step) -> str:
     if step.state is StepState.PASSED and step.key.kind is StepKind.SH:
         earlier = (step.value or {}).get("from_run")
         return f"from run #{earlier}" if earlier else ""
+    if step.state is StepState.RUNNING and step.key.kind is StepKind.SERVICE:
+        return "beside the commands of its block"
     return ""
 
 
@@ -347,7 +349,7 @@ def step_page(
         raise StepNotFound(f"run #{view.run.number} has no step {key[:100]!r}")
     attempts: list[Attempt] = []
     log = None
-    if step.key.kind in (StepKind.SH, StepKind.DO, StepKind.RUN):
+    if step.key.kind in (StepKind.SH, StepKind.SERVICE, StepKind.DO, StepKind.RUN):
         attempts = attempts_of(step.key, _whole_journal(queries, actor, run_id))
         lines = queries.log_tail(actor, run_id, key, limit=LOG_LINES_ON_RUN)
         log = replace(log_view(view, key, lines), step_href=None)  # it is this page

@@ -19,6 +19,7 @@ from ci_platform.engine.limits import COMMANDS_MAX, DURATION_MS_MAX, ENTRIES_MAX
 from ci_platform.engine.operations import open_operation
 from ci_platform.engine.retry import DELAY_MS_MAX, delay_ms
 from ci_platform.engine.rollback import check_handler
+from ci_platform.engine.services import check_services, end_service
 from ci_platform.engine.settle import fail_attempt, match_event
 from ci_platform.errors import LimitExceeded, PipelineError
 from ci_platform.model import (
@@ -100,6 +101,8 @@ def _start(pen: Pen, command: StartStep, limits: Limits, children: Mapping[StepK
             pen.write(EntryKind.STEP_STARTED, {"config": config}, key=key, attempt=1)
         case StepKind.SH:
             _start_command(pen, key, config)
+        case StepKind.SERVICE:
+            _start_service(pen, key, config)
         case StepKind.SLEEP | StepKind.TIMER:
             _write_timed(pen, key, config, config.get("duration_ms"))
         case StepKind.WAIT:
@@ -129,6 +132,7 @@ def _write_timed(pen: Pen, key: StepKey, config: Json, duration_ms: int | None) 
 
 def _start_command(pen: Pen, key: StepKey, config: Json) -> None:
     view = pen.view
+    check_services(view, key, config.get("services") or ())
     data = {"config": config, "base": len(view.layers)}
     pen.write(EntryKind.STEP_STARTED, data, key=key, attempt=1)
     for what in ("secrets", "network"):
@@ -140,8 +144,22 @@ def _start_command(pen: Pen, key: StepKey, config: Json) -> None:
     pen.cause(open_operation(view, view.steps[key], attempt=1, ready_ms=pen.now_ms))
 
 
+def _start_service(pen: Pen, key: StepKey, config: Json) -> None:
+    """A service starts with the first command that needs it; its files are those of now."""
+    for what in ("secrets", "network"):
+        if config.get(what) and not pen.view.run.trusted:
+            raise PipelineError(
+                f"service {key.label!r} asks for {what}, which runs of untrusted code do not get"
+            )
+    data = {"config": config, "base": len(pen.view.layers)}
+    pen.write(EntryKind.STEP_STARTED, data, key=key, attempt=1)
+
+
 def _finish(pen: Pen, command: FinishAttempt, limits: Limits) -> None:
     key = command.key
+    if key.kind is StepKind.SERVICE:
+        end_service(pen, command)
+        return
     step = pen.view.bodies.get(key)
     if step is None or step.attempt != command.attempt:
         raise PipelineError(

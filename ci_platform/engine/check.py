@@ -24,6 +24,7 @@ from ci_platform.model import STEP_NAME_MAX, Json, StepKey, StepKind
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 INSTANT_MS_MAX = 253_402_300_799_000  # the last second of the year 9999
+READY_WORDS = ("port", "http", "command", "log")
 PLATFORM_NAMES = "$"  # names that begin so are the platform's own
 Check = Callable[[str, Json], None]
 
@@ -157,6 +158,19 @@ def _cache(what: str, value: Json) -> None:
     _text(f"the key of {what}", value["key"])
 
 
+def _ready(what: str, value: Json) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise PipelineError(f"{what} needs one of {READY_WORDS}")
+    for word, given in value.items():
+        _one_of(*READY_WORDS)(f"the check in {what}", word)
+        if word == "port":
+            whole(1, 65_535)(f"the port in {what}", given)
+        else:
+            _text(f"the {word} in {what}", given)
+
+
 def _anything(what: str, value: Json) -> None:
     """Bounded by the check of the whole config."""
 
@@ -187,6 +201,20 @@ _FIELDS: Mapping[StepKind, tuple[Mapping[str, Check], frozenset[str]]] = {
             "cache_dirs": _environment,
             "allow_failure": _flag,
             "rollback": _flag,
+            "services": _texts,
+        },
+        frozenset({"script"}),
+    ),
+    StepKind.SERVICE: (
+        {
+            "script": _text,
+            "env": _environment,
+            "secrets": _texts,
+            "cwd": _text,
+            "shell": _one_of("sh", "bash"),
+            "network": _texts,
+            "timeout_ms": _TIMEOUT,
+            "ready": _ready,
         },
         frozenset({"script"}),
     ),

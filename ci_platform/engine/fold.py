@@ -275,7 +275,7 @@ def _step_started(view: RunView, entry: Entry) -> None:
         raise BrokenJournal(f"{view.run.id}: entry {entry.seq} starts {key} again")
     step = StepView(
         key=key,
-        state=StepState.WAITING,
+        state=StepState.RUNNING if key.kind is StepKind.SERVICE else StepState.WAITING,
         config=entry.data.get("config") or {},
         commit=view.commit,
         base=int(entry.data.get("base", 0)),

@@ -17,9 +17,18 @@ from ci_platform.engine.fold import LOST_WORKER, RunView, StepView
 from ci_platform.engine.ids import derived_id
 from ci_platform.engine.limits import LOST_COMMANDS_MAX, Limits
 from ci_platform.engine.retry import attempts_max, delay_ms
+from ci_platform.engine.services import service_specs
 from ci_platform.engine.settle import fail_attempt
 from ci_platform.errors import PipelineError
-from ci_platform.model import EntryKind, Json, Operation, OperationId, StepKind, StepState
+from ci_platform.model import (
+    EntryKind,
+    Json,
+    Operation,
+    OperationId,
+    StepKey,
+    StepKind,
+    StepState,
+)
 from ci_platform.shell import CommandResult, CommandSpec
 
 LOST_RETRY_MS = 1_000  # pause before a command goes to another worker when this one cannot run it
@@ -39,8 +48,9 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
         script=config["script"],
         env={**platform_env(view, step, attempt), **(config.get("env") or {})},
         trusted=view.run.trusted,
-        cache=_cache(config),
+        cache=_cache(view, config),
         ref=view.run.ref,
+        services=_services(view, step, attempt),
         **{name: config[name] for name in _PASSED_ON if config.get(name) is not None},
     )
     return OpenOperation(
@@ -52,13 +62,25 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
     )
 
 
-def _cache(config: Mapping[str, Json]) -> Mapping[str, Json] | None:
+def _cache(view: RunView, config: Mapping[str, Json]) -> Mapping[str, Json] | None:
     """What a memoised command's result depends on, beside the command: the author's environment,
-    and not the platform's, which differs from run to run."""
+    and not the platform's, which differs from run to run, and the services around it."""
     cache = config.get("cache")
     if cache is None:
         return None
-    return {**cache, "env": config.get("env") or {}}
+    found = {**cache, "env": config.get("env") or {}}
+    if around := config.get("services"):
+        found["services"] = [view.steps[StepKey.parse(one)].config for one in around]
+    return found
+
+
+def _services(view: RunView, step: StepView, attempt: int) -> tuple[Mapping[str, Json], ...]:
+    labels = step.config.get("services") or ()
+    if not labels:
+        return ()
+    env = platform_env(view, step, attempt)
+    common = {name: value for name, value in env.items() if not name.startswith("CI_STEP_")}
+    return service_specs(view, labels, env=common)
 
 
 _PASSED_ON = (

@@ -14,7 +14,7 @@ from dataclasses import replace
 from ci_platform.engine.fold import RunView
 from ci_platform.engine.rollback import NAME as ROLLBACK
 from ci_platform.errors import StepNotFound
-from ci_platform.model import Entry, EntryKind, Json, StepKey
+from ci_platform.model import Entry, EntryKind, Json, StepKey, StepKind
 
 FIRST_SEQ = 2  # behind run_created
 _ENDS = frozenset({EntryKind.STEP_PASSED, EntryKind.STEP_FAILED})
@@ -54,6 +54,7 @@ def shared(view: RunView, entries: Sequence[Entry], target: StepKey, commit: str
     return found
 
 
+_BLOCK = StepKind.SERVICE  # what is done again inside of it needs it to be open
 _NOTE = EntryKind.DIVERGED  # about a step, and true of the old run's code only
 _STARTS = frozenset({EntryKind.STEP_STARTED, EntryKind.ATTEMPT_STARTED})
 
@@ -67,7 +68,7 @@ def _kept(entries: Sequence[Entry], before_seq: int) -> set[StepKey]:
             continue
         if entry.kind is EntryKind.STEP_STARTED and entry.seq < before_seq:
             started.add(entry.key)
-        elif entry.kind in _ENDS or (
+        elif (entry.kind in _ENDS and (entry.key.kind is not _BLOCK or entry.seq < before_seq)) or (
             # Given up by the code that came before, and not by what is done again.
             entry.kind is EntryKind.STEP_CANCELLED and entry.seq < before_seq
         ):

@@ -80,8 +80,9 @@ def _shown(view: RunView, now_ms: int) -> tuple[RunState, int | None]:
 
 
 def waits(view: RunView) -> tuple[Wait, ...]:
-    """What the run sleeps on, in the order its steps started."""
-    return tuple(_wait(step) for step in islice(view.open.values(), WAITS_MAX))
+    """What the run sleeps on, in the order its steps started. Nothing waits for a service."""
+    steps = (step for step in view.open.values() if step.key.kind is not StepKind.SERVICE)
+    return tuple(_wait(step) for step in islice(steps, WAITS_MAX))
 
 
 def _wait(step: StepView) -> Wait:

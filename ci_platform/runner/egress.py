@@ -314,10 +314,10 @@ def _is_ours(address: str) -> bool:
         return bool(probe.getsockname()[0] == address)
 
 
-def proxy_variables() -> dict[str, str]:
+def proxy_variables(port: int = PORT) -> dict[str, str]:
     """What makes pip, curl, npm and their like use the proxy, and trust whom this machine trusts:
     some bring certificates of their own, which do not know a company's."""
-    address = f"http://127.0.0.1:{PORT}"
+    address = f"http://127.0.0.1:{port}"
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     found = {name: address for name in names}
     found |= {name.lower(): address for name in names}

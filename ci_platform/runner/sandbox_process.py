@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.egress import PORT, Egress, Rules
-from ci_platform.runner.launch import Exit, Launch
+from ci_platform.runner.launch import Exit, Launch, Network
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.watch import Disk, Namespace, catches_term
 
@@ -42,8 +42,10 @@ class SandboxProcess:
         launch: Launch,
         uid: int | None,
         limits: RunnerLimits,
+        network: Network | None = None,
     ) -> None:
-        """`files`: the contents of descriptors 3, 4, and from 7 on; see bubblewrap.py."""
+        """`files`: the contents of descriptors 3, 4, and from 7 on; see bubblewrap.py.
+        `network`: to share, instead of having one of its own."""
         self._ours = ExitStack()
         self._launch = launch
         self._cgroup: Cgroup | None = None
@@ -70,6 +72,7 @@ class SandboxProcess:
                     uid=uid,
                     fds=fds,
                     limits=resource_limits(limits, own_uid=uid is not None),
+                    network=network,
                 )
             except BaseException:
                 os.close(self._release)
@@ -92,9 +95,9 @@ class SandboxProcess:
         """The first process of the sandbox, as the host numbers it."""
         return self._namespace.init
 
-    def open_network(self, rules: Rules) -> None:
+    def open_network(self, rules: Rules, *, port: int = PORT) -> None:
         """Give the sandbox a way out, as far as the rules allow."""
-        listener = self._launch.listen(self.init, PORT)
+        listener = self._launch.listen(self.init, port)
         self._egress = Egress(listener, rules, self._limits)
 
     def enter(self, cgroup: Cgroup) -> None:

@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from obstore.store import ObjectStore
@@ -20,7 +21,7 @@ from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.command import Process, see_through
 from ci_platform.runner.egress import Rules, parse_host, proxy_variables
 from ci_platform.runner.execution import SHELLS, Execution
-from ci_platform.runner.launch import Launch
+from ci_platform.runner.launch import Launch, Network
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.machine import machine
@@ -28,10 +29,19 @@ from ci_platform.runner.manifest import Manifest, scan, wait_for_tick
 from ci_platform.runner.overlays import Overlays
 from ci_platform.runner.probe import PROBE_SCRIPT, PROBE_TIMEOUT_MS, Probe, explain, judge
 from ci_platform.runner.sandbox_process import SandboxProcess
+from ci_platform.runner.service import Place, Ways
+from ci_platform.runner.services import ALONE, NO_DESK, Services
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
-from ci_platform.runner.workspaces import CACHES, FILES, OUTPUTS, Workspace, Workspaces
-from ci_platform.shell import CommandResult, CommandSpec, Trees
+from ci_platform.runner.workspaces import (
+    CACHES,
+    FILES,
+    OUTPUTS,
+    UIDS_MAX,
+    Workspace,
+    Workspaces,
+)
+from ci_platform.shell import CommandResult, CommandSpec, ServiceDesk, Trees
 
 
 class SandboxRunner:
@@ -56,11 +66,15 @@ class SandboxRunner:
         private_networks: Sequence[str] = (),
         first_uid: int = 200_000,
         overlay: bool = True,
+        launcher: str | None = None,
+        desk: ServiceDesk = NO_DESK,
     ) -> None:
         """`network`: whether commands may name hosts to reach, or the only ones they may name.
         `private_networks`: inner networks (10.1.0.0/16) that such a host may be in. `overlay`:
-        whether a checkout may be an overlay; if not, or where it cannot be, it is a copy."""
+        whether a checkout may be an overlay; if not, or where it cannot be, it is a copy.
+        `launcher`: system, wheel or python, instead of the first of these that is here."""
         self._limits = limits or RunnerLimits()
+        self._first_uid = first_uid
         self._toolchains = [*(server_python() if extra_ro is None else extra_ro)]
         for path in self._toolchains:
             _check_lendable(path)
@@ -73,7 +87,7 @@ class SandboxRunner:
         for directory in (jobs, scratch, trees_directory):
             directory.mkdir(parents=True, exist_ok=True)
         layers = LayerStore(objects, scratch)
-        self._binary = bubblewrap.find()
+        self._binary = bubblewrap.find(launcher)
         named = {overlays.JOBS: jobs, overlays.TREES: trees_directory}
         if self._binary is not None:
             named |= bubblewrap.shared(self._binary, self._toolchains)
@@ -91,6 +105,9 @@ class SandboxRunner:
             self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
         )
         self._filter = seccomp.program(platform.machine())
+        self._services = Services(
+            work_dir / "services", desk=desk, ways=self._ways, network=self._shared_network
+        )
 
     def run(
         self,
@@ -99,9 +116,29 @@ class SandboxRunner:
         output: Callable[[str, bytes], None],
         stop: Callable[[], bool],
     ) -> CommandResult:
-        return self._execution.run(
-            spec, output=output, stop=stop, start=self._start, refused=self._refusal(spec)
-        )
+        refused = self._refusal(spec)
+        if refused is not None:
+            return self._execution.run(
+                spec, output=output, stop=stop, start=self._start, refused=refused
+            )
+        with self._services.beside(spec, output=output, stop=stop) as beside:
+            return self._execution.run(
+                spec,
+                output=output,
+                stop=beside.stop,
+                start=partial(self._start, place=beside.place),
+                refused=beside.refused,
+            )
+
+    def _ways(self, place: Place) -> Ways:
+        """How services and their checks run in a network that they share with commands."""
+        assert place.network is not None, "see _shared_network"
+        connector = partial(self._launch.connector, place.network)
+        start = partial(self._start, place=place)
+        return Ways(self._execution, start, connector, self._refusal)
+
+    def _shared_network(self) -> Network:
+        return self._launch.network((self._first_uid, UIDS_MAX) if os.getuid() == 0 else None)
 
     def fingerprint(self, spec: CommandSpec) -> str:
         toolchains = ":".join(str(path) for path in self._toolchains)
@@ -134,7 +171,7 @@ class SandboxRunner:
     def _facts(self) -> Mapping[str, str]:
         binary = self._binary
         return {
-            "bubblewrap": f"{binary.path} ({binary.origin})" if binary else "none",
+            "launcher": f"{binary.path} ({binary.origin})" if binary else "none",
             "identity": "a uid for each command" if os.getuid() == 0 else "the server's own uid",
             "limits": "resource limits and a watch"
             + (f", and control groups in {self._cgroup}" if self._cgroup else ""),
@@ -145,6 +182,7 @@ class SandboxRunner:
 
     def close(self) -> None:
         """End the helper process and remove the workspaces kept. Safe to call twice."""
+        self._services.close()
         self._workspaces.close()
         self._launch.close()
 
@@ -171,14 +209,14 @@ class SandboxRunner:
 
     @contextmanager
     def _start(
-        self, spec: CommandSpec, workspace: Workspace, before: Manifest
+        self, spec: CommandSpec, workspace: Workspace, before: Manifest, place: Place = ALONE
     ) -> Iterator[Process]:
-        process = self._held(spec, workspace)
+        process = self._held(spec, workspace, place)
         try:
             if self._cgroup is not None:
                 process.enter(Cgroup(self._cgroup, workspace.name, self._limits))
             if spec.network:
-                process.open_network(self._rules(spec))
+                process.open_network(self._rules(spec), port=place.port)
             wait_for_tick(before)
             disk = Disk(
                 workspace.root,
@@ -196,44 +234,48 @@ class SandboxRunner:
         finally:
             process.close()
 
-    def _held(self, spec: CommandSpec, workspace: Workspace) -> SandboxProcess:
+    def _held(self, spec: CommandSpec, workspace: Workspace, place: Place) -> SandboxProcess:
         """The command, ready but not yet let go."""
         binary, seccomp_filter = self._binary, self._filter
         if binary is None:
             raise RunnerUnavailable(explain("bubblewrap is not installed"))
         if seccomp_filter is None:
             raise RunnerUnavailable(explain(f"no filter for {platform.machine()}"))
-        given = bubblewrap.contents(spec.script)
+        given = bubblewrap.contents(spec.script, place.hosts)
         directory = self._launch.path("jobs") / workspace.name
         sandbox = bubblewrap.Sandbox(
             workspace=workspace.overlay.place if workspace.overlay else directory / FILES,
             outputs=directory / OUTPUTS,
             cwd=spec.cwd,
-            env=self._environment(spec),
+            env=self._environment(spec, place.port),
             toolchains={
                 self._launch.path(f"read/{index}"): path
                 for index, path in enumerate(self._toolchains)
             },
             limits=self._limits,
-            caches={
-                directory / CACHES / name: place for name, place in bound(spec, bubblewrap.HOME)
-            },
+            caches={directory / CACHES / name: path for name, path in bound(spec, bubblewrap.HOME)},
+            alone=place.network is None,
         )
         args = bubblewrap.arguments(sandbox, bubblewrap.file_descriptors(list(given)))
         packed = b"".join(os.fsencode(arg) + b"\0" for arg in args)
         command = [*SHELLS[spec.shell], bubblewrap.SCRIPT]
+        program = [bubblewrap.program()] if binary.origin == "python" else []
         try:
             return SandboxProcess(
-                [bubblewrap.program(binary, self._launch), "--args", "3", "--", *command],
-                [packed, seccomp_filter, *given.values()],
+                [
+                    *bubblewrap.command_line(binary, self._launch, len(given)),
+                    *("--args", str(bubblewrap.ARGUMENTS), "--", *command),
+                ],
+                [packed, seccomp_filter, *given.values(), *program],
                 launch=self._launch,
                 uid=workspace.uid,
                 limits=self._limits,
+                network=place.network,
             )
         except RunnerUnavailable as error:
             raise RunnerUnavailable(explain(error.detail)) from error
 
-    def _environment(self, spec: CommandSpec) -> Mapping[str, str]:
+    def _environment(self, spec: CommandSpec, port: int) -> Mapping[str, str]:
         path = ":".join([*(f"{path}/bin" for path in self._toolchains), bubblewrap.SYSTEM_PATH])
         defaults = {
             "PATH": path,
@@ -248,7 +290,7 @@ class SandboxRunner:
             "CI_OUTPUT": bubblewrap.OUTPUTS,
             "CI_WORKSPACE": bubblewrap.WORKSPACE,
         }
-        way_out = proxy_variables() if spec.network else {}
+        way_out = proxy_variables(port) if spec.network else {}
         return {**defaults, **way_out, **spec.env, **fixed}
 
 

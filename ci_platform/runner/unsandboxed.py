@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,10 +20,12 @@ from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.machine import machine
 from ci_platform.runner.manifest import Manifest, wait_for_tick
+from ci_platform.runner.service import Place, Ways
+from ci_platform.runner.services import NO_DESK, Services
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
 from ci_platform.runner.workspaces import Workspace, Workspaces
-from ci_platform.shell import CommandResult, CommandSpec, Trees
+from ci_platform.shell import CommandResult, CommandSpec, ServiceDesk, Trees
 
 
 class UnsandboxedRunner:
@@ -41,6 +44,7 @@ class UnsandboxedRunner:
         work_dir: Path,
         limits: RunnerLimits | None = None,
         env: Mapping[str, str] | None = None,
+        desk: ServiceDesk = NO_DESK,
     ) -> None:
         self._limits = limits or RunnerLimits()
         self._env = dict(env or {"PATH": os.defpath})
@@ -55,6 +59,9 @@ class UnsandboxedRunner:
         self._execution = Execution(
             self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
         )
+        self._services = Services(
+            work_dir / "services", desk=desk, ways=self._ways, network=lambda: None
+        )
 
     def run(
         self,
@@ -63,7 +70,18 @@ class UnsandboxedRunner:
         output: Callable[[str, bytes], None],
         stop: Callable[[], bool],
     ) -> CommandResult:
-        return self._execution.run(spec, output=output, stop=stop, start=self._start)
+        with self._services.beside(spec, output=output, stop=stop) as beside:
+            return self._execution.run(
+                spec, output=output, stop=beside.stop, start=self._start, refused=beside.refused
+            )
+
+    def _ways(self, place: Place) -> Ways:
+        """Services listen on this machine itself, where everything may reach them."""
+
+        def connector() -> socket.socket:
+            return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+        return Ways(self._execution, self._start, connector, lambda spec: None)
 
     def fingerprint(self, spec: CommandSpec) -> str:
         path = self._env.get("PATH", "")
@@ -73,7 +91,8 @@ class UnsandboxedRunner:
         return self._execution.collision(layer, other)
 
     def close(self) -> None:
-        """Remove the workspaces kept. Safe to call twice."""
+        """End services, and remove the workspaces kept. Safe to call twice."""
+        self._services.close()
         self._workspaces.close()
 
     @contextmanager

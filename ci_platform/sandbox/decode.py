@@ -67,7 +67,7 @@ class BadMessage(Exception):
 
 def loads(text: str, what: str) -> Json:
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return _decode(text)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{what} is not JSON: {type(error).__name__}") from None
 
@@ -81,6 +81,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is too large")
     return number
+
+
+# Made once: `json.loads` with arguments makes a decoder at each call.
+_decode: Callable[[str], Json] = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_finite
+).decode
 
 
 def commands(text: str, *, value_bytes: int) -> list[Command]:
@@ -172,6 +178,11 @@ def _rolls_back(name: str) -> bool:
 
 def _finish(found: Mapping[str, Json], key: StepKey, value_bytes: int) -> FinishAttempt:
     attempt: Json = found.get("attempt")
+    if key.kind is StepKind.SERVICE:
+        _fields(found, {"op", "key", "attempt", "value"})
+        if attempt != 1 or isinstance(attempt, bool) or found["value"] is not None:
+            raise BadMessage("a service ends once, and with nothing")
+        return FinishAttempt(key, 1)
     if key.kind is not StepKind.DO:
         raise BadMessage(f"only steps of kind do end in the code, not of kind {key.kind}")
     if not _whole(attempt, 1, RETRIES_MAX + 1):
@@ -266,6 +277,8 @@ def config(kind: StepKind, found: Json) -> Mapping[str, Json]:
         checks = _SLEEP_UNTIL if "until_ms" in found else _SLEEP_FOR
     else:
         checks = _CONFIGS[kind]
+    if kind is StepKind.SH and "services" in found:
+        checks = {**checks, "services": _SERVICES}
     _fields(found, set(checks))
     for name, check in checks.items():
         if not check(found[name]):
@@ -341,6 +354,16 @@ def _cache(found: Json) -> bool:
     )
 
 
+def _ready(found: Json) -> bool:
+    """One word for the check, and what it needs."""
+    if not isinstance(found, dict) or len(found) != 1:
+        return False
+    ((word, given),) = found.items()
+    if word == "port":
+        return _whole(given, 1, 65_535)
+    return word in ("http", "command", "log") and _text(ENV_VALUE_MAX)(given)
+
+
 def _form(found: Json) -> bool:
     return (
         isinstance(found, dict)
@@ -355,6 +378,7 @@ def _event_type(found: Json) -> bool:
 
 
 _NAMES = _texts(_text(256))
+_SERVICES = _texts(_text(2 * NAME_MAX))
 _PATHS = _texts(_inside)
 _SLEEP_FOR: Checks = {"duration_ms": _period}
 _SLEEP_UNTIL: Checks = {"until_ms": lambda found: _whole(found, 0, INSTANT_MS_MAX)}
@@ -382,6 +406,16 @@ _CONFIGS: Mapping[StepKind, Checks] = {
         "cache_dirs": _environment,
         "allow_failure": _flag,
         "rollback": _flag,
+    },
+    StepKind.SERVICE: {
+        "script": _text(SCRIPT_MAX),
+        "env": _environment,
+        "secrets": _NAMES,
+        "cwd": _inside,
+        "shell": lambda found: found in ("sh", "bash"),
+        "network": _NAMES,
+        "timeout_ms": _period,
+        "ready": _or_none(_ready),
     },
     StepKind.WAIT: {"type": _event_type, "timeout_ms": _period},
     StepKind.APPROVAL: {
