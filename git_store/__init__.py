@@ -4,6 +4,7 @@ The names below are the whole public surface; everything else may change.
 """
 
 from git_store.archive import ArchiveFormat
+from git_store.diffs import FileDiff
 from git_store.edits import FileEdit
 from git_store.errors import (
     BadName,
@@ -46,6 +47,7 @@ __all__ = [
     "Busy",
     "CommitInfo",
     "EntryKind",
+    "FileDiff",
     "FileEdit",
     "Files",
     "GitHttp",

@@ -9,12 +9,13 @@ from __future__ import annotations
 import builtins
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from git_store.archive import ArchiveFormat, Archiver
+from git_store.diffs import Differ, FileDiff, tree_changes
 from git_store.errors import BadPack, ObjectNotFound, OverLimit
 from git_store.export import Exporter
 from git_store.graph import Graph
@@ -86,9 +87,17 @@ class Files:
     def has_commit(self, sha: str) -> bool:
         return is_sha(sha) and self._objects.is_commit(bytes.fromhex(sha))
 
-    def log(self, sha: str, *, limit: int = 50) -> builtins.list[CommitInfo]:
-        """The commit and its ancestors, newest first by commit time. Raises ObjectNotFound."""
-        commits = itertools.islice(self._graph.newest_first([self._commit(sha)]), max(0, limit))
+    def log(self, sha: str, *, skip: int = 0, limit: int = 50) -> builtins.list[CommitInfo]:
+        """The commit and its ancestors, newest first by commit time, without the first `skip`.
+        Raises ObjectNotFound, OverLimit."""
+        if skip > self._limits.log_skip:
+            raise OverLimit(
+                f"a page of the log begins after at most {self._limits.log_skip} commits"
+                " (log_skip); begin at an older commit",
+                limit="log_skip",
+            )
+        walk = self._graph.newest_first([self._commit(sha)])
+        commits = itertools.islice(walk, max(0, skip), max(0, skip) + max(0, limit))
         return [self.commit(commit.hex()) for commit in commits]
 
     def is_ancestor(self, ancestor: str, sha: str) -> bool:
@@ -159,8 +168,16 @@ class Files:
         old = None
         if before is not None and self.has_commit(before):
             old = self._graph.get(bytes.fromhex(before)).tree
-        changed = itertools.islice(self._changed("", old, new), self._limits.changed_paths)
-        return sorted(changed)
+        changed = (os.fsdecode(path) for path, _, _ in tree_changes(self._objects, old, new))
+        return sorted(itertools.islice(changed, self._limits.changed_paths))
+
+    def diff(self, before: str | None, after: str) -> tuple[Sequence[FileDiff], bool]:
+        """What differs between two commits, file by file, with renames found; `before` None: all of
+        `after` is new. And whether there is more than `Limits.diff_files`. Raises ObjectNotFound.
+        """
+        new = self._graph.get(self._commit(after)).tree
+        old = None if before is None else self._graph.get(self._commit(before)).tree
+        return Differ(self._objects, self._limits).files(old, new)
 
     def export(self, sha: str, into: Path) -> str:
         """Write a commit's files below `into`, a directory that exists and is empty.
@@ -220,35 +237,6 @@ class Files:
         if found is None or about is None or about[0] != BLOB:
             raise ObjectNotFound(f"there is no file {path!r} in {sha[:100]}")
         return found[1], about[1]
-
-    def _changed(self, parent: str, old: bytes | None, new: bytes | None) -> Iterator[str]:
-        """Paths that differ between two trees; equal trees are not looked into."""
-        before, after = self._sides(old), self._sides(new)
-        for name in sorted(before.keys() | after.keys()):
-            one, two = before.get(name), after.get(name)
-            if one == two:
-                continue
-            path = f"{parent}{os.fsdecode(name)}"
-            trees = [
-                bytes.fromhex(side[1].decode())
-                if side is not None and side[0] & _FORMAT == DIRECTORY
-                else None
-                for side in (one, two)
-            ]
-            if any(
-                side is not None and tree is None
-                for side, tree in zip((one, two), trees, strict=True)
-            ):
-                yield path
-            if any(trees):
-                if path.count("/") > _DEPTH:
-                    raise OverLimit(f"directories are nested deeper than {_DEPTH}", limit="depth")
-                yield from self._changed(f"{path}/", trees[0], trees[1])
-
-    def _sides(self, tree: bytes | None) -> dict[bytes, tuple[int, bytes]]:
-        if tree is None:
-            return {}
-        return {name: (mode, child) for name, mode, child in self._tree(tree)}
 
 
 def _entry(parent: str, name: str, mode: int, sha: bytes) -> TreeEntry:

@@ -39,6 +39,12 @@ class Limits:
     export_bytes: int = 4 * GIB  # a whole exported tree
     export_files: int = 500_000
     changed_paths: int = 10_000  # reported between two commits
+    diff_files: int = 1000  # of one comparison as text
+    diff_file_bytes: int = 1 * MIB  # one side of one file; larger ones are listed without text
+    diff_file_lines: int = 10_000  # of both sides between the first and the last that differ
+    diff_lines: int = 100_000  # the same, of all files of one comparison
+    diff_bytes: int = 8 * MIB  # text of one comparison
+    log_skip: int = 100_000  # commits a page of the log may begin after
     remote_imports: int = 4  # at once in this process
     remote_seconds: float = 300.0  # a fetch from a remote, start to end
     threads: int = 64  # of GitHttp: requests in work at once
