@@ -30,6 +30,7 @@ LIMITS = RunnerLimits(
 RUNNERS: dict[str, Callable[..., SandboxRunner | UnsandboxedRunner]] = {
     "sandboxed": SandboxRunner,
     "sandboxed, copying": partial(SandboxRunner, overlay=False),
+    "sandboxed, by Python": partial(SandboxRunner, launcher="python"),
     "unsandboxed": UnsandboxedRunner,
 }
 

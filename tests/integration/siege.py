@@ -32,8 +32,10 @@ _SHMCTL = {"x86_64": 31, "aarch64": 195}
 _SHM_KEY = 0x51C1CE
 
 
-def besiege(directory: Path, *, sandboxed: bool) -> Mapping[str, str | None]:
-    """Run all attacks as a command; name -> null if it was stopped, else how it worked."""
+def besiege(directory: Path, launcher: str) -> Mapping[str, str | None]:
+    """Run all attacks as a command, by a launcher or `none`; name -> null if it was stopped, else
+    how it worked."""
+    sandboxed = launcher != "none"
     assert sandboxed or os.geteuid() != 0, "without a sandbox these attacks would do harm as root"
     with ExitStack() as cleanup:
         facts = _server(directory, cleanup) | {
@@ -55,6 +57,7 @@ def besiege(directory: Path, *, sandboxed: bool) -> Mapping[str, str | None]:
                 objects=objects,
                 work_dir=work_dir,
                 extra_ro=[*server_python(), tools],
+                launcher=launcher,
             )
         else:
             path = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"

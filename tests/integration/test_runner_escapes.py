@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from ci_platform.runner import bubblewrap
 from tests.integration.ordinary_user import run_as_user
 from tests.integration.siege import besiege
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
+LAUNCHERS = [one for one in ("system", "wheel", "python") if bubblewrap.find(one)]
 AS_USER = (
     "import json, sys; from pathlib import Path; from tests.integration.siege import besiege; "
-    "print(json.dumps(besiege(Path(sys.argv[1]), sandboxed=sys.argv[2] == 'yes')))"
+    "print(json.dumps(besiege(Path(sys.argv[1]), sys.argv[2])))"
 )
 
 TABLE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -28,23 +30,23 @@ IF_THE_KERNEL_HAS_IT = {"socket: SCTP", "input and output ports"}
 Found = Mapping[str, str | None]
 
 
-def attacked(identity: str, directory: Path, *, sandboxed: bool) -> Found:
+def attacked(identity: str, directory: Path, launcher: str) -> Found:
     if identity == "ordinary user" and os.geteuid() == 0:
-        said = run_as_user(AS_USER, "yes" if sandboxed else "no", scratch=directory)
-        found: Found = json.loads(said)
+        found: Found = json.loads(run_as_user(AS_USER, launcher, scratch=directory))
         return found
-    return besiege(directory, sandboxed=sandboxed)
+    return besiege(directory, launcher)
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("identity", IDENTITIES)
-def test_every_attack_is_stopped(identity: str, tmp_path: Path) -> None:
-    found = attacked(identity, tmp_path, sandboxed=True)
+def test_every_attack_is_stopped(identity: str, launcher: str, tmp_path: Path) -> None:
+    found = attacked(identity, tmp_path, launcher)
     assert len(found) >= 100
     assert {name: how for name, how in found.items() if how is not None} == {}
 
 
 def test_the_attacks_work_where_there_is_no_sandbox(tmp_path: Path) -> None:
-    found = attacked("ordinary user", tmp_path, sandboxed=False)
+    found = attacked("ordinary user", tmp_path, "none")
     working = {name for name, how in found.items() if how is not None}
     assert {
         "read the server's key file",
@@ -71,7 +73,7 @@ def documented() -> Mapping[str, str]:
 
 
 def test_the_table_of_attacks_is_the_list_of_attacks(tmp_path: Path) -> None:
-    found = attacked("ordinary user", tmp_path, sandboxed=True)
+    found = attacked("ordinary user", tmp_path, LAUNCHERS[0])
     table = documented()
     assert set(found) - IF_THE_KERNEL_HAS_IT == set(table) - IF_THE_KERNEL_HAS_IT
     assert {name for name, outcome in table.items() if outcome != ".."} == set()
