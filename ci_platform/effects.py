@@ -68,12 +68,20 @@ class CloseApproval:
 
 
 @dataclass(frozen=True, slots=True)
+class DelayApprovals:
+    """Move the ends of the run's open gates: the time that it was paused does not count."""
+
+    by_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseChildren:
     """Look at the run's children: a step that waited for one has ended before it."""
 
 
 Effect: TypeAlias = (
     ReleaseChildren
+    | DelayApprovals
     | OpenOperation
     | CloseOperation
     | StopOperations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ci_platform.effects import CloseApproval, RecordDecision, StopOperations
+from ci_platform.effects import CloseApproval, DelayApprovals, RecordDecision, StopOperations
 from ci_platform.engine.check import check_event_type
 from ci_platform.engine.decision import Decision, Pen
 from ci_platform.engine.endings import check_value, end_run
@@ -184,6 +184,8 @@ def resume(view: RunView, actor: str, now_ms: int) -> Decision:
     shifted_ms = 0 if paused_ms is None else max(0, now_ms - paused_ms)
     pen = Pen(view, now_ms)
     pen.write(EntryKind.RUN_RESUMED, {"actor": actor, "shifted_ms": shifted_ms})
+    if shifted_ms and any(step.key.kind is StepKind.APPROVAL for step in view.open.values()):
+        pen.cause(DelayApprovals(shifted_ms))
     queue_held(pen)
     return pen.decision()
 

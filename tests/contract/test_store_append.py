@@ -7,7 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from ci_platform.effects import CloseApproval, CloseOperation, RecordDecision, StopOperations
+from ci_platform.effects import (
+    CloseApproval,
+    CloseOperation,
+    DelayApprovals,
+    RecordDecision,
+    StopOperations,
+)
 from ci_platform.errors import (
     Conflict,
     InternalError,
@@ -351,6 +357,16 @@ def test_a_gate_opens_is_answered_and_closes(store: Store, clock: FakeClock) -> 
     assert store.approvals.decision(run.id, GATE, "usr_bob") == decision
     assert store.approvals.decision(run.id, GATE, "usr_eve") is None
     assert store.approvals.open() == []
+
+
+def test_the_ends_of_open_gates_move_and_those_of_closed_ones_do_not(store: Store) -> None:
+    closed, endless = StepKey(GATE.kind, "closed"), StepKey(GATE.kind, "endless")
+    run = started(store)
+    opened = [gate(expires_ms=99), gate(closed, expires_ms=99), gate(endless)]
+    run = append(store, run, effects=[*opened, CloseApproval(closed, "approved")]).run
+    run = append(store, run, effects=[DelayApprovals(2**40)]).run
+    ends = {one.key: one.expires_ms for one in store.approvals.of_run(run.id)}
+    assert ends == {GATE: 99 + 2**40, closed: 99, endless: None}
 
 
 def test_a_second_answer_of_the_same_person_is_refused(store: Store) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ci_platform.effects import CloseApproval, RecordDecision, StopOperations
+from ci_platform.effects import CloseApproval, DelayApprovals, RecordDecision, StopOperations
 from ci_platform.engine import Answer, cancel, decided, event_sent, pause, resume, settle
 from ci_platform.engine.limits import EVENTS_PENDING_MAX
 from ci_platform.errors import (
@@ -220,6 +220,16 @@ def test_nothing_expires_while_a_run_is_paused() -> None:
     answer(journal, "ada")
     assert journal.view.steps[SHIP].state is StepState.PASSED
     assert shown(journal) is RunState.PAUSED
+
+
+def test_the_end_that_people_see_of_a_gate_moves_with_the_pause() -> None:
+    journal = gate(timeout_ms=10_000)
+    journal.decide(lambda view, now: pause(view, "ada", now))
+    journal.now_ms += 60_000
+    decision = journal.decide(lambda view, now: resume(view, "ada", now))
+    assert [one for one in decision.effects if isinstance(one, DelayApprovals)] == [
+        DelayApprovals(60_000)
+    ]
 
 
 def test_events_are_kept_and_matched_while_a_run_is_paused() -> None:
