@@ -194,10 +194,10 @@ class _Wire:
     def log(self, step: str, stream: str, text: str) -> None:
         self._host.log(step, stream, text)
 
-    def mode(self, body: bool, now_ms: int) -> None:
+    def outside(self, now_ms: int) -> None:
         """The clock of this interpreter is not switched."""
 
-    def allow(self, body: str, ms: int) -> None:
+    def inside(self, body: str, ms: int) -> None:
         """Nothing can stop code of this interpreter."""
 
     def sleep(self, ms: int) -> None:

@@ -27,6 +27,7 @@ from pipelines.wire import VALUE_BYTES_MAX, VERSION, Json
 
 RUN_LOG = "$run"
 PENDING_MAX = 8_192  # characters of a print kept back until there is more
+BODY_MS_MAX = 366 * 86_400_000  # beyond any timeout
 KEPT_MAX = 4  # loaded sources that wait for their next activation
 RESERVE_BYTES = 512 * 1024  # given back when memory runs out, so that the error can be told
 
@@ -38,9 +39,9 @@ class GuestHost(Protocol):
 
     def log(self, step: str, stream: str, text: str) -> None: ...
 
-    def mode(self, body: bool, now_ms: int) -> None: ...
+    def outside(self, now_ms: int) -> None: ...
 
-    def allow(self, body: str, ms: int) -> None: ...
+    def inside(self, body: str, ms: int) -> None: ...
 
     def sleep(self, ms: int) -> None: ...
 
@@ -48,19 +49,27 @@ class GuestHost(Protocol):
 
 
 class GuestClock:
-    """Switches the interpreter's senses, and the host's wall clock with them."""
+    """Switches the interpreter's senses, and the host's wall clock with them. Made for each
+    activation. Leaving the sandbox for the host costs as much as a hundred lines in it, so nothing
+    is told twice."""
 
     def __init__(self, senses: Senses, host: GuestHost) -> None:
         self._senses = senses
         self._host = host
+        self._told_ms: int | None = None  # the time outside bodies that the host knows
 
-    def enter(self, body: bool, now_ms: int) -> None:
-        self._senses.body = body
+    def outside(self, now_ms: int) -> None:
+        self._senses.body = False
         self._senses.now_ms = now_ms
-        self._host.mode(body, now_ms)
+        if now_ms != self._told_ms:
+            self._told_ms = now_ms
+            self._host.outside(now_ms)
 
-    def allow(self, body: str, seconds: float) -> None:
-        self._host.allow(body, math.ceil(seconds * 1000))
+    def inside(self, body: str, seconds: float) -> None:
+        self._senses.body = True
+        self._told_ms = None
+        ms = BODY_MS_MAX if math.isinf(seconds) else math.ceil(seconds * 1000)
+        self._host.inside(body, ms)
 
     def monotonic(self) -> float:
         return real_monotonic()
@@ -148,13 +157,14 @@ class Guest:
             raise RuntimeError(f"the guest speaks version {VERSION}, not {message['v']}")
         entries: Sequence[Mapping[str, Json]] = message.get("entries", ())
         self._senses.seed(message.get("seed", ""))
-        self._enter_first(entries)
+        clock = GuestClock(self._senses, self._host)
+        clock.outside(_first_claim_ms(entries))
         for output in outputs:
             output.quiet = any(each["kind"] == "step_started" for each in entries)
         try:
             sources = self._sources(message)
             if message["op"] == "fetch":
-                return self._fetch(message, sources)
+                return self._fetch(message, sources, clock)
             module = loading.load_module(sources)
             pipelines = loading.declared_in(module)
             if message["op"] == "describe":
@@ -164,13 +174,14 @@ class Guest:
             event = Event.from_json(message["event"])
         except BaseException as error:  # of the author's module: SystemExit and all
             return _raised(error, loading=True)
-        answer = self._run(message, pipeline, event, outputs)
+        replay = self._replay(message, clock, outputs)
+        env = Env(Desk(self._host.ask))
+        answer = replay.run(lambda: main(pipeline, event, Step(replay), env))
         return {**answer, "reusable": message.get("reuse") is not None and sources.tidy}
 
-    def _fetch(self, message: Mapping[str, Json], sources: Sources) -> Answer:
+    def _fetch(self, message: Mapping[str, Json], sources: Sources, clock: GuestClock) -> Answer:
         """Answer a request to the repository's own endpoint, with a fresh module."""
-        clock = GuestClock(self._senses, self._host)
-        clock.enter(True, 0)
+        clock.inside("fetch", math.inf)  # the request has a limit of its own
         module = loading.load_module(sources)
         try:
             env = Env(Desk(self._host.ask, in_fetch=True))
@@ -178,16 +189,6 @@ class Guest:
         except BaseException as error:  # of the author's function: SystemExit and all
             answer = _raised(error, loading=False)
         return {**answer, "reusable": message.get("reuse") is not None and sources.tidy}
-
-    def _enter_first(self, entries: Sequence[Mapping[str, Json]]) -> None:
-        """While the module loads, it is the time of the run's first claim."""
-        now_ms = 0
-        for entry in entries:
-            now_ms = entry["at_ms"]
-            if entry["kind"] == "run_claimed":
-                break
-        self._senses.now_ms = now_ms
-        self._host.mode(False, now_ms)
 
     def _sources(self, message: Mapping[str, Json]) -> Sources:
         digest = message.get("reuse")
@@ -200,20 +201,16 @@ class Guest:
             self._kept[digest] = sources
         return sources
 
-    def _run(
-        self,
-        message: Mapping[str, Json],
-        pipeline: type[Pipeline],
-        event: Event,
-        outputs: Sequence[Output],
-    ) -> Answer:
+    def _replay(
+        self, message: Mapping[str, Json], clock: GuestClock, outputs: Sequence[Output]
+    ) -> Replay:
         def flush() -> None:
             for output in outputs:
                 output.flush()
 
         replay = Replay(
             host=self._host,
-            clock=GuestClock(self._senses, self._host),
+            clock=clock,
             entries=message["entries"],
             strict=message["strict"],
             always_hibernate=message.get("always_hibernate", False),
@@ -223,8 +220,17 @@ class Guest:
         self._past.append(replay)
         for output in outputs:
             output.replay = replay
+        return replay
 
-        return replay.run(lambda: main(pipeline, event, Step(replay), Env(Desk(self._host.ask))))
+
+def _first_claim_ms(entries: Sequence[Mapping[str, Json]]) -> int:
+    """The time while the module loads: that of the run's first claim."""
+    now_ms = 0
+    for entry in entries:
+        now_ms = entry["at_ms"]
+        if entry["kind"] == "run_claimed":
+            break
+    return now_ms
 
 
 async def main(pipeline: type[Pipeline], event: Event, step: Step, env: Env) -> Json:

@@ -51,9 +51,9 @@ class Host(Protocol):
 class Clock(Protocol):
     """Switches what the code senses of time and chance, and knows the real clock."""
 
-    def enter(self, body: bool, now_ms: int) -> None: ...
+    def outside(self, now_ms: int) -> None: ...
 
-    def allow(self, body: str, seconds: float) -> None: ...
+    def inside(self, body: str, seconds: float) -> None: ...
 
     def monotonic(self) -> float: ...
 
@@ -147,8 +147,7 @@ class Replay:
         self._now_ms = 0
         self._seq = 0
         self._asked_host = False
-        self._sensed: tuple[bool, int] | None = None
-        self._allowed: tuple[Body, float] | None = None
+        self._sensed: tuple[Body | None, float] | None = None  # whose senses, and until or since
         self._counts: dict[tuple[str, str], int] = {}
         self._requests: dict[Key, tuple[Request, StepFuture]] = {}
         self._waiting = 0  # requests without an end that somebody waits for
@@ -233,16 +232,15 @@ class Replay:
         self._fatal = errors.describe(error)
 
     def enter(self, body: Body | None) -> None:
-        sensed = (True, 0) if body is not None else (False, self._now_ms)
-        if sensed != self._sensed:
-            self._sensed = sensed
-            self._clock.enter(*sensed)
+        sensed = (body, self._now_ms if body is None else body.until)
+        if sensed == self._sensed:
+            return
+        self._sensed = sensed
         if body is None:
-            self._allowed = None
-        elif (body, body.until) != self._allowed:
-            self._allowed = (body, body.until)
+            self._clock.outside(self._now_ms)
+        else:
             what = ASKING * body.asking + label(body.key)
-            self._clock.allow(what, max(0.0, body.until - self._clock.monotonic()))
+            self._clock.inside(what, max(0.0, body.until - self._clock.monotonic()))
 
     def now_s(self) -> float:
         return self._now_ms / 1000

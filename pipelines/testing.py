@@ -335,10 +335,10 @@ class _World:
 
     # --- the clock ---
 
-    def enter(self, body: bool, now_ms: int) -> None:
+    def outside(self, now_ms: int) -> None:
         """Time and randomness of tests are not patched."""
 
-    def allow(self, body: str, seconds: float) -> None:
+    def inside(self, body: str, seconds: float) -> None:
         """A test's own timeout stops a body that never lets go."""
 
     def monotonic(self) -> float:

@@ -53,9 +53,13 @@ class Channel:
     def send(self, frame: Frame, payload: bytes, *, seconds: float | None = None) -> None:
         """Raises ChannelClosed, or Silence when the other side does not read in time."""
         self._time_out_after(seconds)
+        head = _HEADER.pack(frame.value, len(payload))
         try:
-            self._socket.sendall(_HEADER.pack(frame.value, len(payload)))
-            self._socket.sendall(payload)
+            if len(payload) <= _CHUNK:  # in one piece: two would wake the other side twice
+                self._socket.sendall(head + payload)
+            else:
+                self._socket.sendall(head)
+                self._socket.sendall(payload)
         except TimeoutError as error:
             raise Silence from error
         except OSError as error:

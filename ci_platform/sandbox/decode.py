@@ -279,6 +279,8 @@ def config(kind: StepKind, found: Json) -> Mapping[str, Json]:
         checks = _CONFIGS[kind]
     if kind is StepKind.SH and "services" in found:
         checks = {**checks, "services": _SERVICES}
+    if kind is StepKind.SH and "on_lost" in found:
+        checks = {**checks, "on_lost": lambda given: given in ("retry", "fail")}
     _fields(found, set(checks))
     for name, check in checks.items():
         if not check(found[name]):

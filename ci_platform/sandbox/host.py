@@ -87,8 +87,8 @@ class Machine:
             with root.add_instance(HOST) as host:
                 host.add_func("next", lambda _, commands: self._next(commands))
                 host.add_func("log", lambda _, *said: self._log(*said))
-                host.add_func("mode", lambda _, body, now_ms: self._mode(body, now_ms))
-                host.add_func("allow", lambda _, body, ms: self._allow(body, ms))
+                host.add_func("outside", lambda _, now_ms: self._outside(now_ms))
+                host.add_func("inside", lambda _, body, ms: self._inside(body, ms))
                 host.add_func("sleep", lambda _, ms: self._sleep(ms))
                 host.add_func("ask", lambda _, request: self._ask(request))
             with root.add_instance(WALL_CLOCK) as clock:
@@ -115,7 +115,7 @@ class Machine:
     def activate(self, instance: Instance, message: str, calls: Calls) -> str:
         """Run one activation in an instance. Raises Trap; the instance is useless then."""
         self.calls = calls
-        self._mode(False, 0)
+        self._outside(0)
         self._overran = False
         instance.store.set_epoch_deadline(1)
         self._cpu_until = time.clock_gettime(self._cpu_clock) + self._cpu_seconds
@@ -155,12 +155,14 @@ class Machine:
         if self.calls is not None:
             self.calls.log(step, stream, text)
 
-    def _mode(self, body: bool, now_ms: int) -> None:
-        self._body, self._now_ms = body, now_ms
-        if not body:
-            self._body_until = float("inf")
+    def _outside(self, now_ms: int) -> None:
+        """No step's body runs from here on: time is the journal's."""
+        self._body, self._now_ms = False, now_ms
+        self._body_until = float("inf")
 
-    def _allow(self, body: str, ms: int) -> None:
+    def _inside(self, body: str, ms: int) -> None:
+        """A step's body runs, which has so much of real time left."""
+        self._body = True
         self._body_name = body[:BODY_NAME_MAX]
         seconds = min(ms, BODY_MS_MAX) / 1000 + BODY_GRACE_SECONDS
         self._body_until = time.monotonic() + seconds

@@ -1,8 +1,8 @@
 """Leases of runs: claim, renew, expire.
 
-A claim looks for candidates without any lock, then locks those rows in a short transaction, drops
-the ones somebody else got in between, and writes the rest. So callers never wait for each other's
-choice, and no run goes to two of them.
+A claim looks for candidates without any lock, then locks those rows, drops the ones somebody else
+got in between, and writes the rest, all in one short transaction. So callers never wait for each
+other's choice, and no run goes to two of them.
 """
 
 from __future__ import annotations
@@ -71,16 +71,21 @@ class Leases:
     def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Claim]:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
-            now_ms = self._clock.now_ms()
-            ns = self._database.read(partial(self._look, now_ms=now_ms, limit=limit * SPARES))
-            if not ns:
+            lease = _Lease(worker, lease_ms, self._clock.now_ms(), self._limits)
+            claimed = self._database.write(partial(self._claim, limit=limit, lease=lease))
+            if claimed is None:
                 return []
-            lease = _Lease(worker, lease_ms, now_ms, self._limits)
-            claimed = self._database.write(partial(_claim, ns=ns, limit=limit, lease=lease))
             if claimed:
                 self._served = claimed[-1][1].repository_id
                 return self._database.read(partial(self._with_journals, claimed=claimed))
         return []
+
+    def _claim(
+        self, connection: Connection, *, limit: int, lease: _Lease
+    ) -> list[tuple[int, Run]] | None:
+        """None: nothing is due."""
+        ns = self._look(connection, now_ms=lease.now_ms, limit=limit * SPARES)
+        return _claim(connection, ns=ns, limit=limit, lease=lease) if ns else None
 
     def _look(self, connection: Connection, *, now_ms: int, limit: int) -> list[int]:
         """Candidates, best first. Where there is a limit, those that execute already go first."""

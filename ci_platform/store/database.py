@@ -7,6 +7,7 @@ every module of the store; the git store shares `Database.engine`.
 from __future__ import annotations
 
 import select as select_module
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -41,6 +42,7 @@ CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60  # a statement of PostgreSQL that takes longer is ended
 TRIES_MAX = 4  # after a deadlock, or a connection that broke before the commit
 WAL_BYTES_KEPT = 4 << 20  # what the write-ahead file shrinks to after a burst
+OWN = "sluice_own"  # marks connections that read outside transactions, and write at once in them
 _DISK_FULL = "53100"  # of PostgreSQL
 _RETRIED_STATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
@@ -58,10 +60,11 @@ class Database:
         self.url = _checked(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(self.url) if self.sqlite else _postgres_engine(self.url)
-        mode = {"sluice_mode": "read"} if self.sqlite else {"isolation_level": "AUTOCOMMIT"}
+        mode = {OWN: True} if self.sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reader = self.engine.execution_options(**mode)
-        self._writer = self.engine.execution_options(sluice_mode="write")
         self._turn = Turn(_beside(self.url, ".turn")) if self.sqlite else None
+        self._kept: deque[Connection] = deque()  # to the SQLite file, in nobody's hands
+        self._closed = False
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work`, which only reads; each statement sees what is committed when it starts. It
@@ -79,8 +82,31 @@ class Database:
             return self._read_once(work)
 
     def _read_once(self, work: Callable[[Connection], T]) -> T:
-        with self._reader.connect() as connection:
-            return work(connection)
+        if not self.sqlite:
+            with self._reader.connect() as connection:
+                return work(connection)
+        with self._borrowed() as connection:
+            result = work(connection)
+            connection.rollback()  # of nothing, but SQLAlchemy has begun something
+            return result
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Connection]:
+        """A connection to the SQLite file, of those that are kept. Getting one from the pool and
+        giving it back costs as much as a few statements."""
+        try:
+            connection = self._kept.pop()
+        except IndexError:
+            connection = self._reader.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._kept) < CONNECTIONS_KEPT and not self._closed:
+            self._kept.append(connection)
+        else:
+            connection.close()
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction and commit it. It may be run again after a deadlock.
@@ -98,22 +124,11 @@ class Database:
             return self._write_once(work)
 
     def _write_once(self, work: Callable[[Connection], T]) -> T:
-        if self._turn is None:
-            return self._transaction(work)
-        with self._turn.taken():
-            return self._transaction(work)
-
-    def _transaction(self, work: Callable[[Connection], T]) -> T:
-        with self._writer.connect() as connection:
-            connection.begin()
-            result = work(connection)
-            try:
-                connection.commit()
-            except DBAPIError as error:
-                raise _unavailable(
-                    error, "the database failed while committing; the change may be there or not"
-                ) from error
-            return result
+        if self._turn is not None:
+            with self._turn.taken(), self._borrowed() as connection:
+                return _committed(connection, work)
+        with self.engine.connect() as connection:
+            return _committed(connection, work)
 
     def first_turn(self) -> AbstractContextManager[None]:
         """The first connection may find a new file and make it a WAL one, which must not be done
@@ -121,9 +136,27 @@ class Database:
         return nullcontext() if self._turn is None else self._turn.taken()
 
     def close(self) -> None:
-        self.engine.dispose()
+        self._closed = True
         if self._turn is not None:
             self._turn.close()
+        while self._kept:
+            self._kept.pop().close()
+        self.engine.dispose()
+
+
+def _committed(connection: Connection, work: Callable[[Connection], T]) -> T:
+    """Run `work` in a transaction. Whoever has the connection drops it after an error."""
+    transaction = connection.begin()
+    if OWN in connection.get_execution_options():
+        direct.execute(connection, "BEGIN IMMEDIATE")
+    result = work(connection)
+    try:
+        transaction.commit()
+    except DBAPIError as error:
+        raise _unavailable(
+            error, "the database failed while committing; the change may be there or not"
+        ) from error
+    return result
 
 
 def sqlite_url(file: Path) -> str:
@@ -163,6 +196,7 @@ def _sqlite_engine(url: URL) -> Engine:
         pool_size=CONNECTIONS_KEPT,
         max_overflow=SQLITE_CONNECTIONS_MAX - CONNECTIONS_KEPT,
         pool_timeout=POOL_SECONDS,
+        pool_reset_on_return=None,  # a transaction is ended by whoever began it
     )
 
     @event.listens_for(engine, "connect")
@@ -178,10 +212,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        mode = connection.get_execution_options().get("sluice_mode")
-        if mode == "write":
-            direct.execute(connection, "BEGIN IMMEDIATE")
-        elif mode is None:
+        if OWN not in connection.get_execution_options():
             connection.exec_driver_sql("BEGIN")
 
     return engine

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
 from ci_platform.errors import InvalidRequest, StoreUnavailable
 from ci_platform.model import LogLine, RepositoryId, RunId, RunState
 from ci_platform.ports import RunFilter
-from ci_platform.store import SqlStore, database, open_store
+from ci_platform.store import SqlStore, database, direct, open_store
 from ci_platform.store.tables import SCHEMA_VERSION
 from tests.contract.conftest import KEY, OpenStore
 from tests.contract.store_values import (
@@ -176,12 +176,11 @@ def test_a_full_disk_is_an_error_and_writes_nothing_until_there_is_room(
 ) -> None:
     store = open_sqlite()
     run = started(store)
-    store.engine.dispose()
     room = {"pages": 60}
 
-    @event.listens_for(store.engine, "checkout")
-    def shrink(connection: object, *_: object) -> None:
-        connection.execute(f"PRAGMA max_page_count = {room['pages']}")  # type: ignore[attr-defined]
+    @event.listens_for(store.engine, "begin")
+    def shrink(connection: Connection) -> None:
+        direct.execute(connection, f"PRAGMA max_page_count = {room['pages']}")
 
     big = note({"text": random.Random(5).randbytes(250_000).hex()})
     with pytest.raises(StoreUnavailable, match="full"):

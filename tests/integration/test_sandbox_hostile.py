@@ -251,8 +251,8 @@ def test_going_on_after_a_suspension_is_not_listened_to(sandbox: WasmSandbox) ->
 @pytest.mark.parametrize(
     "body",
     [
-        "host.mode(True, 2**64 - 1)\nhost.mode(False, 2**64 - 1)",
-        "import datetime\nhost.mode(False, 2**64 - 1)\ntry: datetime.datetime.now()\n"
+        "host.inside('x', 2**64 - 1)\nhost.outside(2**64 - 1)",
+        "import datetime\nhost.outside(2**64 - 1)\ntry: datetime.datetime.now()\n"
         "except Exception: pass",
         "host.log('a' * 10**6, 'b' * 10**6, '')",
         "for _ in range(100_000): host.log('', '', '')",

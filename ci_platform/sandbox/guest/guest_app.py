@@ -106,10 +106,10 @@ class _NoHost:
     def log(self, step: str, stream: str, text: str) -> None:
         """Nobody reads it."""
 
-    def mode(self, body: bool, now_ms: int) -> None:
+    def outside(self, now_ms: int) -> None:
         """The clock of the build is as good as any."""
 
-    def allow(self, body: str, ms: int) -> None:
+    def inside(self, body: str, ms: int) -> None:
         """Nothing here runs for long."""
 
     def sleep(self, ms: int) -> None:

@@ -136,10 +136,11 @@ class World:
     def log(self, step: str, stream: str, text: str) -> None:
         self.printed.append((step, stream, text))
 
-    def enter(self, body: bool, now_ms: int) -> None:
-        self.senses.append((body, now_ms))
+    def outside(self, now_ms: int) -> None:
+        self.senses.append((False, now_ms))
 
-    def allow(self, body: str, seconds: float) -> None:
+    def inside(self, body: str, seconds: float) -> None:
+        self.senses.append((True, 0))
         self.allowed.append((body, round(seconds, 3)))
 
     def monotonic(self) -> float:

@@ -32,11 +32,11 @@ class Host:
     def log(self, step: str, stream: str, text: str) -> None:
         self.logs.append((step, stream, text))
 
-    def mode(self, body: bool, now_ms: int) -> None:
-        self.modes.append((body, now_ms))
+    def outside(self, now_ms: int) -> None:
+        self.modes.append((False, now_ms))
 
-    def allow(self, body: str, ms: int) -> None:
-        """Nothing here runs for long."""
+    def inside(self, body: str, ms: int) -> None:
+        self.modes.append((True, 0))
 
     def sleep(self, ms: int) -> None:
         raise AssertionError("nobody sleeps here")
