@@ -7,9 +7,10 @@
     assert run.state == "passed" and run.steps["sh:deploy"].state == "passed"
 
 The journal, the replay and the author's code are the real ones; commands, people and the clock are
-not. Bodies of `do` steps run for real unless mocked, commands pass unless mocked otherwise, and
-sleeps take no time. `hibernate="always"` replays the code from the journal at every await, which
-finds code that does not replay. Unlike in the sandbox, datetime.now() tells the real time here.
+not. Bodies of `do` steps run for real unless mocked, commands and runs that it starts pass unless
+mocked otherwise, services start nothing, and sleeps take no time. `hibernate="always"` replays the
+code from the journal at every await, which finds code that does not replay. Unlike in the sandbox,
+datetime.now() tells the real time here.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ from pipelines.jsontext import encode
 from pipelines.replay import Answer, Replay, label
 from pipelines.step import Step
 from pipelines.testing_env import TestedEnv
+from pipelines.testing_fetch import call_fetch
 from pipelines.values import Event
 from pipelines.wire import VALUE_BYTES_MAX, Json
+
+__all__ = ["PipelineTest", "TestedEnv", "TestedRun", "TestedStep", "call_fetch"]
 
 _PAST: list[Replay] = []  # never dropped: see Replay
 TURNS_MAX = 100_000  # activations of one run() call: more is a run that never ends
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
+_ENDED = {"failed": "failed", "errored": "errored", "cancelled": "been cancelled"}
 
 
 @dataclass(slots=True)
@@ -120,6 +125,7 @@ class PipelineTest:
         self._env = TestedEnv(files, changed)
         self.kv = self._env.kv  # what self.env.storage holds
         self.sql = self._env.sql
+        self.runs = self._env.runs  # the other runs of its repository, self.env.runs
 
     # --- what happens ---
 
@@ -148,6 +154,25 @@ class PipelineTest:
             "duration_ms": took_ms,
         }
         self._world.mocks["sh"].append(_Mock(name, occurrence, value, duration_ms=took_ms))
+
+    def mock_run(
+        self,
+        name: str,
+        output: Json = None,
+        *,
+        state: str = "passed",
+        error: str = "",
+        duration: Duration = 0,
+        occurrence: int | None = None,
+    ) -> None:
+        """The run that a `step.start` of this name starts ends so, after so long; `error` is what
+        ended it, such as "ValueError: wrong". What was asked for is in the `config` of the tested
+        step: pipeline and params."""
+        one_of("state", state, ("passed", "failed", "errored", "cancelled"))
+        value = json.loads(encode(output, "output", bytes_max=VALUE_BYTES_MAX))
+        ended = {"state": state, "output": value, "error": error}
+        took_ms = duration_ms(duration, "duration")
+        self._world.mocks["run"].append(_Mock(name, occurrence, ended, duration_ms=took_ms))
 
     def mock_error(
         self,
@@ -281,7 +306,8 @@ class _World:
         self.entries: list[Entry] = []
         self.known = 0  # entries that the code has been given
         self.idle = False  # it has nothing to go on with
-        self.mocks: dict[str, list[_Mock]] = {"do": [], "sh": []}
+        self.mocks: dict[str, list[_Mock]] = {"do": [], "sh": [], "run": []}
+        self._children = 0
         self.events: list[dict[str, Json]] = []
         self.expired: set[str] = set()
         self.steps: dict[str, TestedStep] = {}
@@ -359,7 +385,9 @@ class _World:
         if kind == "service":  # beside nothing: commands do not run here
             return
         step.state = "waiting"
-        if kind in ("sleep", "timer"):
+        if kind == "run":
+            self._start_run(key, config)
+        elif kind in ("sleep", "timer"):
             until = config.get("until_ms", self.now_ms + config.get("duration_ms", 0))
             self._later(until, key, "passed")
 
@@ -382,6 +410,29 @@ class _World:
             self._end_command(key, mock.value)
         else:
             self._end(key, "passed", {"value": mock.value})
+
+    def _start_run(self, key: Key, config: Mapping[str, Json]) -> None:
+        """A run of another pipeline: it does not execute, its end is what the mock says."""
+        self._children += 1
+        child = {"id": f"run_child_{self._children}", "number": self._children}
+        if not config["wait"]:
+            self._end(key, "passed", {"value": child})
+            return
+        mock = next((each for each in self.mocks["run"] if each.takes(key)), None)
+        ended = {"state": "passed", "output": None} if mock is None else mock.value
+        self.steps[label(key)].value = {**child, **ended}
+        self._later(self.now_ms + (0 if mock is None else mock.duration_ms), key, "run")
+
+    def _end_run(self, key: Key, value: Mapping[str, Json]) -> None:
+        known = {name: value[name] for name in ("id", "number", "state")}
+        if value["state"] == "passed":
+            self._end(key, "passed", {"value": {**known, "output": value["output"]}})
+            return
+        said = _ENDED[value["state"]] + (f": {value['error']}" if value["error"] else "")
+        message = f"run #{value['number']} of {key[1]!r} has {said}"
+        data = {"type": value["error"].partition(":")[0] or value["state"], **known}
+        error = {"type": "StepFailed", "message": message, "data": data}
+        self._end(key, "failed", {"error": error})
 
     def _end_command(self, key: Key, value: Mapping[str, Json]) -> None:
         code = value["exit_code"]
@@ -496,6 +547,8 @@ class _World:
                 self._end(key, "passed", {"value": None})
             elif what == "command":
                 self._end_command(key, step.value)
+            elif what == "run":
+                self._end_run(key, step.value)
             else:
                 step.attempts += 1
                 self.add("attempt_started", {}, key, step.attempts)

@@ -1,7 +1,8 @@
-"""`self.env` of a pipeline under test: files given by the test, storage in memory.
+"""`self.env` of a pipeline under test: files given by the test, storage and runs in memory.
 
-Answers the questions of env.py as a platform would, without its quotas and refusals. `kv` and `sql`
-are open to the test: what it puts there beforehand, the pipeline finds, and the other way round.
+Answers the questions of env.py as a platform would, without its quotas and refusals. `kv`, `sql`
+and `runs` are open to the test: what it puts there beforehand, the pipeline finds, and the other
+way round.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from pipelines.testing_runs import OtherRuns, RefusedByRuns
 from pipelines.wire import Json
 
 
@@ -25,6 +27,7 @@ class TestedEnv:
         self.files = dict(files or {})
         self.changed = sorted(self.files if changed is None else changed)
         self.kv: dict[str, Json] = {}
+        self.runs = OtherRuns()
         self.sql = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
 
     def ask(self, request: str) -> str:
@@ -34,11 +37,15 @@ class TestedEnv:
             value = self._answer(f"{asked['capability']}.{asked['method']}", arguments)
         except FileNotFoundError as error:
             return json.dumps({"error": {"type": "FileNotFoundError", "message": str(error)}})
+        except RefusedByRuns as error:
+            return json.dumps({"error": {"type": error.type, "message": str(error)}})
         except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
             return json.dumps({"error": {"type": "SqlError", "message": str(error)}})
         return json.dumps({"value": value})
 
     def _answer(self, question: str, arguments: Mapping[str, Json]) -> Json:
+        if question.startswith("runs."):
+            return self.runs.answer(question.removeprefix("runs."), arguments)
         match question:
             case "files.read_text":
                 if arguments["path"] not in self.files:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from pipelines import (
     Approval,
+    CapabilityError,
     CommandFailed,
     Event,
     NonRetryable,
     Pipeline,
     Rejected,
+    Response,
     Retry,
     Step,
+    StepFailed,
     WaitTimeout,
 )
-from pipelines.testing import PipelineTest
+from pipelines.env import Env
+from pipelines.fetching import Request
+from pipelines.testing import PipelineTest, TestedEnv, call_fetch
 
 
 @pytest.fixture(params=["auto", "always"])
@@ -245,3 +251,118 @@ def test_it_runs_inside_a_running_event_loop_too() -> None:
         return PipelineTest(Deploy, Event(branch="dev")).run().state
 
     assert asyncio.run(inside()) == "passed"
+
+
+# --- other runs ---
+
+
+class Release(Pipeline):
+    async def run(self, event: Event, step: Step) -> Any:
+        await step.start("announce", "Announce", {"to": "all"}, wait=False)
+        try:
+            child = await step.start("deploy", Deploy, {"target": "staging"})
+        except StepFailed as error:
+            return [str(error), error.type, error.run_id]
+        return [child.state, child.output]
+
+
+def test_a_run_that_is_started_passes_unless_told_otherwise(hibernate: str) -> None:
+    run = PipelineTest(Release, hibernate=hibernate).run()
+    assert (run.state, run.output) == ("passed", ["passed", None])
+    asked = run.steps["run:deploy"].config
+    assert (asked["pipeline"], asked["params"]) == ("Deploy", {"target": "staging"})
+    assert run.steps["run:announce"].value == {"id": "run_child_1", "number": 1}
+
+
+def test_a_started_run_ends_as_its_mock_says_and_when(hibernate: str) -> None:
+    test = PipelineTest(Release, hibernate=hibernate)
+    test.mock_run("deploy", {"url": "x"}, duration="5 minutes")
+    run = test.run()
+    assert (run.output, run.elapsed_ms) == (["passed", {"url": "x"}], 300_000)
+    test = PipelineTest(Release, hibernate=hibernate)
+    test.mock_run("deploy", state="failed", error="ValueError: wrong")
+    said = "run #2 of 'deploy' has failed: ValueError: wrong"
+    assert test.run().output == [said, "ValueError", "run_child_2"]
+    with pytest.raises(ValueError, match="state must be one of passed"):
+        test.mock_run("deploy", state="lost")
+
+
+class Overseer(Pipeline):
+    async def run(self, event: Event, step: Step) -> Any:
+        async def oversee() -> Any:
+            runs = self.env.runs
+            made = await runs.create("Deploy", {"n": 1}, id="deploy-1")
+            batch = await runs.create_batch([{"id": "deploy-1"}, {"pipeline": "CI"}])
+            await made.send_event("go", 42)
+            await (await made.pause()).cancel()
+            try:
+                await (await runs.get("nobody")).pause()
+            except CapabilityError as error:
+                said = error.type
+            again = await made.restart(from_step=("sh", "ship", 2), commit="newest", id="again")
+            waiting = await runs.list(state=["waiting", "queued"], limit=2)
+            report = await runs.delete_batch(["deploy-1", "again", "nobody"])
+            return [
+                [one.id for one in batch],
+                (await again.status())["state"],
+                [one.id for one in waiting],
+                waiting.cursor,
+                [one["status"] for one in report],
+                said,
+            ]
+
+        return await step.do("oversee", oversee, retries=0)
+
+
+def test_code_that_starts_and_changes_other_runs_is_tested_without_any(hibernate: str) -> None:
+    test = PipelineTest(Overseer, hibernate=hibernate)
+    test.runs.add("old", state="waiting", pipeline="Deploy")
+    run = test.run()
+    assert run.error is None
+    assert run.output == [
+        ["run_3"],
+        "queued",
+        ["again", "run_3"],
+        "2",
+        [204, 409, 404],
+        "RunNotFound",
+    ]
+    assert "deploy-1" not in test.runs
+    again = test.runs["again"]
+    assert (again.pipeline, again.commit) == ("Deploy", "newest")
+    step = {"kind": "sh", "name": "ship", "occurrence": 2}
+    assert again.restarted_from == ("deploy-1", step)
+
+
+# --- services and fetch ---
+
+
+class WithDatabase(Pipeline):
+    async def run(self, event: Event, step: Step) -> Any:
+        async with step.service("db", "postgres", ready=5432):
+            return (await step.sh("test", "pytest")).exit_code
+
+
+def test_a_service_starts_nothing_in_a_test(hibernate: str) -> None:
+    run = PipelineTest(WithDatabase, hibernate=hibernate).run()
+    assert (run.state, run.output) == ("passed", 0)
+    assert list(run.steps) == ["service:db", "sh:test"]
+
+
+async def fetch(request: Request, env: Env) -> Any:
+    if request.method == "POST":
+        await env.storage.kv.put("last", request.json())
+        await env.runs.create("Deploy", request.json())
+        return Response(status=201, headers={"X-Of": request.headers["x-by"]})
+    return {"last": await env.storage.kv.get("last"), "q": request.query}
+
+
+def test_a_modules_own_endpoint_is_called_without_a_server() -> None:
+    env = TestedEnv()
+    made = call_fetch(
+        fetch, "/deploys", method="POST", headers={"X-By": "ada"}, body={"n": 7}, env=env
+    )
+    assert (made.status, made.headers["X-Of"]) == (201, "ada")
+    assert [run.params for run in env.runs.values()] == [{"n": 7}]
+    told = call_fetch(fetch, query={"a": "b"}, env=env)
+    assert json.loads(told.body) == {"last": {"n": 7}, "q": {"a": "b"}}
