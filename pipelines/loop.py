@@ -112,6 +112,11 @@ class Timer(Handle):
             self.callback(*self.args)
 
 
+def _own(context: contextvars.Context | None) -> contextvars.Context:
+    """The context to run in. An empty one is false, and yet is the one that was meant."""
+    return contextvars.copy_context() if context is None else context
+
+
 class HostLoop(asyncio.AbstractEventLoop):
     """See the module. Made anew for every activation."""
 
@@ -161,7 +166,7 @@ class HostLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         if not delay > 0:  # NaN too
             delay = 0.0
-        timer = Timer(self.time() + delay, callback, args, context or contextvars.copy_context())
+        timer = Timer(self.time() + delay, callback, args, _own(context))
         if timer.context.get(BODY) is not None:
             self._timers += 1
             heapq.heappush(self._real, (timer.when(), self._timers, timer))
@@ -207,7 +212,7 @@ class HostLoop(asyncio.AbstractEventLoop):
         *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
-        handle = Handle(callback, args, context or contextvars.copy_context())
+        handle = Handle(callback, args, _own(context))
         self._ready.append(handle)
         return handle  # type: ignore[return-value]  # has all that asyncio uses of a Handle
 

@@ -108,6 +108,8 @@ class Service:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is GeneratorExit:  # the code was dropped where it waits, and goes on elsewhere
+            return
         own = label(self._key)
         AROUND.set(tuple(one for one in AROUND.get() if one != own))
         await self._replay.leave(self._key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import FunctionType
@@ -47,6 +48,8 @@ SCRIPT_MAX = 256 * 1024  # characters
 VALUE_MAX = 32 * 1024  # characters of an environment variable
 APPROVERS_MAX = 100
 CACHE_DIRS_MAX = 10
+LABELS_MAX = 16
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=-]{0,63}")
 
 
 class Step:
@@ -172,6 +175,7 @@ class Step:
         timeout: Duration = "1 hour",
         retries: int | Retry = NO_RETRY,
         labels: Sequence[str] = (),
+        on_lost: str = "retry",
         image: str | None = None,
         network: Sequence[str] = (),
         artifacts: Sequence[str] = (),
@@ -184,7 +188,9 @@ class Step:
         """Run a command in the workspace. A non-zero exit raises CommandFailed, unless
         `allow_failure`; changes it made to files stay for the next command. `rollback` undoes it
         when the run fails later: a script, or a function as for `do`. With `cache`, the result of
-        an earlier run is taken instead if nothing that it depends on has changed."""
+        an earlier run is taken instead if nothing that it depends on has changed. It runs on a
+        worker that has all `labels`; if that one is lost, it is run again elsewhere, or, with
+        `on_lost="fail"`, has failed."""
         key = self._replay.count("sh", step_name(name))
         resolved = retry("retries", retries)
         if callable(resolved.delay):
@@ -197,7 +203,7 @@ class Step:
             "shell": one_of("shell", shell, ("sh", "bash")),
             "timeout_ms": duration_ms(timeout, "timeout", least_ms=1_000),
             "retries": resolved.config(),
-            "labels": list(texts("labels", labels)),
+            "labels": _labels(labels),
             "image": None if image is None else text("image", image, most=512),
             "network": list(texts("network", network)),
             "artifacts": [_inside("artifacts", path) for path in texts("artifacts", artifacts)],
@@ -207,6 +213,8 @@ class Step:
             "allow_failure": flag("allow_failure", allow_failure),
             "rollback": rollback is not None,
         }
+        if one_of("on_lost", on_lost, ("retry", "fail")) != "retry":
+            config["on_lost"] = on_lost
         if around := AROUND.get():
             config["services"] = list(around)
         undo = None if rollback is None else _undo(rollback, config)
@@ -411,6 +419,18 @@ def _cache(cache: bool | Cache) -> Json:
     if isinstance(cache, Cache):
         return cache.config()
     return Cache().config() if flag("cache", cache) else None
+
+
+def _labels(given: Sequence[str]) -> list[str]:
+    found = texts("labels", given)
+    if len(found) > LABELS_MAX:
+        raise ValueError(f"labels may have {LABELS_MAX} entries, got {len(found)}")
+    for label in found:
+        if _LABEL.fullmatch(label) is None:
+            raise ValueError(
+                f"labels: {label!r} is not a label: up to 64 letters, digits and . _ : / = -"
+            )
+    return list(found)
 
 
 def _cache_dirs(given: Mapping[str, str] | None) -> dict[str, str]:

@@ -67,7 +67,8 @@ Configs of "start", by kind; durations and instants are whole milliseconds:
                "rollback": bool}
     sh        {"script", "env", "secrets", "cwd", "shell", "timeout_ms", "retries": {...},
                "labels", "image", "network", "artifacts", "reports", "cache", "cache_dirs",
-               "allow_failure", "rollback": bool, "services": ["service:db", ...] (or left out)}
+               "allow_failure", "rollback": bool; may be left out: "services": ["service:db", ...],
+               "on_lost": "retry" | "fail"}
     service   {"script", "env", "secrets", "cwd", "shell", "network", "timeout_ms", "ready":
                {"port" | "http" | "command" | "log": value} | null}
     sleep     {"duration_ms"} or {"until_ms"}

@@ -14,20 +14,20 @@ class Counter(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(str(Counter.seen).encode())
-http.server.HTTPServer(("127.0.0.1", 8080), Counter).serve_forever()
+http.server.HTTPServer(("127.0.0.1", 18474), Counter).serve_forever()
 END
 exec python3 server.py
 """
 ASK = """python3 -c '
 import os, urllib.request
-print("seen=" + urllib.request.urlopen("http://HOST:8080/").read().decode())
+print("seen=" + urllib.request.urlopen("http://HOST:18474/").read().decode())
 ' >> "$CI_OUTPUT"
 """
 
 
 class Scenario(Pipeline):
     async def run(self, event, step):
-        async with step.service("db", SERVER, ready=Ready(port=8080)) as db:
+        async with step.service("db", SERVER, ready=Ready(port=18474)) as db:
             first = await step.sh("first", ASK.replace("HOST", db.host))
             asked = [step.sh(name, ASK.replace("HOST", "db")) for name in ("left", "right")]
             beside = await asyncio.gather(*asked)
