@@ -60,7 +60,7 @@ from ci_platform.runner.artifacts import StoredArtifacts
 from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.scheduling import RunLimits
-from ci_platform.shell import Trees
+from ci_platform.shell import MemoLimits, Trees
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
 from ci_platform.store import SqlStore, open_store, sqlite_url
 from ci_platform.webhooks import Errands, create_webhooks
@@ -180,6 +180,7 @@ def open_platform(
         beside=[git_tables],
         migrate=migrate,
     )
+        memo_limits=MemoLimits(count=config.cache_entries, size=config.cache_bytes),
     clock = store.clock
     git = _git_store(config, store, objects)
     source = GitSource(

@@ -34,6 +34,7 @@ from ci_platform.cli_git import git, repo_git
 from ci_platform.cli_people import token, user
 from ci_platform.cli_runs import runs
 from ci_platform.errors import Forbidden, NotFound, NotSignedIn, RequestError, SluiceError
+from ci_platform.cli_workers import worker
 
 if TYPE_CHECKING:
     from ci_platform import (
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
         guest,
         local,
         migrating,
-        processes,
         serve,
         supervise,
         terminal,
@@ -55,7 +55,6 @@ else:
     guest = lazy("ci_platform.guest")
     local = lazy("ci_platform.local")
     migrating = lazy("ci_platform.migrating")
-    processes = lazy("ci_platform.processes")
     serve = lazy("ci_platform.serve")
     supervise = lazy("ci_platform.supervise")
     terminal = lazy("ci_platform.terminal")
@@ -76,6 +75,7 @@ cli.add_typer(repo, name="repo")
 cli.add_typer(git)
 cli.add_typer(token, name="token")
 cli.add_typer(user, name="user")
+cli.add_typer(worker, name="worker")
 cli.add_typer(settings, name="config", no_args_is_help=True)
 
 DieWith = Annotated[int | None, typer.Option("--die-with", metavar="PID", hidden=True)]
@@ -127,17 +127,6 @@ def run_web(
 ) -> None:
     """Run one web process: git, pages, API and webhooks. For deployments on several machines."""
     serve.serve_web(context.obj.config(host=host, port=port))
-
-
-@cli.command("worker")
-def run_worker(
-    context: typer.Context,
-    name: Annotated[
-        str | None, typer.Option(help="Its name on this machine; no two may share one.")
-    ] = None,
-) -> None:
-    """Run one worker: it executes pipelines and commands. For deployments on several machines."""
-    processes.run_worker(context.obj.config(), name=name)
 
 
 @cli.command("migrate")

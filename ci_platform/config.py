@@ -45,7 +45,10 @@ class Config(BaseSettings):
     poll_seconds: float = 1.0  # the slow net below the bell
     activations_max: int = 8  # runs of one worker in a sandbox, or between two steps of it
     sandboxes_max: int = 4  # sandbox processes of one worker
-    operations_max: int = 4  # commands one worker runs at once
+    operations_max: int = Field(default=4, ge=1, le=256)  # commands one worker runs at once
+    labels: str = ""  # what this machine's workers have, for commands that ask for it: gpu,arm64
+    cache_bytes: int = 10_240 * MIB  # memoised results and cache directories of one repository
+    cache_entries: int = Field(default=1_000, ge=1)  # likewise; what was used longest ago goes
 
     runs_max: int = Field(default=0, ge=0)  # executing at once, of all repositories; 0: any number
     runs_max_per_repository: int = Field(default=0, ge=0)  # likewise of each; 0: any number

@@ -78,12 +78,15 @@ def stuck(steps: Sequence[Step], workers: Sequence[WorkerRecord]) -> list[Stuck]
         if step.key.kind is not StepKind.SH or step.state is not StepState.RUNNING:
             continue
         wanted = sorted(step.config.get("labels") or ())
+        able = [worker for worker in workers if set(wanted) <= set(worker.labels)]
+        what = "label" if len(wanted) == 1 else "labels"
+        named = f" with the {what} {', '.join(wanted)}" if wanted else ""
         if not workers:
             found.append(Stuck(step.key, "no worker is there"))
-        elif not any(set(wanted) <= set(worker.labels) for worker in workers):
-            what = "label" if len(wanted) == 1 else "labels"
-            reason = f"no worker with the {what} {', '.join(wanted)} is there"
-            found.append(Stuck(step.key, reason))
+        elif not able:
+            found.append(Stuck(step.key, f"no worker{named} is there"))
+        elif all(worker.draining and not worker.operations for worker in able):
+            found.append(Stuck(step.key, f"every worker{named} is about to end"))
     return found
 
 

@@ -23,6 +23,7 @@ from ci_platform.app import Platform, create_asgi, open_platform, runner_of, set
 from ci_platform.config import Config
 from ci_platform.engine import Limits
 from ci_platform.errors import SandboxUnavailable
+from ci_platform.labels import own_labels, parse_labels
 from ci_platform.model import WorkerId
 from ci_platform.runner.stored_layers import StoredLayers
 from ci_platform.server_log import log_to_stderr
@@ -105,6 +106,7 @@ def run_worker(config: Config, *, name: str | None) -> None:
     runner = runner_of(platform)
     tools = worker_tools(platform, runner, worker_id(config, name))
     platform.store.runs.release(tools.id)  # of whoever had this place before us and died
+    platform.store.workers.gone(tools.id)  # nor was it us who was asked to drain
     warm(platform)  # may take a build; a stop signal until here ends the process at once
     stop = threading.Event()
     on_stop_signal(stop.set)
@@ -156,6 +158,7 @@ def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
         host=socket.gethostname(),
     )
 
+        labels=(*own_labels(), *parse_labels(config.labels)),
 
 def worker_id(config: Config, name: str | None) -> WorkerId:
     """Who holds a lease: the same for every process that takes this one's place.

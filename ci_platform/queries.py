@@ -183,6 +183,8 @@ class WorkerView:
     operations: int  # commands, likewise
     labels: Sequence[str]
     started_ms: int
+    capacity: int  # commands at once
+    draining: bool  # it takes nothing new, and ends when what it does has ended
     seen_ms: int  # its last heartbeat
 
 
@@ -584,3 +586,5 @@ def _worker_view(record: WorkerRecord, now_ms: int) -> WorkerView:
         started_ms=record.started_ms,
         seen_ms=record.seen_ms,
     )
+        capacity=record.capacity,
+        draining=record.draining,

@@ -130,17 +130,25 @@ def print_system(system: Json) -> None:
         (
             worker["worker"],
             str(worker["runs"]),
-            str(worker["operations"]),
+            f"{worker['operations']} of {worker['capacity']}",
             worker["started_at"],
-            worker["last_seen_at"] if worker["alive"] else f"silent since {worker['last_seen_at']}",
+            ", ".join(worker["labels"]),
+            _seen(worker),
         )
         for worker in system["workers"]
     ]
-    columns = ("WORKER", "RUNS", "COMMANDS", "STARTED", "LAST SEEN")
+    columns = ("WORKER", "RUNS", "COMMANDS", "STARTED", "LABELS", "LAST SEEN")
     print_table(columns, rows, "No worker is there: runs stay queued. Start one: sluice worker")
 
 
 def print_run(run: Json) -> None:
+def _seen(worker: Json) -> str:
+    seen = str(worker["last_seen_at"])
+    if not worker["alive"]:
+        return f"silent since {seen}"
+    return f"draining, {seen}" if worker["draining"] else seen
+
+
     """One run: its state, what it waits for, its steps."""
     out = console()
     head = Text(f"#{run['number']} {run['pipeline']} ", style="bold")

@@ -503,6 +503,8 @@ class Whoami(Answer):
     roles: dict[str, str]
 
     @classmethod
+    capacity: int
+    draining: bool
     def of(cls, actor: Actor) -> Whoami:
         return cls(
             kind=actor.kind,
@@ -515,11 +517,17 @@ class Whoami(Answer):
         )
 
 
+            capacity=view.capacity,
+            draining=view.draining,
 class HookAnswer(Answer):
     id: str
     provider: str
     remote_url: str | None
     created_at: str
+class DrainingAnswer(Answer):
+    worker: str
+
+
     url: str
 
     @classmethod

@@ -69,6 +69,13 @@ def get_system(caller: From) -> answers.SystemAnswer:
     return answers.SystemAnswer.of(caller.desk.queries.system(caller.actor()))
 
 
+@router.post("/system/workers/{name}/drain", tags=["system"], status_code=202)
+def drain_worker(caller: From, name: str) -> answers.DrainingAnswer:
+    """Let a worker take nothing new, end or hand back what it does, and end."""
+    worker = caller.desk.commands.workers.drain(caller.actor(), name)
+    return answers.DrainingAnswer(worker=worker)
+
+
 @router.get("/audit", tags=["system"])
 def get_audit(caller: From) -> answers.AuditList:
     """The last changes that people and tokens made, newest first."""

@@ -19,6 +19,7 @@ from ci_platform.commands.repositories import Repositories
 from ci_platform.commands.runs import NEWEST, Deleted, Runs, StartRun
 from ci_platform.commands.schedules import Schedules
 
+from ci_platform.commands.workers import Workers
 __all__ = [
     "NEWEST",
     "Approvals",
@@ -42,6 +43,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
+    "Workers",
 class Commands:
     runs: Runs
     approvals: Approvals
@@ -59,6 +61,7 @@ class Commands:
         pushes = Pushes(parts)
         return cls(
             runs=Runs(parts),
+    workers: Workers
             approvals=Approvals(parts),
             repositories=Repositories(parts),
             pushes=pushes,
@@ -68,3 +71,4 @@ class Commands:
             playground=Playground(parts),
             family=Family(parts),
         )
+            workers=Workers(parts),

@@ -20,6 +20,7 @@ from ci_platform.engine.limits import (
 )
 from ci_platform.engine.retry import BACKOFFS, DELAY_MS_MAX, RETRIES_MAX
 from ci_platform.errors import LimitExceeded, PipelineError
+from ci_platform.labels import LABEL, LABELS_MAX
 from ci_platform.model import STEP_NAME_MAX, Json, StepKey, StepKind
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -117,6 +118,15 @@ def _texts(what: str, value: Json) -> None:
         _text(f"an item of {what}", item)
 
 
+def _labels(what: str, value: Json) -> None:
+    _texts(what, value)
+    if len(value) > LABELS_MAX:
+        raise LimitExceeded(f"{what} has {len(value)} items; the limit is {LABELS_MAX}")
+    for label in value:
+        if LABEL.fullmatch(label) is None:
+            raise PipelineError(f"{what} has {label[:80]!r}, which is not a label")
+
+
 def _environment(what: str, value: Json) -> None:
     if not isinstance(value, Mapping):
         raise PipelineError(f"{what} must map names to texts")
@@ -192,7 +202,8 @@ _FIELDS: Mapping[StepKind, tuple[Mapping[str, Check], frozenset[str]]] = {
             "shell": _one_of("sh", "bash"),
             "timeout_ms": _TIMEOUT,
             "retries": _retries,
-            "labels": _texts,
+            "labels": _labels,
+            "on_lost": _one_of("retry", "fail"),
             "image": _text_or_none,
             "network": _texts,
             "artifacts": _texts,

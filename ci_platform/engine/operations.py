@@ -179,8 +179,9 @@ def command_lost(
 ) -> Decision | None:
     """A command was cut short by no fault of its own: its worker went away, or could not run it.
 
-    It gets another attempt whatever its config says, since the author did nothing wrong, until
-    LOST_COMMANDS_MAX. None as for `command_started`.
+    It gets another attempt whatever its retries say, since the author did nothing wrong, until
+    LOST_COMMANDS_MAX; unless its config wants a loss to count as its own failure, because what it
+    does must not be done twice. None as for `command_started`.
     """
     step = wanted(view, operation)
     if step is None:
@@ -189,6 +190,10 @@ def command_lost(
     pen.cause(CloseOperation(operation.id, operation.fence))
     if step.retrying:  # lost between its claim and its first entry
         pen.write(EntryKind.ATTEMPT_STARTED, key=step.key, attempt=operation.attempt)
+    if step.config.get("on_lost") == "fail":
+        _fail_lost(pen, step, detail, now_ms)
+        _pause_if_asked(pen)
+        return pen.decision()
     error = {"type": LOST_WORKER, "message": detail}
     data: dict[str, Json] = {"error": error}
     again = step.losses + 1 < LOST_COMMANDS_MAX or step.attempt < attempts_max(step.config)
@@ -200,6 +205,16 @@ def command_lost(
         _queue_again(pen, step, now_ms + delay_ms)
     _pause_if_asked(pen)
     return pen.decision()
+
+
+def _fail_lost(pen: Pen, step: StepView, detail: str, now_ms: int) -> None:
+    """It may have begun, so that only its author's own retries do it again."""
+    message = f"{step.key.label!r}: {detail}"
+    told = {"exit_code": None, "output_tail": "", "ended": "lost_worker"}
+    error = {"type": "CommandFailed", "message": message, "traceback": "", "data": told}
+    again_ms = now_ms + delay_ms(step.config, step.attempt)
+    if fail_attempt(pen, step, error, retry_at_ms=again_ms):
+        _queue_again(pen, step, again_ms)
 
 
 def queue_held(pen: Pen) -> None:

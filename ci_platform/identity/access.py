@@ -39,6 +39,7 @@ class Action(StrEnum):
     CREATE_REPOSITORY = "create repository"
     MANAGE_TOKENS = "manage own tokens"
     MANAGE_PEOPLE = "manage people"
+    MANAGE_WORKERS = "manage workers"
     READ_SYSTEM = "read system"
 
 
@@ -61,6 +62,7 @@ INSTANCE_RULES: dict[Action, tuple[bool, Scope]] = {
     Action.CREATE_REPOSITORY: (True, Scope.WRITE),
     Action.MANAGE_TOKENS: (False, Scope.ADMIN),
     Action.MANAGE_PEOPLE: (True, Scope.ADMIN),
+    Action.MANAGE_WORKERS: (True, Scope.ADMIN),
     Action.READ_SYSTEM: (True, Scope.READ),
 }
 

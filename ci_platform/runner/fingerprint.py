@@ -48,6 +48,8 @@ def fingerprint(spec: CommandSpec, files: Mapping[str, str], runner: Mapping[str
         "runner": dict(runner),
         "files": sorted((path, end) for path, end in files.items() if wanted(path)),
     }
+    if spec.labels:
+        identity["labels"] = sorted(spec.labels)
     if cache.get("services"):
         identity["services"] = cache["services"]
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -30,6 +30,7 @@ from ci_platform.worker.prune import Prune
 from ci_platform.worker.pushes import PendingPushes
 from ci_platform.worker.schedules import Firing
 from ci_platform.worker.settings import Tools
+from ci_platform.worker.seal import LogSeal
 from ci_platform.worker.strays import Strays
 from ci_platform.worker.superseding import Superseding
 from ci_platform.worker.sweep import LayerSweep
@@ -102,7 +103,13 @@ class Worker:
         self.firing = Firing(tools)
         self.families = Families(tools)
         # What may take minutes, and is not urgent; apart, so that leases never wait for it.
-        self.slow = (Prune(tools), Forget(tools), GitUpkeep(tools), LayerSweep(tools))
+        self.slow = (
+            Prune(tools),
+            Forget(tools),
+            LogSeal(tools),
+            GitUpkeep(tools),
+            LayerSweep(tools),
+        )
         self._wake = threading.Event()
         self._backlog = False  # the last claim found as many runs as there were places
         self._claimed_s = 0.0  # when that was

@@ -12,11 +12,21 @@ import pytest
 import zstandard
 from obstore.store import LocalStore, ObjectStore
 
+from ci_platform.effects import CloseOperation
 from ci_platform.errors import StoreUnavailable
 from ci_platform.model import LogLine, RunId
 from ci_platform.store import SqlStore, open_store, sealed_logs
 from tests.contract.conftest import KEY
-from tests.contract.store_values import FakeClock, created
+from tests.contract.store_values import (
+    LEASE_MS,
+    WORKER,
+    FakeClock,
+    append,
+    created,
+    end,
+    operation,
+    started,
+)
 from tests.s3 import S3
 
 STEP = "sh:build"
@@ -147,3 +157,46 @@ def test_another_process_reads_it(database_url: str, clock: FakeClock, tmp_path:
                 write(opened, run_id, written)
                 assert opened.logs.seal(run_id, STEP)
             assert opened.logs.read(run_id, STEP, limit=10_000) == written
+
+
+def test_logs_of_ended_commands_and_runs_are_found_until_they_are_sealed(
+    sealing: SqlStore,
+) -> None:
+    run = started(sealing)
+    append(sealing, run, fence=run.fence, effects=[operation()])
+    other = created(sealing, "two")
+    small = created(sealing, "three")
+    for one in (run, other):
+        write(sealing, one.id, lines(1, 2000))
+        sealing.logs.append(one.id, "$run", lines(1, 2000))
+    write(sealing, small.id, lines(1, 10))
+    assert sealing.logs.unsealed() == []  # all of them go on
+    (held,) = sealing.operations.claim(WORKER, limit=1, lease_ms=LEASE_MS)
+    assert sealing.logs.unsealed() == []
+    run = sealing.runs.get(run.id)
+    append(sealing, run, fence=run.fence, effects=[CloseOperation(held.id, held.fence)])
+    assert sealing.logs.unsealed() == [(run.id, STEP)]
+    end(sealing, other)
+    end(sealing, small)
+    wanted = [(run.id, STEP), (other.id, "$run"), (other.id, STEP)]
+    assert sealing.logs.unsealed() == wanted
+    assert sealing.logs.unsealed(limit=1) == wanted[:1]
+    assert all(sealing.logs.seal(*one) for one in wanted)
+    assert sealing.logs.unsealed() == []
+    sealing.logs.append(run.id, STEP, lines(2001, 4000))
+    assert sealing.logs.unsealed() == [(run.id, STEP)]
+
+
+def test_a_search_finds_lines_wherever_they_are(sealing: SqlStore) -> None:
+    run, written = created(sealing), lines(1, 3000)
+    write(sealing, run.id, written)
+    assert sealing.logs.seal(run.id, STEP)
+    sealing.logs.append(run.id, STEP, [LogLine(3001, 1, "stdout", "An ERROR: Ü")])
+    logs = sealing.logs
+    found = logs.search(run.id, STEP, "error: ü")
+    assert ([line.number for line in found.lines], found.done) == ([3001], True)
+    found = logs.search(run.id, STEP, "9", limit=5)
+    assert [line.number for line in found.lines] == [9, 19, 29, 39, 49]
+    assert (found.after, found.done) == (49, False)
+    found = logs.search(run.id, STEP, "9", after=49, limit=2)
+    assert [line.number for line in found.lines] == [59, 69]

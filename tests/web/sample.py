@@ -88,6 +88,8 @@ SILENT = WorkerView(
     runs=2,
     operations=1,
     labels=(),
+    capacity=4,
+    draining=False,
     started_ms=NOW_MS - 3_600_000,
     seen_ms=NOW_MS - 120_000,
 )

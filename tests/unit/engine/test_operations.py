@@ -291,6 +291,26 @@ def test_a_lost_worker_costs_a_command_an_attempt_but_not_one_of_its_retries() -
     assert journal.view.steps[TEST].state is StepState.PASSED
 
 
+def test_a_lost_command_that_must_not_be_done_twice_has_failed() -> None:
+    journal, operation = begun(on_lost="fail")
+    lose(journal, operation)
+    step = journal.view.steps[TEST]
+    assert step.state is StepState.FAILED
+    error = step.error or {}
+    assert (error["type"], error["message"]) == ("CommandFailed", "'test': gone")
+    assert error["data"]["ended"] == "lost_worker"
+
+
+def test_its_author_s_own_retries_do_such_a_command_again() -> None:
+    journal, operation = begun(on_lost="fail", retries=RETRY)
+    lose(journal, operation)
+    again = opened(journal)
+    assert (again.attempt, again.ready_ms) == (2, journal.now_ms + 5_000)
+    assert start(journal, again)
+    lose(journal, again)
+    assert journal.view.steps[TEST].state is StepState.FAILED
+
+
 def test_a_command_that_loses_every_worker_fails_in_the_end() -> None:
     journal, operation = begun()
     for _ in range(LOST_COMMANDS_MAX):

@@ -30,6 +30,7 @@ def same(spec: CommandSpec) -> bool:
         {"cwd": "src"},
         {"secrets": ("KEY",)},
         {"network": ("pypi.org",)},
+        {"labels": ("gpu",)},
         {"artifacts": ("dist/*",)},
         {"cache": {**CACHE, "key": "2"}},
         {"cache": {**CACHE, "env": {"A": "1"}}},

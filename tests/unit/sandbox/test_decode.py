@@ -147,6 +147,7 @@ def test_every_kind_of_step_has_its_config(kind: str, name: str, config: Any) ->
                 {"retries": {**RETRIES, "delay_ms": None}},
                 {"cache": ["x"]},
                 {"cache_dirs": ["x"]},
+                {"on_lost": "ask"},
             )
         ),
         {"op": "start", "key": ["wait", "x", 1], "config": {"type": "a b", "timeout_ms": 1}},

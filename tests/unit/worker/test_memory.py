@@ -74,9 +74,32 @@ def test_a_failure_is_not_kept() -> None:
     assert made.run(played(made)).output == [2, "l2"]
 
 
-def test_a_result_goes_with_its_run() -> None:
+def test_a_result_that_nobody_took_goes_with_its_run() -> None:
     made = world()
     first = played(made)
+    made.store.runs.delete(first)
+    assert made.run(played(made)).output == [None, "l1"]
+
+
+def test_a_result_that_was_taken_outlives_the_run_that_made_it() -> None:
+    made = world()
+    first = played(made)
+    log = made.log(first, "sh:build")
+    second = played(made, ref=BRANCH)
+    made.store.runs.delete(first)
+    third = played(made)
+    assert made.run(third).output == [1, "l1"]  # of the default branch's, not of the branch's
+    made.store.runs.delete(second)
+    note = "from run #1: nothing that this command depends on has changed"
+    assert made.log(third, "sh:build") == [note, *log]
+    assert made.run(played(made)).output == [1, "l1"]
+    assert len(made.runner.ran) == 1
+
+
+def test_untrusted_code_that_takes_a_result_does_not_keep_it() -> None:
+    made = world()
+    first = played(made)
+    assert made.run(played(made, trusted=False)).output == [1, "l1"]
     made.store.runs.delete(first)
     assert made.run(played(made)).output == [None, "l1"]
 
@@ -87,3 +110,4 @@ def test_of_a_long_log_the_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     played(made)
     said = made.log(played(made), "sh:build")
     assert said[1:4] == ["the first 2 lines are in run #1", "3", "4"]
+    assert made.log(played(made), "sh:build") == said  # and again, from there

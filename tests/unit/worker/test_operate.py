@@ -204,3 +204,80 @@ def test_a_log_s_lines_are_there_before_the_step_has_ended() -> None:
     assert [line.text for line in lines][0] == "no newline at the end"
     assert [line.stream for line in lines] == ["stdout", "note"]
     assert [line.number for line in lines] == [1, 2]
+
+
+def test_a_command_is_left_to_a_worker_that_has_its_labels() -> None:
+    world = World()
+    run_id = world.start(pipeline('return (await step.sh("test", "x", labels=["gpu"])).exit_code'))
+    world.work()
+    assert world.runner.ran == []
+    assert world.store.runs.next_ready_ms(["linux"]) is None
+    able = world.another("w2", labels=("linux", "gpu"))
+    world.work(able)
+    assert (len(world.runner.ran), world.run(run_id).output) == (1, 0)
+
+
+def test_a_known_result_needs_no_labels_and_no_free_place() -> None:
+    code = pipeline('return (await step.sh("t", "x", labels=["gpu"], cache=True)).from_run')
+    world = World()
+    able = world.another("w2", labels=("gpu",))
+    first = world.start(code)
+    world.work(able)
+    world.work(able)
+    assert world.run(first).output is None
+    second = world.start(code)
+    world.work()  # without the label
+    assert (world.run(second).output, len(world.runner.ran)) == (1, 1)
+
+
+def test_a_lost_command_that_must_not_be_done_twice_is_not() -> None:
+    code = CAUGHT.replace("retries={}", 'on_lost="fail"')
+    world = World()
+    run_id = world.start(pipeline(code))
+    world.worker.activations.run_once()
+    assert world.store.operations.claim(WorkerId("dead"), limit=1, lease_ms=1_000)
+    world.clock.advance(2)
+    world.work()
+    assert world.runner.ran == []
+    why = "worker dead was lost during attempt 1"
+    assert world.run(run_id).output == [None, f"'test': {why}"]
+    assert world.log(run_id, "sh:test") == [why]
+
+
+def test_a_command_is_killed_at_once_when_its_worker_has_lost_it() -> None:
+    """What `stop` raises gets through the runner."""
+
+    def lose(spec: CommandSpec) -> None:
+        if len(world.runner.ran) == 1:
+            world.clock.advance(31)
+            world.another("w2").expiry.run_once()
+
+    world = World(runner=DummyRunner(before=lose))
+    run_id = world.start(pipeline('return (await step.sh("test", "pytest")).exit_code'))
+    world.worker.activations.run_once()
+    world.worker.operations.run_once()
+    assert world.log(run_id, "sh:test") == []
+    assert world.kinds(run_id)[-1] == "run_suspended"
+    world.work(world.another("w3"))
+    assert world.log(run_id, "sh:test")[0] == "worker w1 was lost during attempt 1"
+    assert world.run(run_id).output == 0
+
+
+def test_a_command_is_killed_when_its_lease_cannot_have_been_renewed() -> None:
+    def away(operation_id: object) -> object:
+        raise StoreUnavailable
+
+    def cut(spec: CommandSpec) -> None:
+        if len(world.runner.ran) == 1:
+            world.store.operations.get = away  # type: ignore[assignment, method-assign]
+            world.clock.advance(31)
+
+    world = World(runner=DummyRunner(before=cut))
+    get = world.store.operations.get
+    run_id = world.start(pipeline('return (await step.sh("test", "pytest")).exit_code'))
+    world.worker.activations.run_once()
+    world.worker.operations.run_once()
+    assert world.kinds(run_id)[-1] == "run_suspended"
+    world.store.operations.get = get  # type: ignore[method-assign]
+    world.work()
+    assert world.run(run_id).output == 0

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from ci_platform.errors import StoreUnavailable
 from ci_platform.model import Json, RepositoryId, RunId, RunState, WorkerId
 from ci_platform.ports import RunFilter
 from ci_platform.testing import DummyRunner, FakeSource, succeeded
 from ci_platform.worker import Tools, Worker
 from ci_platform.worker.forget import Forget
 from ci_platform.worker.prune import Prune
+from ci_platform.worker.seal import PERIOD_MS, LogSeal
 from ci_platform.worker.sweep import LayerSweep
 from ci_platform.worker.upkeep import GitUpkeep
 from tests.unit.worker.world import REPOSITORY, World, pipeline
@@ -164,3 +166,23 @@ def test_a_worker_does_every_slow_duty_at_its_turn() -> None:
 def left(world: World) -> list[RunId]:
     which = RunFilter(repository_ids=[REPOSITORY])
     return [run.id for run in world.store.runs.list(which).runs]
+
+
+def test_logs_left_as_rows_are_sealed_later_and_one_that_cannot_be_holds_up_no_other() -> None:
+    world = World()
+    sealed: list[str] = []
+
+    def seal(run_id: RunId, step: str) -> bool:
+        if step == "sh:away":
+            raise StoreUnavailable
+        sealed.append(step)
+        return True
+
+    logs = world.store.logs
+    logs.unsealed = lambda *, limit=100: [(RunId("r"), "sh:away"), (RunId("r"), "sh:b")]  # type: ignore[method-assign]
+    logs.seal = seal  # type: ignore[method-assign]
+    duty = LogSeal(tools(world))
+    assert (duty.run_once(), sealed) == (1, ["sh:b"])
+    assert duty.run_once() == 0  # not its turn
+    world.clock.advance(PERIOD_MS / 1000)
+    assert duty.run_once() == 1

@@ -72,7 +72,7 @@ class World:
         self.store = self.make_store(self.clock)
         self.worker = self.another("w1")
 
-    def another(self, name: str) -> Worker:
+    def another(self, name: str, *, labels: tuple[str, ...] = ()) -> Worker:
         tools = Tools(
             id=WorkerId(name),
             store=self.store,
@@ -81,6 +81,7 @@ class World:
             source=self.source,
             clock=self.clock,
             settings=self.settings,
+            labels=labels,
         )
         return Worker(tools)
 
