@@ -26,6 +26,7 @@ from ci_platform.runner.limits import (
 
 _READ_BYTES = 1 << 16
 _TICK_SECONDS = 0.1
+_FIRST_TICK_SECONDS = 0.03
 _KILL_SECONDS_MAX = 30.0  # a killed process that is still there then is stuck in the kernel
 _LINGER_SECONDS = 1.0  # for output of processes that outlived a command without a sandbox
 
@@ -160,13 +161,14 @@ def see_through(
 
 def _loop(watcher: _Watcher) -> None:
     process = watcher.process
-    next_tick, over_since = 0.0, None
+    # Most commands are short: the first look, which costs a millisecond, waits a moment.
+    next_tick, over_since = time.monotonic() + _FIRST_TICK_SECONDS, None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, "stdout")
         selector.register(process.stderr, selectors.EVENT_READ, "stderr")
         selector.register(process, selectors.EVENT_READ, None)
         while selector.get_map():
-            ready = selector.select(_TICK_SECONDS)
+            ready = selector.select(min(_TICK_SECONDS, max(0.0, next_tick - time.monotonic())))
             for key, _ in ready:
                 if key.data is None:
                     over_since = time.monotonic()
