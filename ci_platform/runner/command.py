@@ -168,7 +168,8 @@ def _loop(watcher: _Watcher) -> None:
         selector.register(process.stderr, selectors.EVENT_READ, "stderr")
         selector.register(process, selectors.EVENT_READ, None)
         while selector.get_map():
-            ready = selector.select(min(_TICK_SECONDS, max(0.0, next_tick - time.monotonic())))
+            rest = next_tick - time.monotonic() if over_since is None else _TICK_SECONDS
+            ready = selector.select(max(0.0, rest))
             for key, _ in ready:
                 if key.data is None:
                     over_since = time.monotonic()
