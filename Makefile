@@ -39,7 +39,7 @@ format: $(TEST)  ## let ruff format and mend what it can
 	@$(ENV) ruff format .
 	@$(ENV) ruff check --fix .
 
-bench: $(TEST)  ## measure against the bars of the design (ARGS="--only NAME")
+bench: $(TEST)  ## measure against the bars and beside peers (ARGS="load waiting --json FILE")
 	@$(ENV) python -m bench $(ARGS)
 
 pins: $(RUN)  ## rewrite constraints.txt with the newest versions and their hashes
@@ -74,6 +74,7 @@ $(RUN): constraints.txt pyproject.toml | $(VENV)/bin/python
 	@sed '/^# --- tests only/,$$d' constraints.txt > $(VENV)/run.txt
 	@$(PIP) install --quiet --require-hashes -r $(VENV)/run.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@$(BIN)/python -m compileall -q ci_platform git_store pipelines web
 	@touch $@
 
 $(TEST): $(RUN)

@@ -7,7 +7,7 @@ import shutil
 
 from playwright.sync_api import Page, sync_playwright
 
-from bench.measure import Result, latency
+from bench.measure import Result, latency, missing
 from bench.server import Server, serving
 
 LINES = 60
@@ -40,7 +40,7 @@ new MutationObserver((changes) => {
 def log_latency() -> list[Result]:
     path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
     if path is None:
-        return [Result("log line written to shown in the browser", "no chromium", "", "", False)]
+        return [missing("log line written to shown in the browser", "there is no chromium")]
     with serving() as server, sync_playwright() as playwright:
         server.create_repository("log", PIPELINE)
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
