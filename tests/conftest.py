@@ -7,10 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ci_platform.config import Config
 from tests.postgres import PostgresServer, postgres_server
 from tests.s3 import S3, S3Server
+
+settings.register_profile("long", max_examples=2_000)  # twenty times the default
 
 
 @pytest.fixture(scope="session")
