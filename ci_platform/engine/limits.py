@@ -14,7 +14,7 @@ TEXT_MAX = 1 << 20  # characters of a script or any other text in a config
 ERROR_TEXT_MAX = 64 << 10  # characters kept of an error's message and of its traceback
 ERROR_TYPE_MAX = 256  # characters kept of an error's type
 LOST_LEASES_MAX = 10  # workers lost in a row, with nothing done, until the run is errored
-LOST_COMMANDS_MAX = 3  # workers lost while they executed one command, until it fails
+LOST_COMMANDS_MAX = 5  # workers lost while they executed one command, until it fails
 APPROVALS_REQUIRED_MAX = 100
 
 

@@ -32,6 +32,7 @@ from ci_platform.model import (
 from ci_platform.shell import CommandResult, CommandSpec
 
 LOST_RETRY_MS = 1_000  # pause before a command goes to another worker when this one cannot run it
+LOST_BACKOFF = 5  # times as long before the next one, so that an outage of minutes ends no run
 Collision: TypeAlias = Callable[[str, str], str | None]  # see Runner.collision
 _BRANCH, _TAG = "refs/heads/", "refs/tags/"
 
@@ -180,7 +181,7 @@ def command_lost(
     """A command was cut short by no fault of its own: its worker went away, or could not run it.
 
     It gets another attempt whatever its retries say, since the author did nothing wrong, until
-    LOST_COMMANDS_MAX; unless its config wants a loss to count as its own failure, because what it
+    LOST_COMMANDS_MAX, after `delay_ms`, which grows with each loss; unless its config wants a loss to count as its own failure, because what it
     does must not be done twice. None as for `command_started`.
     """
     step = wanted(view, operation)
@@ -196,13 +197,14 @@ def command_lost(
         return pen.decision()
     error = {"type": LOST_WORKER, "message": detail}
     data: dict[str, Json] = {"error": error}
+    again_ms = now_ms + delay_ms * LOST_BACKOFF**step.losses
     again = step.losses + 1 < LOST_COMMANDS_MAX or step.attempt < attempts_max(step.config)
     if again:
-        data["retry_at_ms"] = now_ms + delay_ms
+        data["retry_at_ms"] = again_ms
     kind = EntryKind.ATTEMPT_FAILED if again else EntryKind.STEP_FAILED
     pen.write(kind, data, key=step.key, attempt=step.attempt)
     if again:
-        _queue_again(pen, step, now_ms + delay_ms)
+        _queue_again(pen, step, again_ms)
     _pause_if_asked(pen)
     return pen.decision()
 

@@ -142,8 +142,10 @@ def test_a_machine_that_cannot_run_commands_passes_them_on_and_gives_up_in_the_e
     runner = DummyRunner({"sh:test": [RunnerUnavailable("no bubblewrap here")]})
     world = World(runner=runner)
     run = world.play('await step.sh("test", "pytest")')
-    for _ in range(LOST_COMMANDS_MAX):
-        world.later(2)
+    for number in range(LOST_COMMANDS_MAX - 1):
+        world.later(5**number - 1)  # each pause is longer than the one before
+        assert len(runner.ran) == number + 1
+        world.later(1)
     found = world.run(run.id)
     assert (found.state, found.reason) == ("errored", "lost_worker")
     assert found.error is not None and "no bubblewrap here" in found.error.message
