@@ -16,7 +16,7 @@ from wasmtime import Engine, Store, WasiConfig, WasmtimeError
 from wasmtime.component import Component, Linker, Record
 
 from ci_platform.model import Json
-from ci_platform.sandbox.machine import engine_config
+from ci_platform.sandbox.machine import pooled_config
 
 HOST = "sluice:pipeline/host@1.0.0"
 WALL_CLOCK = "wasi:clocks/wall-clock@0.2.9"
@@ -64,7 +64,7 @@ class Machine:
     """The compiled guest, and what all its instances share. For one thread."""
 
     def __init__(self, guest: Path, *, memory_bytes: int, cpu_seconds: float) -> None:
-        self._engine = Engine(engine_config())
+        self._engine = Engine(pooled_config(memory_bytes=memory_bytes))
         self._memory_bytes = memory_bytes
         self._cpu_seconds = cpu_seconds
         self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
