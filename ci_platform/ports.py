@@ -62,6 +62,9 @@ class Append:
     Written whole or not at all. Refused without an error (`Appended.applied` False) when the
     journal has moved past `expected_seq`: read what is new, decide again. Refused with LeaseLost
     when `fence` is given and the run is not leased under it, or a CloseOperation's fence moved.
+    Once a run is deleted its id may be given again: with another `identity` (repository and
+    number) the run that was meant is gone, so the answer is LeaseLost with a fence, else
+    RunNotFound.
     Raises Conflict when the run has ended and the caller has seen its end. The end of a run also
     ends what it left open: queued operations, gates; running operations are told to stop.
     `update.ready_ms` is kept only while the run may be claimed: not while leased, paused or ended.
@@ -73,6 +76,7 @@ class Append:
     update: RunUpdate
     fence: int | None = None  # given by the lease's holder; None for people and operations
     effects: Sequence[Effect] = ()
+    identity: tuple[RepositoryId, int] | None = None  # as of the run that was decided about
 
 
 @dataclass(frozen=True, slots=True)

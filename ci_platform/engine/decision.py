@@ -45,6 +45,7 @@ def propose(view: RunView, decision: Decision, now_ms: int, *, fence: int | None
         update=update(view, now_ms),
         fence=fence,
         effects=decision.effects,
+        identity=(view.run.repository_id, view.run.number),
     )
 
 

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from ci_platform.errors import Conflict, InternalError, InvalidRequest, LeaseLost, TooLarge
+from ci_platform.errors import (
+    Conflict,
+    InternalError,
+    InvalidRequest,
+    LeaseLost,
+    RunNotFound,
+    TooLarge,
+)
 from ci_platform.model import Draft, Entry, EntryKind, Json, NewRun, Run, RunState, WorkerId
 from ci_platform.ports import Append
 from ci_platform.scheduling import Hold
@@ -100,6 +107,10 @@ def admits(run: Run, append: Append) -> bool:
 
     Raises LeaseLost, and Conflict for an ended run whose end the caller has already seen.
     """
+    if append.identity not in (None, (run.repository_id, run.number)):
+        if append.fence is not None:
+            raise LeaseLost(f"{run.id}: the run of this lease is gone; another one has its id")
+        raise RunNotFound(f"the run {run.id} is gone; another one has its id")
     if append.fence is not None and (run.worker is None or run.fence != append.fence):
         raise LeaseLost(
             f"{run.id}: the lease {append.fence} has ended; the run is at lease {run.fence}"

@@ -413,3 +413,26 @@ def test_open_gates_are_listed_by_repository_oldest_first(store: Store, clock: F
     assert listed("repo_a", "repo_b") == ["run_0", "run_1", "run_2"]
     assert listed() == []
     assert [one.key for one in store.approvals.of_run(RunId("run_1"))] == [GATE]
+
+
+@pytest.mark.parametrize("fence", [1, None], ids=["its worker", "a person"])
+def test_what_was_decided_about_a_deleted_run_is_not_written_to_another_of_its_id(
+    fence: int | None, store: Store
+) -> None:
+    before = started(store)
+    store.runs.delete(end(store, before).id)
+    after = started(store)
+    assert (after.id, after.fence, after.last_seq) == (before.id, before.fence, before.last_seq)
+    late = Append(
+        run_id=before.id,
+        expected_seq=before.last_seq,
+        drafts=(note(),),
+        update=update(before),
+        fence=fence,
+        identity=(before.repository_id, before.number),
+    )
+    with pytest.raises(RunNotFound if fence is None else LeaseLost, match="another one has its id"):
+        store.runs.append(late)
+    assert store.runs.get(after.id).last_seq == after.last_seq
+    mine = replace(late, fence=after.fence, identity=(after.repository_id, after.number))
+    assert store.runs.append(mine).applied

@@ -435,3 +435,28 @@ def test_a_guest_cannot_open_logs_of_steps_that_are_not_its_own() -> None:
     run_id = world.start()
     world.work()
     assert world.store.logs.steps(run_id) == {"$run": 6, "do:build": 1}
+
+
+def test_a_worker_that_is_behind_writes_nothing_to_another_run_of_the_same_id() -> None:
+    """Its run has ended and is deleted, and a new one has got the id, the same fencing number, and
+    a journal of the same length."""
+
+    def play(activation: Activation, host: ActivationHost) -> Outcome:
+        host.next([start_do("slow")])
+        if len(sandbox.activations) == 1:
+            world.cancel(run_id)
+            world.store.runs.delete(run_id)
+            world.start(run_id=run_id)
+            with contextlib.suppress(Killed):
+                world.work(world.another("w2"))
+            host.next([FinishAttempt(StepKey.parse("do:slow"), 1, "of the first")])
+            raise AssertionError("its run is gone")
+        raise Killed  # here the second one is, and holds its lease
+
+    sandbox = ScriptedSandbox(play)
+    world = World(sandbox=sandbox)
+    world.source.put(COMMIT, "")
+    run_id = world.start()
+    world.work()
+    assert len(sandbox.activations) == 2
+    assert world.kinds(run_id) == ["run_created", "run_claimed", "step_started"]

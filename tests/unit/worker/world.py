@@ -97,10 +97,11 @@ class World:
         ref: str = MAIN,
         trusted: bool = True,
         timeout_ms: int | None = None,
+        run_id: RunId | None = None,
     ) -> RunId:
         if code is not None:
             self.source.put(commit, code)
-        run_id = RunId(new_id("run", self.clock.now_ms()))
+        run_id = run_id or RunId(new_id("run", self.clock.now_ms()))
         dispatch = Dispatch(REPOSITORY, "CI", ref, commit, resume.value)
         new = NewRun(
             id=run_id,
