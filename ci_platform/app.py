@@ -38,7 +38,7 @@ from ci_platform.data_lock import make_directory
 from ci_platform.endpoint import PREFIX as FETCH
 from ci_platform.endpoint import Endpoint
 from ci_platform.errors import InvalidRequest, SluiceError
-from ci_platform.git_door import GitAccess, PushListener
+from ci_platform.git_door import GitAccess, PushListener, record
 from ci_platform.granting import AskHost, WebRequest, WebResponse
 from ci_platform.identity import Identity, Sessions
 from ci_platform.keys import derive, master_secret
@@ -53,6 +53,7 @@ from ci_platform.model import (
     SourceFiles,
 )
 from ci_platform.objects import open_objects
+from ci_platform.outgoing import Outgoing
 from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
@@ -198,6 +199,9 @@ def open_platform(
         forget_storage=databases.remove,
         clock=clock,
         base_url=config.base_url,
+        mirrors=store.mirrors,
+        notices=store.notices,
+        post=Outgoing(config.private_remotes),
         limits=Limits(value_bytes=config.value_bytes, body_bytes=config.body_bytes),
     )
     commands = Commands.over(parts)
@@ -338,6 +342,7 @@ def _git_store(config: Config, store: SqlStore, objects: obstore.store.ObjectSto
             repository_bytes=config.repository_bytes,
         ),
         git=None if found is None else Path(found).resolve(),
+        record=record,
     )
 
 

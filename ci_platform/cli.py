@@ -32,6 +32,7 @@ from ci_platform.cli_door import (
 )
 from ci_platform.cli_git import git, repo_git
 from ci_platform.cli_people import token, user
+from ci_platform.cli_remotes import repo_remotes
 from ci_platform.cli_runs import runs
 from ci_platform.errors import Forbidden, NotFound, NotSignedIn, RequestError, SluiceError
 from ci_platform.cli_workers import worker
@@ -71,6 +72,7 @@ repo = typer.Typer(help="Repositories.", no_args_is_help=True)
 settings = typer.Typer(help="Settings: what is in force, and whether it works.")
 cli.add_typer(runs)
 repo.add_typer(repo_git)
+repo.add_typer(repo_remotes)
 cli.add_typer(repo, name="repo")
 cli.add_typer(git)
 cli.add_typer(token, name="token")

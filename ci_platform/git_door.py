@@ -11,13 +11,19 @@ import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 import git_store
 from ci_platform.commands import Commands
+from ci_platform.commands.mirrors import PUSHER as MIRROR
+from ci_platform.engine.ids import new_id
 from ci_platform.errors import Forbidden, NotFound, NotSignedIn, SluiceError
 from ci_platform.identity import ANONYMOUS, Action, Identity, authorise
-from ci_platform.model import Actor
+from ci_platform.model import Actor, Json, RepositoryId
 from ci_platform.ports import Repositories
 from ci_platform.source import push_of
+from ci_platform.store.notices import write_notice
+from ci_platform.telling import Notice, NoticeKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,12 @@ class PushListener:
     commands: Commands
 
     def before(self, push: git_store.Push) -> None:
-        """Nothing is refused here: a pipeline that does not load becomes a failed run."""
+        """Only pushes to mirrors are refused: a pipeline that does not load is a failed run."""
+        if push.pusher.id is None and push.pusher.name.startswith(MIRROR):
+            return
+        refusal = self.commands.mirrors.refusal(RepositoryId(push.repository.id))
+        if refusal is not None:
+            raise git_store.PushRejected(refusal)
 
     def after(self, event: git_store.PushEvent, say: Callable[[str], None]) -> None:
         try:
@@ -85,3 +96,24 @@ class PushListener:
             raise
         for line in lines:
             say(line)
+
+
+def record(connection: Connection, event: git_store.RepositoryEvent) -> None:
+    """git_store.Record: what happens to repositories becomes a notice, in its transaction."""
+    repository, source = event.repository, event.source
+    detail: dict[str, Json] = {"repository": repository.full_name}
+    told = repository.id
+    if source is not None:
+        told = source.id
+        detail = {
+            "repository": source.full_name,
+            "fork": {"id": repository.id, "full_name": repository.full_name},
+        }
+    notice = Notice(
+        id=new_id("evt", event.at_ms),
+        kind=NoticeKind(event.kind.value),
+        repository_id=RepositoryId(told),
+        at_ms=event.at_ms,
+        detail=detail,
+    )
+    write_notice(connection, notice)

@@ -13,6 +13,8 @@ from typing import Protocol
 from ci_platform.effects import Effect
 from ci_platform.family import FamilyStore
 from ci_platform.granting import Ask, ShelfStore
+from ci_platform.hosting import Commit as Commit
+from ci_platform.hosting import Hosting
 from ci_platform.housekeeping import DutyStore, Retention, WorkerStore
 from ci_platform.log_store import LogStore
 from ci_platform.model import (
@@ -446,16 +448,6 @@ class Sandbox(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
-    sha: str
-    tree: str
-    parents: Sequence[str]
-    author: str
-    committed_ms: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class FileChange:
     """A write (`content`), a move (`moved_from`), or a deletion (neither) of one file."""
 
@@ -525,7 +517,7 @@ class Pushes(Protocol):
         """Safe to call twice."""
 
 
-class Repositories(Protocol):
+class Repositories(Hosting, Protocol):
     def create(
         self, owner: str, name: str, *, default_branch: str = "main", description: str = ""
     ) -> Repository:
@@ -574,10 +566,6 @@ class Repositories(Protocol):
 
     def branches(self, repository_id: RepositoryId) -> Mapping[str, str]:
         """Short name -> commit, at most 1,000."""
-
-    def log(
-        self, repository_id: RepositoryId, commit: str, *, limit: int = 50
-    ) -> Sequence[Commit]: ...
 
     def read_file(self, repository_id: RepositoryId, commit: str, path: str) -> bytes:
         """Raises NotFound, TooLarge."""

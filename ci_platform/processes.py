@@ -154,6 +154,8 @@ def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
         supersede_pending=platform.commands.runs.supersede_pending,
         fire_schedules=platform.commands.schedules.fire_due,
         maintain_git=platform.git.maintain,
+        sync_mirrors=platform.commands.mirrors.sync_due,
+        forget_sent=platform.commands.telling.forget,
         layers=StoredLayers(platform.objects),
         host=socket.gethostname(),
     )

@@ -27,6 +27,7 @@ from ci_platform.errors import (
     TooLarge,
     TooMany,
 )
+from ci_platform.hosting import FileDiff, NewRepository
 from ci_platform.model import Push, RefUpdate, Repository, RepositoryId, SourceFiles
 from ci_platform.ports import Commit, FileChange, Imported, Proof
 from git_store.names import KEEP
@@ -230,6 +231,17 @@ class GitRepositories:
                 )
             )
 
+    def create_many(
+        self, wanted: Sequence[NewRepository], *, template: RepositoryId | None
+    ) -> list[Repository | InvalidRequest | RepositoryExists]:
+        new = [
+            git_store.NewRepository(one.owner, one.name, description=one.description)
+            for one in wanted
+        ]
+        with translated():
+            made = self._store.repositories.create_many(new, template=template)
+        return [_made(one) for one in made]
+
     def get(self, owner: str, name: str) -> Repository:
         with translated():
             return _repository(self._store.repositories.get(owner, name))
@@ -298,10 +310,19 @@ class GitRepositories:
             refs = self._store.refs.list(repository_id, "refs/heads/", limit=BRANCHES_MAX)
         return {ref.name.removeprefix("refs/heads/"): ref.target for ref in refs}
 
-    def log(self, repository_id: RepositoryId, commit: str, *, limit: int = 50) -> Sequence[Commit]:
+    def log(
+        self, repository_id: RepositoryId, commit: str, *, skip: int = 0, limit: int = 50
+    ) -> Sequence[Commit]:
         with translated():
-            found = self._store.files(repository_id).log(commit, limit=limit)
+            found = self._store.files(repository_id).log(commit, skip=skip, limit=limit)
         return [_commit(one) for one in found]
+
+    def diff(
+        self, repository_id: RepositoryId, before: str | None, after: str
+    ) -> tuple[Sequence[FileDiff], bool]:
+        with translated():
+            found, more = self._store.files(repository_id).diff(before, after)
+        return [_file_diff(one) for one in found], more
 
     def read_file(self, repository_id: RepositoryId, commit: str, path: str) -> bytes:
         with translated():
@@ -350,6 +371,30 @@ def _repository(row: git_store.Repository) -> Repository:
         default_branch=row.default_branch,
         description=row.description,
         created_ms=row.created_ms,
+    )
+
+
+def _made(
+    one: git_store.Repository | git_store.BadName | git_store.RepoExists,
+) -> Repository | InvalidRequest | RepositoryExists:
+    if isinstance(one, git_store.BadName):
+        return InvalidRequest(one.detail, field=one.field)
+    if isinstance(one, git_store.RepoExists):
+        return RepositoryExists(one.detail)
+    return _repository(one)
+
+
+def _file_diff(one: git_store.FileDiff) -> FileDiff:
+    return FileDiff(
+        status=one.status,
+        path=one.path,
+        old_path=one.old_path,
+        old_mode=one.old_mode,
+        new_mode=one.new_mode,
+        binary=one.binary,
+        additions=one.additions,
+        deletions=one.deletions,
+        text=one.text,
     )
 
 

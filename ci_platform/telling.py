@@ -60,6 +60,20 @@ class Sending:
     outcome: str | None = None  # of the last try, for people
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What another server answered."""
+
+    status: int
+    text: str  # its beginning
+
+
+class Post(Protocol):
+    def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Posted:
+        """Send it to a public address, following no redirect, within seconds. Raises
+        InvalidRequest when there is no answer, or the address is none to send to."""
+
+
 class NoticeStore(Protocol):
     """Any number of processes may work on it at once."""
 

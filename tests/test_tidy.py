@@ -30,6 +30,7 @@ CORE = {
     "ci_platform.shell",
     "ci_platform.durable",
     "ci_platform.envelope",
+    "ci_platform.hosting",
     "ci_platform.mirroring",
     "ci_platform.telling",
 }
@@ -39,6 +40,7 @@ FRONT = {
     "ci_platform.git_queries",
     "ci_platform.identity",
     "ci_platform.live",
+    "ci_platform.hosting",
     "ci_platform.mirroring",
     "ci_platform.telling",
     "ci_platform.model",
@@ -63,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.scheduling": set(),
     "ci_platform.family": set(),
     "ci_platform.shell": CORE,
+    "ci_platform.hosting": CORE,
     "ci_platform.mirroring": CORE,
     "ci_platform.telling": CORE,
     "ci_platform.outgoing": CORE | {"git_store"},

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from ci_platform.api import artifacts, git, people, problems, repositories, runs, streams
+from ci_platform.api import (
+    artifacts,
+    git,
+    people,
+    problems,
+    remotes,
+    repositories,
+    runs,
+    streams,
+)
 from ci_platform.api.bodies import LimitBody
 from ci_platform.api.desk import Desk
 from ci_platform.api.document import describe_errors
@@ -54,7 +63,7 @@ def create_api(
         way=way,
     )
     problems.install(app)
-    for part in (repositories, artifacts, git, runs, people, streams):
+    for part in (repositories, artifacts, git, remotes, runs, people, streams):
         app.include_router(part.router, prefix=PREFIX)
     describe_errors(app)
     app.add_middleware(LimitBody, bytes_max=body_bytes)

@@ -1,4 +1,4 @@
-"""Routes of a repository's history and upkeep: import, log, changes, archives, gc, fsck."""
+"""Routes of a repository's history and upkeep: import, log, diff, archives, gc, fsck."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
 from ci_platform.api.answers import Answer, RepositoryAnswer, iso
@@ -15,6 +15,7 @@ from ci_platform.api.requests import Body
 from ci_platform.api.requests import Query as QueryString
 from ci_platform.errors import InvalidRequest
 from ci_platform.git_queries import LOG_MAX, GitQueries
+from ci_platform.hosting import FileDiff
 from ci_platform.ports import Commit, Imported, Proof
 
 router = APIRouter(prefix="/repos/{owner}/{name}", tags=["repositories"])
@@ -30,17 +31,25 @@ class NewImport(Body):
     password: str | None = None
     mirror: bool = False
 
-    def credentials(self) -> tuple[str, str] | None:
-        if self.password is None and self.username is None:
-            return None
-        if not self.password:
-            raise InvalidRequest("a username needs a password", field="password")
-        return self.username or "git", self.password
+
+def credentials_of(username: str | None, password: str | None) -> tuple[str, str] | None:
+    """Raises InvalidRequest for a username alone."""
+    if password is None and username is None:
+        return None
+    if not password:
+        raise InvalidRequest("a username needs a password", field="password")
+    return username or "git", password
 
 
 class LogOf(QueryString):
     ref: str | None = None
+    cursor: str | None = None
     limit: Annotated[int, Field(ge=1, le=LOG_MAX)] = 50
+
+
+class DiffOf(QueryString):
+    base: str | None = None
+    head: str | None = None
 
 
 class ChangesOf(QueryString):
@@ -80,6 +89,45 @@ class CommitInfo(Answer):
 
 class CommitList(Answer):
     commits: list[CommitInfo]
+    cursor: str | None  # of the next page
+
+
+class FileDiffAnswer(Answer):
+    status: str  # added, deleted, modified, renamed
+    path: str
+    old_path: str | None
+    old_mode: str | None
+    new_mode: str | None
+    binary: bool
+    additions: int
+    deletions: int
+    text: str | None  # unified; null: over a limit
+
+    @classmethod
+    def of(cls, diff: FileDiff) -> FileDiffAnswer:
+        return cls(
+            status=diff.status,
+            path=shown_path(diff.path),
+            old_path=None if diff.old_path is None else shown_path(diff.old_path),
+            old_mode=None if diff.old_mode is None else f"{diff.old_mode:06o}",
+            new_mode=None if diff.new_mode is None else f"{diff.new_mode:06o}",
+            binary=diff.binary,
+            additions=diff.additions,
+            deletions=diff.deletions,
+            text=None if diff.text is None else diff.text.decode("utf-8", "replace"),
+        )
+
+
+def shown_path(path: str) -> str:
+    """As JSON can say it: bytes that are not UTF-8 are replaced."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+class DiffAnswer(Answer):
+    base: str | None
+    head: str
+    files: list[FileDiffAnswer]
+    more: bool  # there are more files than are listed
 
 
 class ChangeList(Answer):
@@ -118,7 +166,7 @@ def import_repository(caller: From, owner: str, name: str, body: NewImport) -> I
         owner,
         name,
         url=body.url,
-        credentials=body.credentials(),
+        credentials=credentials_of(body.username, body.password),
         mirror=body.mirror,
     )
     return ImportAnswer.of(RepositoryAnswer.of(repository, caller.desk.base_url), done)
@@ -127,8 +175,32 @@ def import_repository(caller: From, owner: str, name: str, body: NewImport) -> I
 @router.get("/commits")
 def list_commits(caller: From, owner: str, name: str, at: Annotated[LogOf, Query()]) -> CommitList:
     """The history of a ref, newest first."""
-    found = _git(caller).log(caller.actor(), owner, name, at.ref, limit=at.limit)
-    return CommitList(commits=[CommitInfo.of(one) for one in found])
+    found = _git(caller).log(
+        caller.actor(), owner, name, at.ref, cursor=at.cursor, limit=at.limit
+    )
+    return CommitList(commits=[CommitInfo.of(one) for one in found.commits], cursor=found.cursor)
+
+
+@router.get("/diff")
+def get_diff(caller: From, owner: str, name: str, at: Annotated[DiffOf, Query()]) -> DiffAnswer:
+    """What differs between two refs, file by file; without `base`, all of `head` is new."""
+    found = _git(caller).diff(caller.actor(), owner, name, base=at.base, head=at.head)
+    files = [FileDiffAnswer.of(one) for one in found.files]
+    return DiffAnswer(base=found.before, head=found.after, files=files, more=found.more)
+
+
+@router.get(
+    "/diff.patch",
+    response_class=Response,
+    responses={200: {"content": {"text/x-diff": {}}}},
+)
+def get_patch(caller: From, owner: str, name: str, at: Annotated[DiffOf, Query()]) -> Response:
+    """The same as one text that `git apply` takes. What it cannot hold is named in headers."""
+    found = _git(caller).diff(caller.actor(), owner, name, base=at.base, head=at.head)
+    left_out = sum(one.text is None or one.binary for one in found.files)
+    headers = {"X-Left-Out": str(left_out), "X-More": "true" if found.more else "false"}
+    text = b"".join(one.text or b"" for one in found.files)
+    return Response(text, 200, headers, "text/x-diff")
 
 
 @router.get("/changes")

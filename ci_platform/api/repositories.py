@@ -9,7 +9,9 @@ from fastapi import APIRouter, Query
 
 from ci_platform.api import answers, requests
 from ci_platform.api.desk import Caller, From
-from ci_platform.errors import NotFound
+from ci_platform.errors import InvalidRequest, NotFound, RepositoryExists
+from ci_platform.hosting import NewRepository
+from ci_platform.model import Repository
 
 router = APIRouter(prefix="/repos", tags=["repositories"])
 
@@ -24,6 +26,41 @@ def create_repository(caller: From, body: requests.NewRepository) -> answers.Rep
         description=body.description,
     )
     return answers.RepositoryAnswer.of(created, caller.desk.base_url)
+
+
+class Created(answers.Answer):
+    """What became of one position of a batch."""
+
+    repository: answers.RepositoryAnswer | None
+    problem: str | None
+    field: str | None
+
+
+class CreatedList(answers.Answer):
+    created: int
+    repositories: list[Created]
+
+
+@router.post("/batch", status_code=201)
+def create_repositories(caller: From, body: requests.NewRepositories) -> CreatedList:
+    """Make many, empty or from a template; what stops one is told at its position."""
+    owner, _, name = (body.template or "").partition("/")
+    made = caller.desk.commands.repositories.create_many(
+        caller.actor(),
+        [NewRepository(one.owner, one.name, one.description) for one in body.repositories],
+        template=None if body.template is None else (owner, name),
+    )
+    found = [_created(one, caller.desk.base_url) for one in made]
+    count = sum(one.repository is not None for one in found)
+    return CreatedList(created=count, repositories=found)
+
+
+def _created(one: Repository | InvalidRequest | RepositoryExists, base_url: str) -> Created:
+    if isinstance(one, Repository):
+        shown = answers.RepositoryAnswer.of(one, base_url)
+        return Created(repository=shown, problem=None, field=None)
+    field = one.field if isinstance(one, InvalidRequest) else "name"
+    return Created(repository=None, problem=one.detail, field=field)
 
 
 @router.get("")

@@ -32,6 +32,17 @@ class NewRepository(Body):
     description: str = ""
 
 
+class BatchRepository(Body):
+    owner: str
+    name: str
+    description: str = ""
+
+
+class NewRepositories(Body):
+    repositories: list[BatchRepository]
+    template: str | None = None  # owner/name
+
+
 class Fork(Body):
     owner: str
     name: str

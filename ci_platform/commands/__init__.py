@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ci_platform.commands.approvals import Approvals, Decided
 from ci_platform.commands.family import Family
 from ci_platform.commands.hooks import Hooks, NewHook, Receipt
+from ci_platform.commands.mirrors import Mirrors
 from ci_platform.commands.parts import Limits, Parts
 from ci_platform.commands.people import NewToken, People
 from ci_platform.commands.playground import Playground
@@ -18,6 +19,7 @@ from ci_platform.commands.pushes import Pushes
 from ci_platform.commands.repositories import Repositories
 from ci_platform.commands.runs import NEWEST, Deleted, Runs, StartRun
 from ci_platform.commands.schedules import Schedules
+from ci_platform.commands.telling import NewSubscription, Telling
 
 from ci_platform.commands.workers import Workers
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "Family",
     "Hooks",
     "Limits",
+    "Mirrors",
     "NewHook",
+    "NewSubscription",
     "NewToken",
     "Parts",
     "People",
@@ -39,6 +43,7 @@ __all__ = [
     "Repositories",
     "Runs",
     "StartRun",
+    "Telling",
 ]
 
 
@@ -50,6 +55,8 @@ class Commands:
     repositories: Repositories
     pushes: Pushes
     hooks: Hooks
+    mirrors: Mirrors
+    telling: Telling
     people: People
     schedules: Schedules
     playground: Playground
@@ -59,13 +66,17 @@ class Commands:
     def over(cls, parts: Parts) -> Commands:
         """All commands over the same parts."""
         pushes = Pushes(parts)
+        repositories = Repositories(parts)
+        mirrors = Mirrors(parts, repositories)
         return cls(
             runs=Runs(parts),
     workers: Workers
             approvals=Approvals(parts),
-            repositories=Repositories(parts),
+            repositories=repositories,
             pushes=pushes,
-            hooks=Hooks(parts, pushes),
+            hooks=Hooks(parts, pushes, mirrors),
+            mirrors=mirrors,
+            telling=Telling(parts),
             people=People(parts),
             schedules=Schedules(parts),
             playground=Playground(parts),

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ci_platform.commands.mirrors import Mirrors
 from ci_platform.commands.parts import Parts, check_text
 from ci_platform.commands.pushes import Pushes
 from ci_platform.engine.ids import new_id
@@ -35,6 +36,7 @@ HOOKS_MAX = 50  # of one repository
 SECRET_MIN = 8
 BATCH = 10  # deliveries taken into memory at once; each may have body_bytes
 URL_MAX = 2000
+MOVES = frozenset({"push", "create", "delete"})  # events after which a mirror looks
 RETRY_MS = 5_000  # before the second try of a delivery's work; doubles each time
 _SHA = re.compile(r"[0-9a-f]{40}")
 _GONE = "0" * 40
@@ -62,6 +64,7 @@ class Receipt:
 class Hooks:
     parts: Parts
     pushes: Pushes
+    mirrors: Mirrors
 
     def create(
         self,
@@ -122,6 +125,8 @@ class Hooks:
         payload = parse_payload(body)
         if event == "ping":
             return Receipt("ping", "the webhook works")
+        if event in MOVES and self.mirrors.hasten(hook.repository_id):
+            return Receipt("accepted", "the mirror is brought up to date")
         if event != "push":
             return Receipt("ignored", f"{event} events start nothing here")
         update, _ = read_push(payload)

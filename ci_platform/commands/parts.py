@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ci_platform.errors import InvalidRequest, NotFound, NotSignedIn, RunNotFound, TooLarge
 from ci_platform.identity import Action, authorise
+from ci_platform.mirroring import MirrorStore
 from ci_platform.model import (
     Actor,
     AuditNote,
@@ -21,6 +22,7 @@ from ci_platform.model import (
     SourceFiles,
 )
 from ci_platform.ports import Clock, Pushes, Repositories, Source, Store
+from ci_platform.telling import NoticeStore, Post
 
 MIB = 1 << 20
 NAME_MAX = 256
@@ -58,6 +60,10 @@ class Parts:
     clock: Clock
     base_url: str
     forget_storage: Callable[[RepositoryId], None] = _nothing_stored  # of a deleted repository
+    # Those who follow remotes and are told of what happens; None: nobody, in tools and tests.
+    mirrors: MirrorStore | None = None
+    notices: NoticeStore | None = None
+    post: Post | None = None
     limits: Limits = field(default_factory=Limits)
 
     def run_url(self, run_id: RunId) -> str:

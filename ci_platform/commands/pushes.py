@@ -20,6 +20,7 @@ from ci_platform.commands.starting import (
     load_failure,
     new_run,
 )
+from ci_platform.commands.telling import Telling
 from ci_platform.commands.triggers import BRANCH, TAG, matching_trigger, skip_reason
 from ci_platform.engine.ids import derived_id
 from ci_platform.errors import InvalidRequest, NotFound, RepositoryNotFound, SourceError
@@ -65,6 +66,7 @@ class Pushes:
     def received(self, push: Push) -> list[str]:
         """Start what the push starts; returns lines for the pusher. Safe to tell twice."""
         repository = self.parts.repositories.by_id(push.repository_id)
+        Telling(self.parts).pushed(push, repository)
         lines: list[str] = []
         moved = [one for one in push.updates if one.after and one.ref.startswith((BRANCH, TAG))]
         refs_max = self.parts.limits.refs_per_push

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 from ci_platform.commands.parts import Parts, check_text
 from ci_platform.commands.triggers import SKIP_OPTION
-from ci_platform.errors import Conflict, InvalidRequest, NotFound, SluiceError
+from ci_platform.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RepositoryExists,
+    SluiceError,
+)
+from ci_platform.hosting import NewRepository
 from ci_platform.identity import Action, authorise
-from ci_platform.model import Actor, Repository, RunState
+from ci_platform.model import Actor, Json, Repository, RunState
 from ci_platform.ports import FileChange, Imported, Proof, RunFilter
 
 CHANGES_MAX = 1000  # files of one commit written over the API
+BATCH_MAX = 100  # repositories made at once
 MESSAGE_MAX = 65_536
 DESCRIPTION_MAX = 1000
 DELETE_PAGE = 100
@@ -48,6 +56,37 @@ class Repositories:
         self.parts.audit(actor, "repository created", created.full_name)
         return created
 
+    def create_many(
+        self,
+        actor: Actor,
+        wanted: Sequence[NewRepository],
+        *,
+        template: tuple[str, str] | None = None,
+    ) -> Sequence[Repository | InvalidRequest | RepositoryExists]:
+        """Make up to 100 repositories, empty or with what a template holds, which they share. For
+        each in turn what was made, or why not: one that cannot be made stops no other."""
+        authorise(actor, Action.CREATE_REPOSITORY)
+        if not 1 <= len(wanted) <= BATCH_MAX:
+            raise InvalidRequest(
+                f"repositories must name 1 to {BATCH_MAX}, this names {len(wanted):,}",
+                field="repositories",
+            )
+        source = None
+        if template is not None:
+            source = self.parts.repository(actor, Action.READ_REPOSITORY, *template)
+        answers: list[Repository | InvalidRequest | RepositoryExists | None] = []
+        for one in wanted:
+            answers.append(_new_problem(one))
+        good = [one for one, why in zip(wanted, answers, strict=True) if why is None]
+        template_id = None if source is None else source.id
+        made = iter(self.parts.repositories.create_many(good, template=template_id))
+        found = [next(made) if why is None else why for why in answers]
+        names: list[Json] = [one.full_name for one in found if isinstance(one, Repository)]
+        if names:
+            of = None if source is None else source.full_name
+            self.parts.audit(actor, "repositories created", str(names[0]), names=names, source=of)
+        return found
+
     def delete(self, actor: Actor, owner: str, name: str) -> None:
         """Remove a repository, its runs first; refused while one of them is not finished."""
         repository = self.parts.repository(actor, Action.DELETE_REPOSITORY, owner, name)
@@ -55,6 +94,8 @@ class Repositories:
         for hook in self.parts.store.hooks.of_repository(repository.id):
             self.parts.store.hooks.remove(hook.id)
         self.parts.forget_storage(repository.id)
+        if self.parts.mirrors is not None:
+            self.parts.mirrors.remove(repository.id)
         self.parts.repositories.delete(repository.id)
         self.parts.audit(actor, "repository deleted", repository.full_name)
 
@@ -83,7 +124,7 @@ class Repositories:
         `mirror` makes one that has branches a copy again, dropping what only it has; what moves
         then starts what a push would. A repository made for an import that fails is removed.
         """
-        _check_remote(url, credentials)
+        check_remote(url, credentials)
         repository, made = self._for_import(actor, owner, name, mirror=mirror)
         fresh = made or not self.parts.repositories.branches(repository.id)
         try:
@@ -181,13 +222,23 @@ class Repositories:
                 self.parts.store.runs.delete(run.id)
 
 
+def _new_problem(wanted: NewRepository) -> InvalidRequest | None:
+    try:
+        check_owner(wanted.owner)
+        check_text(wanted.description, field="description", chars_max=DESCRIPTION_MAX, empty=True)
+    except InvalidRequest as error:
+        return error
+    return None
+
+
 def check_owner(owner: str) -> None:
     """Refuse an owner whose repositories would be hidden behind the server's own addresses."""
     if owner.lower() in RESERVED_OWNERS:
         raise InvalidRequest(f"owner {owner!r} is a word of the server's own", field="owner")
 
 
-def _check_remote(url: str, credentials: tuple[str, str] | None) -> None:
+def check_remote(url: str, credentials: tuple[str, str] | None) -> None:
+    """Refuse an address that is none, or holds a password."""
     check_text(url, field="url", chars_max=URL_MAX)
     if "@" in url.partition("://")[2].partition("/")[0]:
         raise InvalidRequest(

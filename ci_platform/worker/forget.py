@@ -1,5 +1,5 @@
-"""The duty of small rows whose time is over: one-time links, ids of webhook deliveries, and
-workers that died without a word."""
+"""The duty of small rows whose time is over: one-time links, ids of webhook deliveries, what others
+were told, and workers that died without a word."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ class Forget:
             dropped += gone
             if gone < BATCH_MAX:
                 break
-        return dropped
+        return dropped + self._tools.forget_sent()

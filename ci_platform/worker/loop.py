@@ -25,6 +25,7 @@ from ci_platform.worker.forget import Forget
 from ci_platform.worker.heartbeat import Heartbeat
 from ci_platform.worker.holding import Holding
 from ci_platform.worker.lines import FLUSH_MS, Spool
+from ci_platform.worker.mirroring import Mirroring
 from ci_platform.worker.operate import Operations
 from ci_platform.worker.prune import Prune
 from ci_platform.worker.pushes import PendingPushes
@@ -39,6 +40,7 @@ from ci_platform.worker.upkeep import GitUpkeep
 BLOCKED_MS = 50  # what is due and waits for a place, or for its repository's turn
 GATHER_SECONDS = 0.030  # in a backlog: how long places may gather, for one claim to fill
 DEAF_SECONDS = 0.002  # after a ring: the bell rings for every commit, and a burst is one
+MIRROR_SECONDS = 2.0  # between two looks for a mirror that is due, or was told to look
 TIDY_SECONDS = 10.0  # between two looks at whether a slow duty is due
 QUIET_TURNS = 5  # housekeeping turns of which one is enough while the bell is silent
 STOPPING_MS = 15_000  # for commands to end once they were told to: TERM, 10 s, KILL
@@ -101,6 +103,7 @@ class Worker:
         self.pushes = PendingPushes(tools)
         self.superseding = Superseding(tools)
         self.firing = Firing(tools)
+        self.mirroring = Mirroring(tools)
         self.families = Families(tools)
         # What may take minutes, and is not urgent; apart, so that leases never wait for it.
         self.slow = (
@@ -258,6 +261,7 @@ class Worker:
             ("heartbeat", lambda: _repeat(ended, beats, beat)),
             ("logs", lambda: _repeat(ended, 0, write_logs)),
             ("housekeeping", lambda: _repeat(stop, settings.housekeep_ms / 1000, self.housekeep)),
+            ("mirrors", lambda: _repeat(stop, MIRROR_SECONDS, self.mirroring.run_once)),
             ("tidying", lambda: _repeat(stop, TIDY_SECONDS, self.tidy)),
             ("stop", watch_stop),
         )

@@ -57,6 +57,8 @@ class Tools:
     supersede_pending: Callable[[], int] = _nothing_pending  # end what newer runs replace
     fire_schedules: Callable[[], int] = _nothing_pending  # start what is due by the clock
     maintain_git: Callable[[], int] = _nothing_pending  # the git store's upkeep
+    sync_mirrors: Callable[[], int] = _nothing_pending  # what follows a remote and is due
+    forget_sent: Callable[[], int] = _nothing_pending  # what others were told long ago
     layers: Layers | None = None  # stored workspace layers, for their sweep
     host: str = ""  # the machine's name, for people
     labels: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from ci_platform.engine.endings import raised, returned
 from ci_platform.engine.fold import fold
 from ci_platform.engine.limits import Limits as EngineLimits
 from ci_platform.errors import InvalidRequest
+from ci_platform.git_door import PushListener, record
 from ci_platform.identity import Identity, Scope, Sessions
 from ci_platform.live import Live
 from ci_platform.model import (
@@ -51,6 +52,7 @@ from ci_platform.model import (
     User,
     WorkerId,
 )
+from ci_platform.outgoing import Outgoing
 from ci_platform.ports import Claim, FileChange, Hook, RunFilter
 from ci_platform.queries import Queries
 from ci_platform.source import GitPushes, GitRepositories, GitSource, push_of
@@ -161,6 +163,7 @@ class Front:
             obstore.store.MemoryStore(),
             directory / "git",
             clock=self.clock.now_ms,
+            record=record,
         )
         self.git.create_tables()
         self.sandbox = FakeSandbox()
@@ -170,7 +173,9 @@ class Front:
             if private_remotes is None
             else GitSource(self.git, allow_private_remotes=private_remotes)
         )
-        repositories = GitRepositories(self.git)
+        repositories = GitRepositories(
+            self.git, allow_private_remotes=private_remotes or False
+        )
         self.parts = Parts(
             store=self.store,
             source=source,
@@ -179,6 +184,9 @@ class Front:
             describe=self.sandbox.describe,
             clock=self.clock,
             base_url=BASE_URL,
+            mirrors=self.store.mirrors,
+            notices=self.store.notices,
+            post=Outgoing(allow_private=private_remotes or False),
         )
         self.commands = Commands.over(self.parts)
         self.queries = Queries(self.store, source, repositories, self.clock)
@@ -196,7 +204,7 @@ class Front:
     # --- git_store.PushListener ---
 
     def before(self, push: git_store.Push) -> None:
-        pass
+        PushListener(self.commands).before(push)
 
     def after(self, event: git_store.PushEvent, say: Any) -> None:
         self.said = self.commands.pushes.received(push_of(event))
