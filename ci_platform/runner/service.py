@@ -164,7 +164,8 @@ class Service:
             if wanted is not None and not self._seen and wanted.encode() in self._tail:
                 self._seen = True
             self._tail = self._tail[-_SCAN_BYTES:]
-        self._log.write(stream, data)
+        if stream != "note" or not self._ending.is_set():  # that it was stopped is said below
+            self._log.write(stream, data)
 
     def _fail(self, how: str) -> None:
         with self._lock:
