@@ -180,8 +180,8 @@ def open_platform(
         objects=objects,
         beside=[git_tables],
         migrate=migrate,
-    )
         memo_limits=MemoLimits(count=config.cache_entries, size=config.cache_bytes),
+    )
     clock = store.clock
     git = _git_store(config, store, objects)
     source = GitSource(

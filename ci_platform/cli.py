@@ -34,8 +34,8 @@ from ci_platform.cli_git import git, repo_git
 from ci_platform.cli_people import token, user
 from ci_platform.cli_remotes import repo_remotes
 from ci_platform.cli_runs import runs
-from ci_platform.errors import Forbidden, NotFound, NotSignedIn, RequestError, SluiceError
 from ci_platform.cli_workers import worker
+from ci_platform.errors import Forbidden, NotFound, NotSignedIn, RequestError, SluiceError
 
 if TYPE_CHECKING:
     from ci_platform import (
@@ -75,9 +75,9 @@ repo.add_typer(repo_git)
 repo.add_typer(repo_remotes)
 cli.add_typer(repo, name="repo")
 cli.add_typer(git)
+cli.add_typer(worker, name="worker")
 cli.add_typer(token, name="token")
 cli.add_typer(user, name="user")
-cli.add_typer(worker, name="worker")
 cli.add_typer(settings, name="config", no_args_is_help=True)
 
 DieWith = Annotated[int | None, typer.Option("--die-with", metavar="PID", hidden=True)]

@@ -158,9 +158,9 @@ def worker_tools(platform: Platform, runner: Runner, name: WorkerId) -> Tools:
         forget_sent=platform.commands.telling.forget,
         layers=StoredLayers(platform.objects),
         host=socket.gethostname(),
+        labels=(*own_labels(), *parse_labels(config.labels)),
     )
 
-        labels=(*own_labels(), *parse_labels(config.labels)),
 
 def worker_id(config: Config, name: str | None) -> WorkerId:
     """Who holds a lease: the same for every process that takes this one's place.

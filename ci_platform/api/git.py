@@ -175,9 +175,7 @@ def import_repository(caller: From, owner: str, name: str, body: NewImport) -> I
 @router.get("/commits")
 def list_commits(caller: From, owner: str, name: str, at: Annotated[LogOf, Query()]) -> CommitList:
     """The history of a ref, newest first."""
-    found = _git(caller).log(
-        caller.actor(), owner, name, at.ref, cursor=at.cursor, limit=at.limit
-    )
+    found = _git(caller).log(caller.actor(), owner, name, at.ref, cursor=at.cursor, limit=at.limit)
     return CommitList(commits=[CommitInfo.of(one) for one in found.commits], cursor=found.cursor)
 
 

@@ -20,8 +20,8 @@ from ci_platform.commands.repositories import Repositories
 from ci_platform.commands.runs import NEWEST, Deleted, Runs, StartRun
 from ci_platform.commands.schedules import Schedules
 from ci_platform.commands.telling import NewSubscription, Telling
-
 from ci_platform.commands.workers import Workers
+
 __all__ = [
     "NEWEST",
     "Approvals",
@@ -44,11 +44,11 @@ __all__ = [
     "Runs",
     "StartRun",
     "Telling",
+    "Workers",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-    "Workers",
 class Commands:
     runs: Runs
     approvals: Approvals
@@ -61,6 +61,7 @@ class Commands:
     schedules: Schedules
     playground: Playground
     family: Family
+    workers: Workers
 
     @classmethod
     def over(cls, parts: Parts) -> Commands:
@@ -70,7 +71,6 @@ class Commands:
         mirrors = Mirrors(parts, repositories)
         return cls(
             runs=Runs(parts),
-    workers: Workers
             approvals=Approvals(parts),
             repositories=repositories,
             pushes=pushes,
@@ -81,5 +81,5 @@ class Commands:
             schedules=Schedules(parts),
             playground=Playground(parts),
             family=Family(parts),
-        )
             workers=Workers(parts),
+        )

@@ -30,8 +30,8 @@ from ci_platform.worker.operate import Operations
 from ci_platform.worker.prune import Prune
 from ci_platform.worker.pushes import PendingPushes
 from ci_platform.worker.schedules import Firing
-from ci_platform.worker.settings import Tools
 from ci_platform.worker.seal import LogSeal
+from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 from ci_platform.worker.superseding import Superseding
 from ci_platform.worker.sweep import LayerSweep

@@ -173,9 +173,7 @@ class Front:
             if private_remotes is None
             else GitSource(self.git, allow_private_remotes=private_remotes)
         )
-        repositories = GitRepositories(
-            self.git, allow_private_remotes=private_remotes or False
-        )
+        repositories = GitRepositories(self.git, allow_private_remotes=private_remotes or False)
         self.parts = Parts(
             store=self.store,
             source=source,
