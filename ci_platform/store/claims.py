@@ -72,7 +72,8 @@ class Leases:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
             lease = _Lease(worker, lease_ms, self._clock.now_ms(), self._limits)
-            claimed = self._database.write(partial(self._claim, limit=limit, lease=lease))
+            claim = partial(self._claim, limit=limit, lease=lease)
+            claimed = self._database.write(claim, durable=False)
             if claimed is None:
                 return []
             if claimed:
@@ -112,7 +113,8 @@ class Leases:
 
     def renew(self, worker: WorkerId, *, lease_ms: int, held: Collection[str] | None) -> None:
         lease = {"lease_until_ms": self._clock.now_ms() + lease_ms}
-        self._database.write(partial(_renew, worker=worker, lease=lease, held=held))
+        renew = partial(_renew, worker=worker, lease=lease, held=held)
+        self._database.write(renew, durable=False)
 
     def expire(self, *, limit: int) -> int:
         now_ms = self._clock.now_ms()

@@ -108,8 +108,12 @@ class Database:
         else:
             connection.close()
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """Run `work` in one transaction and commit it. It may be run again after a deadlock.
+
+        Not `durable`: for what means nothing without the processes of this machine, as a lease. A
+        power cut may take it back, unless anything durable was written after it. PostgreSQL, which
+        other machines outlive, makes all durable.
 
         Raises Conflict when a constraint refuses it, InvalidRequest for a value the database
         cannot hold, StoreUnavailable for everything else.
@@ -117,16 +121,21 @@ class Database:
         with _translated():
             for _ in range(TRIES_MAX - 1):
                 try:
-                    return self._write_once(work)
+                    return self._write_once(work, durable)
                 except DBAPIError as error:
                     if not _may_retry(error):
                         raise
-            return self._write_once(work)
+            return self._write_once(work, durable)
 
-    def _write_once(self, work: Callable[[Connection], T]) -> T:
+    def _write_once(self, work: Callable[[Connection], T], durable: bool) -> T:
         if self._turn is not None:
             with self._turn.taken(), self._borrowed() as connection:
-                return _committed(connection, work)
+                if durable:
+                    return _committed(connection, work)
+                direct.execute(connection, "PRAGMA synchronous = NORMAL")
+                result = _committed(connection, work)
+                direct.execute(connection, "PRAGMA synchronous = FULL")
+                return result
         with self.engine.connect() as connection:
             return _committed(connection, work)
 

@@ -190,6 +190,22 @@ def test_a_full_disk_is_an_error_and_writes_nothing_until_there_is_room(
     assert append(store, run, big).applied
 
 
+def test_only_what_outlives_a_power_cut_waits_for_the_disk(open_sqlite: OpenStore) -> None:
+    store = open_sqlite()
+    levels: list[int] = []
+
+    @event.listens_for(store.engine, "commit")
+    def look(connection: Connection) -> None:
+        levels.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+
+    normal, full = 1, 2
+    created(store, "1")
+    (claim,) = store.runs.claim(WORKER, limit=1, lease_ms=1000)
+    store.runs.renew(WORKER, lease_ms=1000)
+    append(store, claim.run, fence=claim.run.fence)
+    assert levels == [full, normal, normal, full]
+
+
 def cut_connections(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
