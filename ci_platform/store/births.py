@@ -18,6 +18,7 @@ from ci_platform.model import AuditNote, Entry, NewRun, RepositoryId, Run
 from ci_platform.ports import Clock
 from ci_platform.store import audit, effects, family, moves, slots
 from ci_platform.store.codec import entry_columns, fixed_columns, moving_columns, pack_data, plain
+from ci_platform.store.inputs import pack_payload
 from ci_platform.store.journal import write_entries
 from ci_platform.store.packing import pack
 from ci_platform.store.tables import RUN_COUNTERS, RUN_INPUTS, RUNS, SUPERSESSIONS
@@ -65,7 +66,7 @@ def prepare(
     return Creation(
         new=new,
         skip_existing=skip_existing,
-        payloads=[pack(one.payload, "payload") for one in new],
+        payloads=[pack_payload(one) for one in new],
         events=[pack(one.event, "event") for one in new],
         note=None if note is None else audit.columns(note),
     )

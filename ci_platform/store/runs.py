@@ -33,7 +33,7 @@ from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
 from ci_platform.store.database import Database
 from ci_platform.store.direct import Direct
-from ci_platform.store.inputs import InputCache
+from ci_platform.store.inputs import InputCache, payload_of
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.packing import unpack
 from ci_platform.store.tables import ENTRIES, RUN_INPUTS, RUNS
@@ -217,7 +217,8 @@ def check_created(new: Sequence[NewRun]) -> None:
 
 def whole(row: Columns) -> Run:
     """A run from its row joined with its inputs."""
-    return run_of(row, unpack(row.payload), unpack(row.event))
+    run = run_of(row, {}, unpack(row.event))
+    return replace(run, payload=payload_of(row.payload, run))
 
 
 def _get(connection: Connection, run_id: RunId) -> Run:

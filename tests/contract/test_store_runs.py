@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ci_platform.envelope import Dispatch, wrap
 from ci_platform.errors import Conflict, InvalidRequest, RunExists, RunNotFound
 from ci_platform.model import AuditNote, EntryKind, ErrorInfo, RepositoryId, RunId, RunState, Wait
 from ci_platform.ports import RunFilter, Store
@@ -59,6 +60,22 @@ def test_a_run_reads_back_as_it_was_created(store: Store) -> None:
     run = store.runs.create([new_run(params={"deep": [1, None, "é", 2**70, 0.5]})])[0]
     assert store.runs.get(run.id) == run
     assert store.runs.by_number(REPO, 1) == run
+
+
+@pytest.mark.parametrize("changed", [None, "repository_id", "pipeline", "ref", "commit", "resume"])
+def test_an_envelope_reads_back_as_it_was_whether_it_repeats_the_row_or_not(
+    store: Store, changed: str | None
+) -> None:
+    new = new_run()
+    dispatch = Dispatch(new.repository_id, new.pipeline, new.ref, new.commit, new.resume.value)
+    if changed is not None:
+        dispatch = replace(dispatch, **{changed: "b" * 40})
+    new = replace(new, payload=wrap(dispatch, {"a": [1, None]}))
+    created = store.runs.create([new])[0]
+    (claim,) = store.runs.claim(WORKER, limit=1, lease_ms=1_000)
+    assert created.payload == new.payload
+    assert store.runs.get(new.id).payload == new.payload
+    assert claim.run.payload == new.payload
 
 
 def test_a_run_reads_back_as_it_was_appended(store: Store) -> None:
