@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from git_store.errors import BadPack, OverLimit
 from git_store.limits import Limits
 from git_store.objects import Objects
-from git_store.packfile import DIRECTORY, GITLINK, LINK, TREE, checked_references, entries
+from git_store.packfile import DIRECTORY, GITLINK, LINK, TREE, entries
+from git_store.treecheck import checked_references
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

@@ -25,12 +25,12 @@ from git_store.packfile import (
     REGULAR,
     TREE,
     TYPE_NAMES,
-    checked_references,
     entries,
     entry_header,
     pack_header,
     references,
 )
+from git_store.treecheck import checked_references
 
 _AUTHOR = re.compile(r"[^<>\n\0]* ?<[^<>\n\0]*>")
 _FORMAT = 0o170000

@@ -12,7 +12,8 @@ from pathlib import Path
 from git_store.errors import BadPack, OverLimit
 from git_store.limits import Limits
 from git_store.objects import Objects
-from git_store.packfile import BLOB, DIRECTORY, GITLINK, LINK, TREE, checked_references, entries
+from git_store.packfile import BLOB, DIRECTORY, GITLINK, LINK, TREE, entries
+from git_store.treecheck import checked_references
 
 _FORMAT = 0o170000
 _DEPTH = 200  # directories inside directories: each holds a descriptor while it is written

@@ -25,15 +25,19 @@ from git_store.packfile import (
     TRAILER,
     TYPE_NAMES,
     Buffer,
-    checked_references,
     delta_result_size,
     entry_at,
     inflate,
     inflate_slices,
     patch,
+    unload,
 )
+from git_store.treecheck import TreeCheck
 
-_DELTAS_HELD_BYTES = 32 << 20  # delta texts kept between the two phases; others inflate twice
+_DELTAS_HELD_BYTES = 8 << 20  # delta texts kept between the two phases; others inflate twice
+_UNLOAD_BYTES = 8 << 20  # of the pack, read and then let go of
+_UNLOAD_SLICES = 8
+_AHEAD = 1024  # more than an entry's head, and what deflation adds to a few bytes
 _PROGRESS_EVERY = 2000  # objects
 _LARGE_OFFSET = 1 << 31
 _HEADER = 12
@@ -52,11 +56,27 @@ class Indexed:
     bases: list[tuple[bytes, int, bytes]]  # missing delta bases found elsewhere: append them
 
 
+class Source:
+    """A pack to be indexed. This one is all there; a subclass waits for one that still arrives."""
+
+    def __init__(self, data: Buffer) -> None:
+        self.data = data
+        self.ended = True
+
+    def reach(self, position: int) -> None:
+        """Wait until the data goes up to a position, or has ended."""
+
+    def __getitem__(self, part: slice) -> bytes:
+        self.reach(part.stop)
+        return self.data[part]
+
+
 def index_pack(
-    data: Buffer, *, limits: Limits, lookup: Lookup, progress: Progress = lambda text: None
+    data: Buffer | Source, *, limits: Limits, lookup: Lookup, progress: Progress = lambda text: None
 ) -> Indexed:
-    """Index a pack whose trailer has been checked. Raises BadPack, OverLimit."""
-    indexer = _Indexer(data, limits, progress)
+    """Index a pack. Its trailer is the caller's to check. Raises BadPack, OverLimit."""
+    source = data if isinstance(data, Source) else Source(data)
+    indexer = _Indexer(source, limits, progress)
     try:
         indexer.scan()
         indexer.resolve_inside()
@@ -66,9 +86,10 @@ def index_pack(
 
 
 class _Indexer:
-    def __init__(self, data: Buffer, limits: Limits, progress: Progress) -> None:
-        self._data = data
-        self._end = len(data) - TRAILER
+    def __init__(self, source: Source, limits: Limits, progress: Progress) -> None:
+        self._source = source
+        self._data = source.data
+        self._end = 0
         self._limits = limits
         self._progress = progress
         self._entries: list[Entry] = []
@@ -79,12 +100,14 @@ class _Indexer:
         self._named: dict[bytes, list[int]] = {}  # name of a base -> offsets of its deltas
         self._deltas: dict[int, bytes | None] = {}  # offset -> delta text; None: inflate it again
         self._crcs: dict[int, int] = {}
+        self._trees = TreeCheck()
         self._held = 0
         self._resolved = 0
         self._results = 0
 
     def scan(self) -> None:
         """Go through the pack once: name what is whole, note what is a delta of what."""
+        self._reach(_HEADER)
         data, end = self._data, self._end
         if end < _HEADER or data[:4] != b"PACK" or data[4:8] not in (b"\0\0\0\2", b"\0\0\0\3"):
             raise BadPack("this is not a pack")
@@ -95,13 +118,17 @@ class _Indexer:
                 " in one push (push_objects)",
                 limit="push_objects",
             )
-        position = _HEADER
+        position = unloaded = _HEADER
         for number in range(count):
-            if position >= end:
+            self._reach(position + _AHEAD)
+            if position >= self._end:
                 raise BadPack("the pack is truncated")
+            if position - unloaded > _UNLOAD_BYTES:
+                unload(self._data, unloaded, position)
+                unloaded = position
             if number % _PROGRESS_EVERY == 0 and number:
                 self._progress(f"Indexing objects: {number * 100 // count}% ({number}/{count})\r")
-            kind, size, start, base = entry_at(data, position)
+            kind, size, start, base = entry_at(self._data, position)
             if kind in TYPE_NAMES:
                 self._check_size(kind, size)
                 after = self._name_whole(kind, size, position, start)
@@ -110,8 +137,16 @@ class _Indexer:
             else:
                 raise BadPack(f"an object of unknown type {kind}")
             position = after
-        if position != end:
+        self._reach(position + _AHEAD)
+        if position != self._end:
             raise BadPack("there is something after the last object")
+
+    def _reach(self, position: int) -> None:
+        """Make the data go so far, if there is so much of it."""
+        source = self._source
+        source.reach(position)
+        self._data = source.data
+        self._end = len(source.data) - (TRAILER if source.ended else 0)
 
     def _check_size(self, kind: int, size: int) -> None:
         limit, name = (
@@ -126,22 +161,27 @@ class _Indexer:
             )
 
     def _name_whole(self, kind: int, size: int, position: int, start: int) -> int:
-        data = self._data
         if kind == BLOB and size > STREAM_BYTES:
             digest = hashlib.sha1(b"blob %d\0" % size)
             after = start
-            for content, end in inflate_slices(data, start, size):
+            for number, (content, end) in enumerate(inflate_slices(self._source, start, size)):
                 digest.update(content)
                 after = end
+                if number % _UNLOAD_SLICES == 0:
+                    unload(self._source.data, position, len(self._source.data))
             name, crc = digest.digest(), 0
+            self._reach(after)
             for at in range(position, after, SLICE):
-                crc = binascii.crc32(data[at : min(after, at + SLICE)], crc)
+                crc = binascii.crc32(self._data[at : min(after, at + SLICE)], crc)
+                unload(self._data, at, min(after, at + SLICE))
         else:
+            self._reach(start + size + (size >> 8) + _AHEAD)
+            data = self._data
             content, after = inflate(data, start, size)
             name = _name(kind, content)
             crc = binascii.crc32(data[position:after])
             if kind != BLOB:
-                self._wanted.update(checked_references(kind, content))
+                self._wanted.update(self._trees.references(kind, content))
         self._add(name, kind, position, crc)
         self._whole[position] = name
         return after
@@ -149,6 +189,7 @@ class _Indexer:
     def _note_delta(self, size: int, position: int, start: int, base: int | bytes | None) -> int:
         if size > self._limits.delta_result_bytes:
             raise OverLimit("a delta is over the limit (delta_result_bytes)", limit="delta_bytes")
+        self._reach(start + size + (size >> 8) + _AHEAD)
         content, after = inflate(self._data, start, size)
         self._crcs[position] = binascii.crc32(self._data[position:after])
         if isinstance(base, int):
@@ -221,10 +262,11 @@ class _Indexer:
             name = _name(kind, result)
             self._add(name, kind, position, self._crcs.pop(position))
             if kind != BLOB:
-                self._wanted.update(checked_references(kind, result))
+                self._wanted.update(self._trees.references(kind, result))
             todo += [(kid, result) for kid in self._kids(position, name)]
             self._resolved += 1
             if self._resolved % _PROGRESS_EVERY == 0:
+                unload(self._data, 0, len(self._data))
                 self._progress(f"Resolving deltas: {self._resolved}\r")
 
     def _take_delta(self, position: int, kind: int) -> bytes:

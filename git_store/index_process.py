@@ -1,7 +1,9 @@
-"""Indexing a large pack in a process of its own, so that it never holds up the server's threads.
+"""A large pack is indexed in a process of its own while it arrives, so that it never holds up the
+server's threads, and is nearly done when the last byte is here.
 
-`index_apart` is called in the server, `main` is what the child runs. They speak over a
-socket pair: the child asks for objects it needs and tells its progress, and ends with the result.
+`Indexing` is the server's side, `main` is what the child runs. They speak over a socket pair: the
+child hears how much of the file is there, asks for objects it needs, tells its progress, writes
+the index and ends with what there is to know of the pack.
 """
 
 from __future__ import annotations
@@ -9,79 +11,155 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Self
 
+from git_store.child import confine, end, start_python
 from git_store.errors import BadPack, GitStoreError, OverLimit, StorageFailed
-from git_store.index import Indexed, Lookup, Progress, index_pack
+from git_store.index import Lookup, Progress, Source, index_pack
 from git_store.limits import Limits
 from git_store.pack import map_file
+from git_store.settle import Settled, settle_files
 
-CHILD = [sys.executable, "-c", "from git_store.index_process import main; main()"]
+MODULE = "index_process"  # what the child runs
 _LOOKUP, _PROGRESS, _DONE, _BAD, _OVER = range(5)  # what the child says
+_TELL_BYTES = 1 << 20  # of the pack, before the child hears of them
 
 
-def index_apart(path: Path, *, limits: Limits, lookup: Lookup, progress: Progress) -> Indexed:
-    """As `index_pack`, of a file, in a child process. Raises also StorageFailed if it dies."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        child = subprocess.Popen(
-            [*CHILD, str(theirs.fileno())],
-            env={"PYTHONPATH": os.pathsep.join(sys.path)},
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        theirs.close()
+class Indexing:
+    """One pack, as `index_pack` and `settle_files` would do it. Close it, whatever happens.
+
+    `progress` is also called with nothing, now and then, while there is nothing to say.
+    """
+
+    def __init__(
+        self,
+        pack_file: Path,
+        index_file: Path,
+        *,
+        limits: Limits,
+        lookup: Lookup,
+        progress: Progress,
+    ) -> None:
+        self._limits = limits
+        self._lookup = lookup
+        self._progress = progress
+        self._told = 0
+        self._settled: Settled | None = None
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._child = start_python(
+                MODULE, str(theirs.fileno()), limits=limits, pass_fds=[theirs.fileno()]
+            )
+            self._line = Connection(ours.detach())
+        job = (str(pack_file), str(index_file), dataclasses.asdict(limits))
+        self._talk(lambda: self._line.send(job))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._line.close()
+        end(self._child)  # it has ended, unless we gave up on it
+
+    def arrived(self, size: int) -> None:
+        """So much of the file is there. Raises BadPack, OverLimit, as soon as the child knows."""
+        if size - self._told >= _TELL_BYTES:
+            self._told = size
+            self._talk(lambda: self._tell(size))
+
+    def finish(self) -> Settled:
+        """The file is whole. Raises BadPack, OverLimit; StorageFailed if the child died."""
+        self._talk(self._conclude)
+        assert self._settled is not None
+        return self._settled
+
+    def _talk(self, say: Callable[[], None]) -> None:
         try:
-            with Connection(os.dup(ours.fileno())) as line:
-                line.send((str(path), dataclasses.asdict(limits)))
-                return _converse(line, lookup, progress)
+            try:
+                say()
+            except BrokenPipeError:
+                while True:  # it ended: what has it said at last?
+                    self._hear()
         except (EOFError, OSError) as error:
             raise StorageFailed("the process that indexes the pack died; push again") from error
-        finally:
-            child.kill()  # it has ended, unless we gave up on it
-            child.wait()
 
+    def _tell(self, size: int) -> None:
+        while self._line.poll():
+            self._hear()
+        self._line.send(size)
 
-def _converse(line: Connection, lookup: Lookup, progress: Progress) -> Indexed:
-    while True:
-        what, value = line.recv()
+    def _conclude(self) -> None:
+        self._line.send(None)
+        while self._settled is None:
+            if self._line.poll(self._limits.keepalive_seconds):
+                self._hear()
+            else:
+                self._progress("")
+
+    def _hear(self) -> None:
+        what, value = self._line.recv()
         if what == _LOOKUP:
-            line.send(lookup(value))
+            self._line.send(self._lookup(value))
         elif what == _PROGRESS:
-            progress(value)
+            self._progress(value)
         elif what == _BAD:
             raise BadPack(value)
         elif what == _OVER:
             raise OverLimit(value[0], limit=value[1])
         else:
-            return Indexed(*value)
+            self._settled = value
+
+
+class _Arriving(Source):
+    """A file that grows while it is read."""
+
+    def __init__(self, path: Path, line: Connection) -> None:
+        super().__init__(b"")
+        self.ended = False
+        self._path = path
+        self._line = line
+
+    def reach(self, position: int) -> None:
+        while not self.ended and (len(self.data) < position or self._line.poll()):
+            told = self._line.recv()
+            self.ended = told is None
+            if self.ended or len(self.data) < position:
+                self.data = map_file(self._path)
+
+    def drain(self) -> None:
+        """Hear the end, so that what comes next on the line is an answer."""
+        while not self.ended:
+            self.reach(len(self.data) + 1)
 
 
 def main() -> None:
     """The child: one pack, then it ends."""
-    with Connection(int(sys.argv[1])) as line:
-        path, limits = line.recv()
+    (descriptor,) = confine()
+    with Connection(int(descriptor)) as line:
+        pack_path, index_path, limits = line.recv()
 
         def lookup(name: bytes) -> tuple[int, bytes] | None:
+            source.drain()
             line.send((_LOOKUP, name))
             found: tuple[int, bytes] | None = line.recv()
             return found
 
+        source = _Arriving(Path(pack_path), line)
         try:
             indexed = index_pack(
-                map_file(Path(path)),
+                source,
                 limits=Limits(**limits),
                 lookup=lookup,
                 progress=lambda text: line.send((_PROGRESS, text)),
             )
+            settled = settle_files(Path(pack_path), Path(index_path), source.data, indexed)
         except OverLimit as error:
             line.send((_OVER, (error.detail, error.limit)))
         except GitStoreError as error:
             line.send((_BAD, error.detail))
         else:
-            fields = dataclasses.fields(Indexed)
-            line.send((_DONE, [getattr(indexed, field.name) for field in fields]))
+            line.send((_DONE, settled))
+        os._exit(0)  # giving back the memory piece by piece would only take time

@@ -52,7 +52,7 @@ class Limits:
     process_bytes: int = 2 * MIB  # pushes from this size on are indexed in a process of their own
     process_objects: int = 4000  # fetches of more are put together in a process of their own
     git_objects: int = 100_000  # pushes of more are indexed by git, where it is installed
-    processes: int = 8  # of fetches, at once
+    processes: int = 8  # of pushes and fetches together, at once
     process_memory_bytes: int = 1 * GIB  # of one such process
     process_seconds: int = 3600  # processor time of one
     keepalive_seconds: float = 5.0  # a client that waits hears something so often

@@ -6,14 +6,13 @@ packs.py opens them and keeps them at hand; child processes open their own.
 from __future__ import annotations
 
 import mmap
+import os
 from array import array
 from bisect import bisect_left
 from pathlib import Path
 
 from git_store.index import PackIndex
 from git_store.packfile import STREAM_BYTES, TRAILER, Buffer, inflate, inflate_slices
-
-_PAGE = mmap.PAGESIZE
 
 
 class Pack:
@@ -73,9 +72,9 @@ def map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def unload(data: Buffer, start: int, end: int) -> None:
-    """Let go of the memory behind a stretch of a file that has been read. It stays readable."""
-    if isinstance(data, mmap.mmap):
-        first = start // _PAGE * _PAGE
-        if end > first:
-            data.madvise(mmap.MADV_DONTNEED, first, end - first)
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -24,7 +24,7 @@ from git_store.graph import Graph
 from git_store.limits import Limits
 from git_store.objects import Objects
 from git_store.pack import Pack, map_file
-from git_store.packfile import SLICE
+from git_store.packfile import pieces
 from git_store.packwriter import PackWriter
 from git_store.pktline import SideBand
 from git_store.select import Job, select
@@ -34,14 +34,16 @@ _COMPLAINT_BYTES = 1000
 
 
 class PackProcesses:
-    """Shared by all threads of a process; so many at once, and the others wait."""
+    """Shared by all threads of a process; as many at once as are free, the others wait."""
 
-    def __init__(self, directory: Path, limits: Limits, git: Path | None) -> None:
+    def __init__(
+        self, directory: Path, limits: Limits, free: threading.Semaphore, git: Path | None
+    ) -> None:
         """`git` is the binary; None: our own process does it."""
         self._directory = directory
         self._limits = limits
         self._git = git
-        self._free = threading.BoundedSemaphore(limits.processes)
+        self._free = free
 
     def send(self, packs: Sequence[Pack], job: Job, side: SideBand) -> None:
         """Send what the job asks for. Raises StorageFailed if the process fails."""
@@ -143,8 +145,8 @@ def _place(path: Path, pack: Pack) -> None:
             return
     for data, here in zip((pack.data, pack.index_data), copies, strict=True):
         with here.open("wb") as copy:
-            for at in range(0, len(data), SLICE):
-                copy.write(data[at : at + SLICE])
+            for piece in pieces(data, 0, len(data)):
+                copy.write(piece)
 
 
 # --- git ------------------------------------------------------------------------------------------

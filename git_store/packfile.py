@@ -11,9 +11,9 @@ import binascii
 import mmap
 import zlib
 from collections.abc import Iterator
+from typing import Protocol
 
 from dulwich.errors import ApplyDeltaError, ObjectFormatException
-from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs
 from dulwich.objects import parse_tree
 from dulwich.pack import apply_delta
 
@@ -30,11 +30,31 @@ LINK = 0o120000
 REGULAR = 0o100000
 
 Buffer = mmap.mmap | bytes
+_PAGE = mmap.PAGESIZE
 Tree = list[tuple[bytes, int, bytes]]  # name, mode, hex sha
 
-_FORMAT = 0o170000
-_MODES = {DIRECTORY, REGULAR, LINK, GITLINK}
 _SIZE_BITS = 62
+
+
+class Slices(Protocol):
+    """Data that slices can be had of."""
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+def unload(data: Buffer, start: int, end: int) -> None:
+    """Let go of the memory behind a stretch of a file that has been read. It stays readable."""
+    if isinstance(data, mmap.mmap):
+        first = start // _PAGE * _PAGE
+        if end > first:
+            data.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+
+def pieces(data: Buffer, start: int, end: int) -> Iterator[bytes]:
+    """A stretch of a pack in slices; the memory behind each is let go of."""
+    for at in range(start, end, SLICE):
+        yield data[at : min(end, at + SLICE)]
+        unload(data, at, min(end, at + SLICE))
 
 
 def entry_at(data: Buffer, position: int) -> tuple[int, int, int, int | bytes | None]:
@@ -91,7 +111,7 @@ def inflate(data: Buffer, position: int, size: int) -> tuple[bytes, int]:
     return content, taken - len(stream.unused_data)
 
 
-def inflate_slices(data: Buffer, position: int, size: int) -> Iterator[tuple[bytes, int]]:
+def inflate_slices(data: Slices, position: int, size: int) -> Iterator[tuple[bytes, int]]:
     """Like `inflate` for large blobs: yields (slice, 0) and at last (b"", end of the stream)."""
     stream = zlib.decompressobj()
     total, taken, more = 0, position, b""
@@ -189,49 +209,6 @@ def commit_time(content: bytes) -> int:
         return max(0, min(int(words[-2]), 1 << 40))
     except (ValueError, IndexError):
         return 0
-
-
-def checked_references(kind: int, content: bytes) -> list[bytes]:
-    """`references` of an object that a client sent: refuses trees that could harm a checkout."""
-    if kind != TREE:
-        return references(kind, content)
-    tree = entries(content)
-    _check_names([name for name, _, _ in tree], tree)
-    if not {mode & _FORMAT for _, mode, _ in tree} <= _MODES:
-        raise BadPack("a tree has an entry with a mode git does not know")
-    return [binascii.unhexlify(sha) for _, mode, sha in tree if mode != GITLINK]
-
-
-def _check_names(names: list[bytes], tree: Tree) -> None:
-    """The quick tests look at all names in one string; only suspects are looked at one by one."""
-    joined = b"\0" + b"\0".join(names) + b"\0"
-    if b"/" in joined or b"\0\0" in joined:
-        if names:
-            raise BadPack("a tree has an entry with an empty name or a slash in its name")
-        return
-    lower = joined.lower()
-    if b"\0.\0" in joined or b"\0..\0" in joined or b"\0.git\0" in lower:
-        raise BadPack("a tree has an entry named '.', '..' or '.git'")
-    if b"\0.git" in lower or b"\0git~" in lower or not joined.isascii():
-        for name in names:
-            if not validate_path_element_ntfs(name) and b"git" in name.lower():
-                raise BadPack(f"a tree has an entry that some systems read as .git: {name!r}")
-            if not name.isascii() and not validate_path_element_hfs(name) and _is_text(name):
-                raise BadPack(f"a tree has an entry that some systems read as .git: {name!r}")
-    keys = [name + b"/" if mode == DIRECTORY else name for name, mode, _ in tree]
-    if keys != sorted(keys):
-        raise BadPack("a tree is not sorted")
-    if len(set(names)) != len(names):
-        raise BadPack("a tree has two entries of one name")
-
-
-def _is_text(name: bytes) -> bool:
-    """HFS names are UTF-8; dulwich also calls bytes that are not UTF-8 invalid there."""
-    try:
-        name.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def entry_header(kind: int, size: int, base: int | bytes | None = None) -> bytes:

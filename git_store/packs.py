@@ -25,14 +25,13 @@ from git_store.database import Clock, Database, new_id
 from git_store.errors import BadPack, ObjectNotFound, StorageFailed
 from git_store.index import index_bytes, index_pack
 from git_store.limits import Limits
-from git_store.pack import Pack, map_file
+from git_store.pack import Pack, map_file, sync
 from git_store.packfile import TRAILER
 from git_store.tables import packs, repositories, repository_packs
 
 log = logging.getLogger(__name__)
 
 PREFIX = "packs/"
-_ROOTS_KEPT = 4096  # a pack with more is never sent again whole
 _IDS_PER_QUERY = 500
 _INLINE_OVERHEAD_BYTES = 4096  # an index and its objects in Python
 # What every request asks is built once: building a statement costs as much as running it.
@@ -57,7 +56,7 @@ class NewPack:
     checksum: str
     size: int
     objects: int
-    roots: tuple[bytes, ...]
+    roots: tuple[bytes, ...] | None
     data: bytes | None
     pack_file: Path | None
     index_file: Path | None
@@ -107,7 +106,7 @@ class Packs:
             "checksum": new.checksum,
             "size": new.size,
             "objects": new.objects,
-            "roots": b"".join(new.roots) if len(new.roots) <= _ROOTS_KEPT else None,
+            "roots": None if new.roots is None else b"".join(new.roots),
             "data": new.data,
             "created_ms": self._clock(),
             "released_ms": None,
@@ -311,14 +310,6 @@ def _move_in(objects: LocalStore, key: str, path: Path) -> None:
         sync(target)
     sync(target.parent)
     sync(target.parent.parent)
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _split(roots: bytes | None) -> tuple[bytes, ...] | None:

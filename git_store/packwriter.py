@@ -19,6 +19,7 @@ from git_store.packfile import (
     entry_at,
     entry_header,
     pack_header,
+    pieces,
 )
 from git_store.pktline import SideBand
 from git_store.select import Selected
@@ -58,17 +59,14 @@ def reusable(
 
 def send_whole(packs: Sequence[Pack], side: SideBand) -> None:
     if len(packs) == 1:
-        data = packs[0].data
-        for at in range(0, len(data), SLICE):
-            side.data(data[at : at + SLICE])
+        for piece in pieces(packs[0].data, 0, len(packs[0].data)):
+            side.data(piece)
         return
     header = pack_header(sum(pack.count for pack in packs))
     digest = hashlib.sha1(header)
     side.data(header)
     for pack in packs:
-        end = len(pack.data) - TRAILER
-        for at in range(12, end, SLICE):
-            piece = pack.data[at : min(end, at + SLICE)]
+        for piece in pieces(pack.data, 12, len(pack.data) - TRAILER):
             digest.update(piece)
             side.data(piece)
     side.data(digest.digest())
@@ -168,8 +166,11 @@ class PackWriter:
         end = pack.end_of(offset, start, size)
         self._sent[name] = self._position
         self._put(header)
-        for at in range(start, end, SLICE):
-            self._put(pack.data[at : min(end, at + SLICE)])
+        if end - start < SLICE:
+            self._put(pack.data[start:end])
+            return
+        for piece in pieces(pack.data, start, end):
+            self._put(piece)
 
     def _send_whole(self, name: bytes) -> None:
         self._sent[name] = self._position

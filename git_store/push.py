@@ -140,22 +140,32 @@ class Pushes:
         clock: Clock,
         limits: Limits,
         heavy: threading.Semaphore,
+        processes: threading.Semaphore,
     ) -> None:
+        """`heavy` and `processes` bound the work that is done at once, in threads and beside."""
         self._database = database
         self._packs = packs
         self._directory = directory
         self._clock = clock
         self._limits = limits
         self._heavy = heavy
+        self._processes = processes
         self.listener: PushListener | None = None
         self._marks = _Marks(database, clock)
 
     def quarantine(self) -> Quarantine:
         """A place for one pack to come."""
-        return Quarantine(self._directory, self._packs.new_id(), self._limits, self._heavy)
+        return Quarantine(
+            self._directory,
+            self._packs.new_id(),
+            self._limits,
+            heavy=self._heavy,
+            processes=self._processes,
+        )
 
     def receive(self, request: Request, *, say: Say, progress: Say) -> Report:
-        """Carry out a push, or say why not; what the listener says goes to `say`."""
+        """Carry out a push, or say why not; what the listener says goes to `say`. `progress` also
+        hears nothing, now and then, while there is nothing to say."""
         report = Report({change.ref: None for change in request.changes})
         try:
             with self.quarantine() as quarantine:

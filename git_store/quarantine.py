@@ -6,25 +6,25 @@ happens; those of a process that died are swept by age.
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import shutil
 import threading
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from git_store.errors import BadPack, OverLimit
-from git_store.index import Entry, Indexed, Lookup, Progress, index_bytes, index_pack
-from git_store.index_process import index_apart
+from git_store.index import Lookup, Progress, index_pack
+from git_store.index_process import Indexing
 from git_store.limits import Limits
 from git_store.objects import Objects
 from git_store.pack import Pack, map_file
-from git_store.packfile import SLICE, TRAILER, Buffer, entry_header
-from git_store.packs import NewPack, sync
+from git_store.packfile import TRAILER, Buffer
+from git_store.packs import NewPack
+from git_store.settle import Settled, settle, settle_files
 
 _SMALLEST = 12 + TRAILER
 
@@ -36,14 +36,22 @@ class Arrived:
     new: NewPack
     pack: Pack
     needs: frozenset[bytes]  # what its objects refer to and only the repository has
+    completed: frozenset[bytes]  # what was added from the repository, so that it can be read alone
 
 
 class Quarantine:
     def __init__(
-        self, directory: Path, pack_id: str, limits: Limits, heavy: threading.Semaphore
+        self,
+        directory: Path,
+        pack_id: str,
+        limits: Limits,
+        *,
+        heavy: threading.Semaphore,
+        processes: threading.Semaphore,
     ) -> None:
         self._limits = limits
         self._heavy = heavy
+        self._processes = processes
         self._id = pack_id
         self._directory = directory
         self._pack_file = directory / f"{pack_id}.pack"
@@ -66,48 +74,40 @@ class Quarantine:
     ) -> Arrived | None:
         """Take in a pack and check it. None if it brings nothing that is not here already.
 
-        `room` is what the repository's quota leaves. Raises BadPack, OverLimit.
+        `room` is what the repository's quota leaves. `progress` is called with nothing, now and
+        then, when there is nothing to say. Raises BadPack, OverLimit.
         """
-        data = self._spool(chunks, room)
-        indexed = self._index(data, objects.find, progress)
-        for name in indexed.wanted:
+        arrived = self._take_in(chunks, objects.find, progress, room)
+        for name in arrived.needs:
             if not objects.has(name):
                 raise BadPack(f"missing necessary objects: {name.hex()} is referred to, not sent")
-        arrived = self._finish(data, indexed)
-        if objects.packs and not _brings_news(arrived.pack, indexed, objects):
+        if objects.packs and not _brings_news(arrived, objects):
             return None
-        return arrived if indexed.entries else None
+        return arrived if arrived.new.objects else None
 
     def rebuild(self, chunks: Iterable[bytes]) -> Arrived:
         """Take in a pack made of objects that are here; nothing about them needs checking."""
-        data = self._spool(chunks, room=self._limits.repository_bytes)
-        indexed = self._index(data, lambda name: None, lambda text: None)
-        return self._finish(data, indexed)
+        room = self._limits.repository_bytes
+        return self._take_in(chunks, lambda name: None, lambda text: None, room)
 
-    def _index(self, data: Buffer, lookup: Lookup, progress: Progress) -> Indexed:
-        if isinstance(data, bytes):
-            return index_pack(data, limits=self._limits, lookup=lookup, progress=progress)
-        with self._heavy:
-            if len(data) < self._limits.process_bytes:
-                return index_pack(data, limits=self._limits, lookup=lookup, progress=progress)
-            return index_apart(
-                self._pack_file, limits=self._limits, lookup=lookup, progress=progress
-            )
-
-    def _spool(self, chunks: Iterable[bytes], room: int) -> Buffer:
-        """Receive the whole pack, hashing it on the way, and check its trailer."""
+    def _take_in(
+        self, chunks: Iterable[bytes], lookup: Lookup, progress: Progress, room: int
+    ) -> Arrived:
+        """Receive the whole pack, hashing it on the way; index it, check its trailer."""
         digest = hashlib.sha1()
         tail = b""
         size = 0
         held: list[bytes] = []
-        file: BinaryIO | None = None
-        try:
+        with ExitStack() as stack:
+            file: BinaryIO | None = None
+            apart: Indexing | None = None
             for chunk in chunks:
                 size += len(chunk)
                 self._check_size(size, room)
                 if file is None and size > self._limits.inline_pack_bytes:
-                    file = self._open()
-                    file.writelines(held)
+                    file = stack.enter_context(self._open())
+                    for earlier in held:
+                        file.write(earlier)
                     held.clear()
                 if file is None:
                     held.append(chunk)
@@ -116,12 +116,70 @@ class Quarantine:
                 seen = tail + chunk
                 digest.update(memoryview(seen)[:-TRAILER])
                 tail = seen[-TRAILER:]
-        finally:
-            if file is not None:
-                file.close()
-        if size < _SMALLEST or digest.digest() != tail:
-            raise BadPack("the pack is damaged or was cut short")
-        return map_file(self._pack_file) if file is not None else b"".join(held)
+                if apart is None and size >= self._limits.process_bytes and file is not None:
+                    apart = self._begin_apart(stack, lookup, progress)
+                if apart is not None and file is not None:
+                    file.flush()
+                    apart.arrived(size)
+            if size < _SMALLEST or digest.digest() != tail:
+                raise BadPack("the pack is damaged or was cut short")
+            if file is None:
+                return self._held(b"".join(held), lookup, progress)
+            file.flush()
+            if apart is None and size >= self._limits.process_bytes:
+                while not self._processes.acquire(timeout=self._limits.keepalive_seconds):
+                    progress("")
+                stack.callback(self._processes.release)
+                apart = stack.enter_context(self._indexing(lookup, progress))
+            if apart is not None:
+                return self._filed(apart.finish())
+            return self._filed(self._index_here(lookup, progress))
+
+    def _begin_apart(self, stack: ExitStack, lookup: Lookup, progress: Progress) -> Indexing | None:
+        """Index what is here already, beside what still comes, if a process is to be had now."""
+        if not self._processes.acquire(blocking=False):
+            return None
+        stack.callback(self._processes.release)
+        return stack.enter_context(self._indexing(lookup, progress))
+
+    def _indexing(self, lookup: Lookup, progress: Progress) -> Indexing:
+        return Indexing(
+            self._pack_file, self._index_file, limits=self._limits, lookup=lookup, progress=progress
+        )
+
+    def _index_here(self, lookup: Lookup, progress: Progress) -> Settled:
+        with self._heavy:
+            data = map_file(self._pack_file)
+            indexed = index_pack(data, limits=self._limits, lookup=lookup, progress=progress)
+            return settle_files(self._pack_file, self._index_file, data, indexed)
+
+    def _held(self, data: bytes, lookup: Lookup, progress: Progress) -> Arrived:
+        """A pack in memory; one that its missing bases make too large for that goes to a file."""
+        indexed = index_pack(data, limits=self._limits, lookup=lookup, progress=progress)
+        if sum(len(content) for _, _, content in indexed.bases) > self._limits.inline_pack_bytes:
+            with self._open() as file:
+                file.write(data)
+            return self._filed(settle_files(self._pack_file, self._index_file, data, indexed))
+        settled, data, index = settle(data, indexed)
+        return self._arrived(settled, data, index)
+
+    def _filed(self, settled: Settled) -> Arrived:
+        return self._arrived(settled, map_file(self._pack_file), map_file(self._index_file))
+
+    def _arrived(self, settled: Settled, data: Buffer, index: Buffer) -> Arrived:
+        held = data if isinstance(data, bytes) else None
+        new = NewPack(
+            id=self._id,
+            checksum=settled.checksum.hex(),
+            size=settled.size,
+            objects=settled.objects,
+            roots=settled.roots,
+            data=held,
+            pack_file=self._pack_file if held is None else None,
+            index_file=self._index_file if held is None else None,
+        )
+        pack = Pack(self._id, data, index, settled.roots)
+        return Arrived(new, pack, settled.needs, settled.completed)
 
     def _check_size(self, size: int, room: int) -> None:
         if size > self._limits.push_bytes:
@@ -141,76 +199,18 @@ class Quarantine:
         self._directory.mkdir(parents=True, exist_ok=True)
         return self._pack_file.open("xb")
 
-    def _finish(self, data: Buffer, indexed: Indexed) -> Arrived:
-        """Complete a thin pack, write the index, make files durable."""
-        entries = indexed.entries
-        if indexed.bases:
-            data, added = self._complete(data, indexed)
-            entries = sorted(entries + added)
-        checksum = bytes(data[len(data) - TRAILER :])
-        index: Buffer = index_bytes(entries, checksum)
-        inline = isinstance(data, bytes)
-        if not inline:
-            self._index_file.write_bytes(bytes(index))
-            for path in (self._pack_file, self._index_file):
-                sync(path)
-        new = NewPack(
-            id=self._id,
-            checksum=checksum.hex(),
-            size=len(data),
-            objects=len(entries),
-            roots=tuple(indexed.roots),
-            data=bytes(data) if inline else None,
-            pack_file=None if inline else self._pack_file,
-            index_file=None if inline else self._index_file,
-        )
-        return Arrived(
-            new=new,
-            pack=Pack(self._id, data, index, new.roots),
-            needs=frozenset(indexed.wanted),
-        )
 
-    def _complete(self, data: Buffer, indexed: Indexed) -> tuple[Buffer, list[Entry]]:
-        """Append the missing bases, so that the pack can be read on its own."""
-        added: list[Entry] = []
-        extra: list[bytes] = []
-        position = len(data) - TRAILER
-        for name, kind, content in indexed.bases:
-            entry = entry_header(kind, len(content)) + zlib.compress(content, 1)
-            added.append((name, position, binascii.crc32(entry)))
-            extra.append(entry)
-            position += len(entry)
-        count = int.from_bytes(data[8:12], "big") + len(added)
-        head = data[:8] + count.to_bytes(4, "big")
-        digest = hashlib.sha1(head)
-        for piece in [*_pieces(data, 12, len(data) - TRAILER), *extra]:
-            digest.update(piece)
-        tail = b"".join([*extra, digest.digest()])
-        if isinstance(data, bytes) and position + TRAILER <= self._limits.inline_pack_bytes:
-            return head + data[12:-TRAILER] + tail, added
-        if isinstance(data, bytes):
-            with self._open() as file:
-                file.write(data)
-        with self._pack_file.open("r+b") as file:
-            file.write(head)
-            file.seek(len(data) - TRAILER)
-            file.write(tail)
-        return map_file(self._pack_file), added
-
-
-def _pieces(data: Buffer, start: int, end: int) -> Iterator[bytes]:
-    for at in range(start, end, SLICE):
-        yield data[at : min(end, at + SLICE)]
-
-
-def _brings_news(pack: Pack, indexed: Indexed, objects: Objects) -> bool:
+def _brings_news(arrived: Arrived, objects: Objects) -> bool:
     """True if any object is not here yet. One that is here must be the same: SHA-1 collides."""
     news = False
-    for name in indexed.types:
-        there = objects.locate(name)
-        if there is None:
+    alone = Objects([arrived.pack])
+    for number in range(arrived.pack.count):
+        name = arrived.pack.index.name(number)
+        if name in arrived.completed:
+            continue
+        if not objects.has(name):
             news = True
-        elif _digest(Objects([pack]), name) != _digest(objects, name):
+        elif _digest(alone, name) != _digest(objects, name):
             raise BadPack(f"object {name.hex()} is here already with another content")
     return news
 
@@ -224,7 +224,7 @@ def _digest(objects: Objects, name: bytes) -> tuple[int | None, bytes]:
 
 
 def sweep(directory: Path, *, before_ms: int) -> int:
-    """Remove what pushes of dead processes left behind."""
+    """Remove what pushes and fetches of dead processes left behind."""
     removed = 0
     if not directory.is_dir():
         return 0

@@ -49,7 +49,7 @@ class Receiver:
                 atomic=b"atomic" in capabilities,
             ),
             say=lambda text: side.say(text.rstrip("\n") + "\n"),
-            progress=side.progress,
+            progress=lambda text: side.progress(text) if text else side.keep_alive(),
         )
         if report.message:
             side.say(report.message.rstrip("\n") + "\n")

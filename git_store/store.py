@@ -57,7 +57,8 @@ class GitStore:
         takes longer. `record` writes down what happens to repositories."""
         self.limits = limits or Limits()
         self.heavy = threading.BoundedSemaphore(self.limits.heavy_threads)
-        self.pack_processes = PackProcesses(cache_dir / "quarantine", self.limits, git)
+        processes = threading.BoundedSemaphore(self.limits.processes)
+        self.pack_processes = PackProcesses(cache_dir / "quarantine", self.limits, processes, git)
         self._clock = clock
         self._database = Database(engine)
         self._packs = Packs(self._database, objects, cache_dir, clock=clock, limits=self.limits)
@@ -70,6 +71,7 @@ class GitStore:
             clock=clock,
             limits=self.limits,
             heavy=self.heavy,
+            processes=processes,
         )
         self.pushes.listener = listener
         self._remotes = Remotes(self._database, self._packs, self.pushes, self.limits)

@@ -9,12 +9,12 @@ from git_store.packfile import (
     COMMIT,
     TAG,
     TREE,
-    checked_references,
     commit_time,
     entry_at,
     entry_header,
     references,
 )
+from git_store.treecheck import checked_references
 
 SHA = b"\1" * 20
 
