@@ -44,6 +44,9 @@ def start_run(
     ref: Annotated[str | None, typer.Option(help="A branch, tag or ref.")] = None,
     commit: Annotated[str | None, typer.Option(help="A commit of it.")] = None,
     param: Params = None,
+    resume: Annotated[
+        str | None, typer.Option(help="pinned or latest: whose code goes on after a wait.")
+    ] = None,
     run_id: Annotated[str | None, typer.Option("--id", help="An id of your own.")] = None,
     priority: Annotated[
         int, typer.Option(min=0, max=100, help="Higher ones of the repository go first.")
@@ -52,7 +55,7 @@ def start_run(
     as_json: AsJson = False,
 ) -> None:
     """Start a run of a repository."""
-    given = {"pipeline": pipeline, "ref": ref, "commit": commit, "id": run_id}
+    given = {"pipeline": pipeline, "ref": ref, "commit": commit, "id": run_id, "resume": resume}
     body: dict[str, Json] = {key: value for key, value in given.items() if value is not None}
     if priority:
         body["priority"] = priority
@@ -69,7 +72,9 @@ def start_run(
 def list_runs(
     context: typer.Context,
     name: Name,
-    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only those in this state. May be given again.")
+    ] = None,
     branch: Annotated[str | None, typer.Option(help="Only those of this branch.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Only those of this pipeline.")] = None,
     commit: Annotated[str | None, typer.Option(help="Only those at this commit.")] = None,
@@ -137,6 +142,29 @@ def logs(
         terminal.print_json(lines)
     else:
         terminal.print_lines(lines)
+
+
+@runs.command("watch")
+def watch_run(
+    context: typer.Context,
+    run_id: RunId,
+    after: Annotated[int, typer.Option(min=0, help="The last entry that you have.")] = 0,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Only such entries: step_passed, ... May be given again."),
+    ] = None,
+    step: Annotated[
+        list[str] | None, typer.Option(help="Only of this step: sh:build. May be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a run's journal as it grows, one entry a line, to its end."""
+    silent = wants_json(context, as_json)
+    with context.obj.open() as api:
+        for entry in watch.entries(api, run_id, after=after, types=kind or (), steps=step or ()):
+            terminal.print_entry(entry, as_json=silent)
+        run = api.get(client.run_path(run_id))
+    raise typer.Exit(watch.exit_code(run))
 
 
 @runs.command("approve")
@@ -226,11 +254,12 @@ def restart(
     start_from: Annotated[
         str | None, typer.Option("--from", metavar="STEP", help="sh:build, or sh:build#2.")
     ] = None,
-    commit: Annotated[str | None, typer.Option(help="Another commit.")] = None,
+    commit: Annotated[str | None, typer.Option(help="Another commit, or newest.")] = None,
+    new_id: Annotated[str | None, typer.Option("--id", help="An id of your own.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a finished run again: a new run with the same parameters."""
-    body: dict[str, Json] = {}
+    body: dict[str, Json] = {} if new_id is None else {"id": new_id}
     if start_from is not None:
         body["from"] = watch.step_json(start_from)
     if commit is not None:

@@ -104,7 +104,7 @@ class Client:
         try:
             answer = self._loop.run(self._http.send(request))
         except httpx.HTTPError as error:
-            detail = f"no answer from {self._http.base_url}: {error or type(error).__name__}"
+            detail = f"no answer from {self._http.base_url}: {str(error) or type(error).__name__}"
             raise ClientError(detail, status=0, problem={}) from error
         if answer.is_success:
             return answer.json() if answer.content else None

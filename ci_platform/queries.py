@@ -172,6 +172,7 @@ class EntryFilter:
 class EntryPage:
     entries: Sequence[Entry]
     cursor: int  # of the last entry that was looked at
+    ended: bool  # none follows, now or later
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +183,9 @@ class WorkerView:
     runs: int  # leased now
     operations: int  # commands, likewise
     labels: Sequence[str]
-    started_ms: int
     capacity: int  # commands at once
     draining: bool  # it takes nothing new, and ends when what it does has ended
+    started_ms: int
     seen_ms: int  # its last heartbeat
 
 
@@ -364,9 +365,11 @@ class Queries:
         self, actor: Actor, run_id: RunId, which: EntryFilter, *, after: int = 0, limit: int = 1000
     ) -> EntryPage:
         """Those of the next `limit` entries that are asked for."""
+        run = self.run(actor, run_id)  # first: what it knows of, the journal has
         looked = self.journal(actor, run_id, after=after, limit=limit)
         cursor = looked[-1].seq if looked else after
-        return EntryPage([entry for entry in looked if which.wants(entry)], cursor)
+        found = [entry for entry in looked if which.wants(entry)]
+        return EntryPage(found, cursor, run.state.terminal and cursor >= run.last_seq)
 
     def log(
         self, actor: Actor, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000
@@ -583,8 +586,8 @@ def _worker_view(record: WorkerRecord, now_ms: int) -> WorkerView:
         runs=record.runs,
         operations=record.operations,
         labels=record.labels,
+        capacity=record.capacity,
+        draining=record.draining,
         started_ms=record.started_ms,
         seen_ms=record.seen_ms,
     )
-        capacity=record.capacity,
-        draining=record.draining,

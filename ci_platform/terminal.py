@@ -41,6 +41,7 @@ MARKS = {
 }
 LABEL_WIDTH_MAX = 24
 PIPE_WIDTH = 10_000  # columns
+ENTRY_CHARS_MAX = 500  # of an entry's data in a terminal; --json has all of it
 # Everything an escape may begin except SGR (colours); and control characters but tab and escape.
 _ESCAPES = re.compile(
     r"\x1b(?:\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]?|[\]PX^_].*?(?:\x07|\x1b\\|$)|[^\[\]PX^_]|$)"
@@ -141,7 +142,6 @@ def print_system(system: Json) -> None:
     print_table(columns, rows, "No worker is there: runs stay queued. Start one: sluice worker")
 
 
-def print_run(run: Json) -> None:
 def _seen(worker: Json) -> str:
     seen = str(worker["last_seen_at"])
     if not worker["alive"]:
@@ -149,6 +149,7 @@ def _seen(worker: Json) -> str:
     return f"draining, {seen}" if worker["draining"] else seen
 
 
+def print_run(run: Json) -> None:
     """One run: its state, what it waits for, its steps."""
     out = console()
     head = Text(f"#{run['number']} {run['pipeline']} ", style="bold")
@@ -178,6 +179,18 @@ def print_lines(lines: Sequence[Json]) -> None:
     out = console()
     for line in lines:
         out.print(Text.from_ansi(plain(line["text"])))
+
+
+def print_entry(entry: Json, *, as_json: bool) -> None:
+    """One entry of a journal as one line, at once: it may be read by a program."""
+    if as_json:
+        sys.stdout.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    else:
+        step = "" if entry["key"] is None else f" {step_key(entry['key'])}"
+        data = json.dumps(entry["data"], ensure_ascii=False)
+        short = data if len(data) <= ENTRY_CHARS_MAX else data[: ENTRY_CHARS_MAX - 1] + "…"
+        sys.stdout.write(plain(f"{entry['seq']} {entry['at']} {entry['kind']}{step} {short}\n"))
+    sys.stdout.flush()
 
 
 def print_checks(found: Sequence[tuple[str, bool, str]]) -> None:

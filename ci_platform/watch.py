@@ -1,7 +1,8 @@
 """Following one run through the API: what changed since the last look, told in order.
 
-Polls, because it must work the same over HTTP and in-process. Decides what is news and keeps no
-screen: `Listener` does that. Called by cli.py, demo.py and local.py.
+Polls, because it must work the same over HTTP and in-process; each look goes on where the last one
+ended, so a server that is away for a while costs nothing but time. Decides what is news and keeps
+no screen: `Listener` does that. Called by cli.py, demo.py and local.py.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-from ci_platform.client import Client, run_path
+from ci_platform.client import Client, ClientError, run_path
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import RUN_LOG, TERMINAL_STATES, Json, StepKey, StepKind
 
 POLL_SECONDS = 0.1
 LINES_PER_READ = 1000
+ENTRIES_PER_READ = 1000
+AWAY = frozenset({0, 502, 503, 504})  # no answer, or none from the server itself
+PATIENCE_SECONDS = 60.0  # for a server that is away, once it has been there
+AWAY_POLL_SECONDS = 0.5
 ENDED = frozenset(state.value for state in TERMINAL_STATES)
 SETTLED = frozenset({"passed", "failed", "cancelled"})  # of a step
 HIDDEN = frozenset({StepKind.TIMER.value})  # the event loop's own; no step of the author
@@ -87,6 +93,48 @@ def read_log(client: Client, run_id: str, step: str, *, after: int = 0) -> Itera
         after = answer["lines"][-1]["number"]
 
 
+def entries(
+    client: Client, run_id: str, *, after: int = 0, types: Sequence[str] = (), steps: Sequence[str]
+) -> Iterator[Json]:
+    """The journal's entries behind `after` until the run has ended, each once; of these types and
+    steps alone, if any are named. Outlasts a server that is away for PATIENCE_SECONDS."""
+    patience = Patience()
+    asked = {"type": list(types), "step": list(steps), "limit": ENTRIES_PER_READ}
+    while True:
+        page = patience.ask(
+            partial(client.get, run_path(run_id) + "/journal", after=after, **asked)
+        )
+        if page is not None:
+            yield from page["entries"]
+            moved, after = page["cursor"] > after, page["cursor"]
+            if page["ended"]:
+                return
+            if not moved:
+                time.sleep(POLL_SECONDS)
+
+
+class Patience:
+    """Asks a server that may be away for a while, such as during an upgrade."""
+
+    def __init__(self) -> None:
+        self._there: float | None = None  # when it last answered
+
+    def ask(self, question: Callable[[], Json]) -> Json | None:
+        """The answer; None, after a pause, if there is none now. Raises ClientError when it was
+        never there, or is away for too long."""
+        try:
+            answer = question()
+        except ClientError as error:
+            now = time.monotonic()
+            lost = self._there is None or now - self._there > PATIENCE_SECONDS
+            if error.status not in AWAY or lost:
+                raise
+            time.sleep(AWAY_POLL_SECONDS)
+            return None
+        self._there = time.monotonic()
+        return answer
+
+
 @dataclass(slots=True)
 class Watch:
     """One run, as far as it has been told."""
@@ -124,14 +172,18 @@ class Watch:
         stop: Callable[[Json], bool] = lambda run: False,
         seconds: float | None = None,
     ) -> Json:
-        """Look until the run has ended, or `stop` says so. Raises TimeoutError."""
+        """Look until the run has ended, or `stop` says so. Outlasts a server that is away for
+        PATIENCE_SECONDS. Raises TimeoutError."""
         end = None if seconds is None else time.monotonic() + seconds
+        patience, state = Patience(), "unknown"
         while True:
-            run = self.look()
-            if run["state"] in ENDED or stop(run):
-                return run
+            run = patience.ask(self.look)
+            if run is not None:
+                state = run["state"]
+                if state in ENDED or stop(run):
+                    return run
             if end is not None and time.monotonic() > end:
-                raise TimeoutError(f"{self.run_id} is still {run['state']} after {seconds:g} s")
+                raise TimeoutError(f"{self.run_id} is still {state} after {seconds:g} s")
             time.sleep(POLL_SECONDS)
 
     def _tell_step(self, step: Json) -> None:

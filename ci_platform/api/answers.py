@@ -21,7 +21,6 @@ from ci_platform.api.relatives import (
 from ci_platform.commands import Deleted
 from ci_platform.model import (
     Actor,
-    Entry,
     ErrorInfo,
     Json,
     LogLine,
@@ -29,12 +28,11 @@ from ci_platform.model import (
     Rollback,
     Run,
     Step,
-    StepKey,
     User,
     Wait,
 )
 from ci_platform.ports import Hook, Token
-from ci_platform.queries import ApprovalView, EntryPage, RunView, SystemView, WorkerView
+from ci_platform.queries import ApprovalView, RunView, SystemView, WorkerView
 from ci_platform.scheduling import Hold
 
 BRANCH = "refs/heads/"
@@ -319,49 +317,6 @@ class RunAnswer(RunSummary):
         )
 
 
-class KeyAnswer(Answer):
-    kind: str
-    name: str
-    occurrence: int
-
-    @classmethod
-    def of(cls, key: StepKey | None) -> KeyAnswer | None:
-        if key is None:
-            return None
-        return cls(kind=key.kind, name=key.name, occurrence=key.occurrence)
-
-
-class EntryAnswer(Answer):
-    seq: int
-    kind: str
-    at: str
-    at_ms: int
-    key: KeyAnswer | None
-    attempt: int | None
-    data: dict[str, Json]
-
-    @classmethod
-    def of(cls, entry: Entry) -> EntryAnswer:
-        return cls(
-            seq=entry.seq,
-            kind=entry.kind,
-            at=iso(entry.at_ms),
-            at_ms=entry.at_ms,
-            key=KeyAnswer.of(entry.key),
-            attempt=entry.attempt,
-            data=dict(entry.data),
-        )
-
-
-class Journal(Answer):
-    entries: list[EntryAnswer]
-    cursor: int  # `after` of the next page: what was looked at, also what was not asked for
-
-    @classmethod
-    def of(cls, page: EntryPage) -> Journal:
-        return cls(entries=[EntryAnswer.of(one) for one in page.entries], cursor=page.cursor)
-
-
 class LineAnswer(Answer):
     number: int
     at: str
@@ -503,8 +458,6 @@ class Whoami(Answer):
     roles: dict[str, str]
 
     @classmethod
-    capacity: int
-    draining: bool
     def of(cls, actor: Actor) -> Whoami:
         return cls(
             kind=actor.kind,
@@ -517,17 +470,11 @@ class Whoami(Answer):
         )
 
 
-            capacity=view.capacity,
-            draining=view.draining,
 class HookAnswer(Answer):
     id: str
     provider: str
     remote_url: str | None
     created_at: str
-class DrainingAnswer(Answer):
-    worker: str
-
-
     url: str
 
     @classmethod
@@ -556,6 +503,8 @@ class WorkerAnswer(Answer):
     runs: int
     operations: int
     labels: list[str]
+    capacity: int
+    draining: bool
     started_at: str
     last_seen_at: str
 
@@ -568,9 +517,15 @@ class WorkerAnswer(Answer):
             runs=view.runs,
             operations=view.operations,
             labels=list(view.labels),
+            capacity=view.capacity,
+            draining=view.draining,
             started_at=iso(view.started_ms),
             last_seen_at=iso(view.seen_ms),
         )
+
+
+class DrainingAnswer(Answer):
+    worker: str
 
 
 class SystemAnswer(Answer):

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from ci_platform.api import answers, requests
+from ci_platform.api import answers, entries, requests
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import Actor, Json, RunId
 from ci_platform.queries import Queries
@@ -36,7 +36,7 @@ class Reading:
             found = self.queries.entries(
                 actor, run_id, page.filter(), after=page.after, limit=page.limit
             )
-            return answers.Journal.of(found).model_dump(mode="json")
+            return entries.Journal.of(found).model_dump(mode="json")
         log = _checked(requests.LogOf, given)
         lines = self.queries.log(actor, run_id, log.step, after=log.after, limit=log.limit)
         return {"lines": [answers.LineAnswer.of(line).model_dump(mode="json") for line in lines]}

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from ci_platform.api import answers, requests
+from ci_platform.api import answers, entries, requests
 from ci_platform.api.desk import Caller, From
 from ci_platform.commands import StartRun
 from ci_platform.errors import InvalidRequest
@@ -91,13 +91,13 @@ def delete_run(caller: From, run_id: str) -> None:
 @router.get("/runs/{run_id}/journal")
 def get_journal(
     caller: From, run_id: str, page: Annotated[requests.JournalOf, Query()]
-) -> answers.Journal:
+) -> entries.Journal:
     """Entries after `after`; with `type` and `step`, which may be given several times, those
     alone. `cursor` is where to look on."""
     found = caller.desk.queries.entries(
         caller.actor(), RunId(run_id), page.filter(), after=page.after, limit=page.limit
     )
-    return answers.Journal.of(found)
+    return entries.Journal.of(found)
 
 
 @router.get("/runs/{run_id}/logs")

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ci_platform.api import answers, requests
 from ci_platform.api.desk import Caller, From
+from ci_platform.api.entries import EntryAnswer
 from ci_platform.model import (
     RUN_LOG,
     Actor,
@@ -112,7 +113,7 @@ async def follow_run(
                 seq = entry.seq
                 if not which.wants(entry):
                     continue
-                shown = answers.EntryAnswer.of(entry)
+                shown = EntryAnswer.of(entry)
                 yield ServerSentEvent(id=str(seq), event=entry.kind, data=shown)
             if entries:
                 continue

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ci_platform import watch
+from ci_platform.client import ClientError
 from ci_platform.errors import InvalidRequest
 from ci_platform.watch import Watch, exit_code, open_gates, step_json
 
@@ -144,3 +145,62 @@ def test_a_step_is_named_as_in_its_page() -> None:
         step_json("build")
     with pytest.raises(InvalidRequest, match="is not a valid StepKind"):
         step_json("make:build")
+
+
+# --- a server that is away ---
+
+
+class Flaky(FakeClient):
+    """Answers what it is given, in order: pages of a journal, or errors."""
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+
+    def get(self, path: str, **query: Any) -> Any:
+        self.asked.append(query)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def away(status: int = 0) -> ClientError:
+    return ClientError("no answer", status=status, problem={})
+
+
+def page(*numbers: int, cursor: int, ended: bool = False) -> dict[str, Any]:
+    return {"entries": [{"seq": n} for n in numbers], "cursor": cursor, "ended": ended}
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "AWAY_POLL_SECONDS", 0)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_journal_goes_on_behind_the_last_entry_when_the_server_is_back() -> None:
+    last = page(cursor=7, ended=True)
+    client = Flaky(page(3, 4, cursor=6), away(), away(503), page(cursor=6), page(7, cursor=7), last)
+    found = watch.entries(client, "run_1", after=2, types=["x"], steps=[])  # type: ignore[arg-type]
+    assert [entry["seq"] for entry in found] == [3, 4, 7]
+    assert [asked["after"] for asked in client.asked] == [2, 6, 6, 6, 6, 7]
+    assert client.asked[0]["type"] == ["x"]
+
+
+@pytest.mark.usefixtures("no_pause")
+@pytest.mark.parametrize(
+    "answers", [[away()], [page(cursor=1), away(404)], [page(cursor=1), away(401)]]
+)
+def test_a_server_that_was_never_there_and_one_that_refuses_are_told(answers: list[Any]) -> None:
+    with pytest.raises(ClientError):
+        list(watch.entries(Flaky(*answers), "run_1", steps=[]))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_server_that_stays_away_is_told_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PATIENCE_SECONDS", -1)
+    with pytest.raises(ClientError):
+        list(watch.entries(Flaky(page(cursor=1), away()), "run_1", steps=[]))  # type: ignore[arg-type]
