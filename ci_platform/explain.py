@@ -51,7 +51,7 @@ class Stuck:
 
 
 def queue_view(run: Run, standing: Standing, workers: Sequence[WorkerRecord]) -> QueueView:
-    """`workers`: those that are alive."""
+    """`workers`: those that take what is new."""
     numbers = ", ".join(f"#{number}" for number in standing.holders)
     running = f": {numbers} {'is' if len(standing.holders) == 1 else 'are'} running"
     match run.hold:
@@ -72,7 +72,7 @@ def queue_view(run: Run, standing: Standing, workers: Sequence[WorkerRecord]) ->
 
 
 def stuck(steps: Sequence[Step], workers: Sequence[WorkerRecord]) -> list[Stuck]:
-    """The commands in flight that none of the workers, which are alive, can take."""
+    """The commands in flight that none of the workers, who take what is new, can take."""
     found = []
     for step in steps:
         if step.key.kind is not StepKind.SH or step.state is not StepState.RUNNING:

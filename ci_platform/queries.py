@@ -479,9 +479,9 @@ class Queries:
         return None if standing is None else queue_view(run, standing, self._workers())
 
     def _workers(self) -> list[WorkerRecord]:
-        """Those that are alive."""
-        now_ms = self.clock.now_ms()
-        return [one for one in self.store.workers.list() if one.alive(now_ms)]
+        """Those that are there and take what is new."""
+        now_ms, known = self.clock.now_ms(), self.store.workers.list()
+        return [one for one in known if one.alive(now_ms) and not one.draining]
 
     def _rows(self, runs: Iterable[Run]) -> Mapping[RunId, RunRow]:
         runs = list(runs)

@@ -155,6 +155,9 @@ def print_run(run: Json) -> None:
     head = Text(f"#{run['number']} {run['pipeline']} ", style="bold")
     out.print(head.append_text(state_text(run["state"], run["reason"])))
     out.print(f"{run['url']}\n", markup=False, style="dim")
+    _print_history(out, run)
+    for one in run["stuck"]:
+        out.print(f"{one['step']} waits: {one['reason']}", markup=False, style="yellow")
     if run["queue"]:
         place = f"number {run['queue']['position']} in line"
         out.print(f"{run['queue']['reason']}, {place}", markup=False, style="yellow")
@@ -167,12 +170,28 @@ def print_run(run: Json) -> None:
             state_text(step["state"]),
             str(step["attempts"]),
             elapsed(step["started_at"], step["ended_at"]),
+            "" if step["origin"] is None else f"from run #{step['origin']['number']}",
         )
         for step in run["steps"]
     ]
-    print_table(("STEP", "STATE", "ATTEMPTS", "TOOK"), rows, "It has not started a step yet.")
+    columns = ("STEP", "STATE", "ATTEMPTS", "TOOK", "")
+    print_table(columns, rows, "It has not started a step yet.")
     if run["error"]:
         out.print("\n".join(plain_lines(error_text(run["error"]))), markup=False, style="red")
+
+
+def _print_history(out: Console, run: Json) -> None:
+    """Whose run it does again, and which commits it came to."""
+    if run["again"]:
+        step = f" from {run['again']['step']} on" if run["again"]["step"] else ""
+        out.print(f"does run #{run['again']['number']} again{step}", markup=False, style="dim")
+    for change in run["changes"]:
+        words = [f"went on with commit {change['commit'][:8]}"]
+        words += [f"inserted {name}" for name in change["inserted"]]
+        words += [f"left out {name}" for name in change["missing"]]
+        if change["error"]:
+            words = [f"commit {change['commit'][:8]} does not work: {change['error']}"]
+        out.print(f"{change['at']} {', '.join(words)}", markup=False, style="dim")
 
 
 def print_lines(lines: Sequence[Json]) -> None:

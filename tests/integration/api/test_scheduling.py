@@ -36,6 +36,23 @@ def test_every_run_of_a_queue_is_executed_in_order(front: Front) -> None:
     assert {run.state for run in front.runs(repository)} == {RunState.PASSED}
 
 
+def test_a_queue_of_twenty_keeps_every_run_in_order_and_drops_none(front: Front) -> None:
+    repository = front.repository(pipeline=grouped())
+    (first,) = front.runs(repository)
+    later = [start(front) for _ in range(19)]
+    ended: list[int] = []
+    while waiting := [run for run in [first, *later] if not again(front, run).state.terminal]:
+        free = [run for run in waiting if again(front, run).hold is None]
+        assert [run.number for run in free] == [waiting[0].number], "one at a time, the oldest"
+        places = [front.queries.run_page(SYSTEM, run.id).queue for run in waiting[1:]]
+        assert [place and place.position for place in places] == list(range(1, len(waiting)))
+        assert all(place and f"#{free[0].number} is running" in place.reason for place in places)
+        front.finish(free[0].id)
+        ended.append(free[0].number)
+    assert ended == list(range(1, 21))
+    assert {run.state for run in front.runs(repository)} == {RunState.PASSED}
+
+
 def test_a_newer_push_ends_what_runs_on_its_branch(front: Front) -> None:
     repository = front.repository(pipeline=grouped("cancel_running"))
     (first,) = front.runs(repository)

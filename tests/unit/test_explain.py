@@ -1,0 +1,97 @@
+"""What people are told: why a run waits, whom it does again, how its code changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ci_platform.explain import Again, again, code_changes, queue_view, stuck
+from ci_platform.housekeeping import WorkerRecord
+from ci_platform.model import (
+    Entry,
+    EntryKind,
+    Json,
+    Origin,
+    RunId,
+    Step,
+    StepKey,
+    StepKind,
+    StepState,
+    WorkerId,
+)
+from ci_platform.scheduling import Hold, Place, Standing
+from tests.unit.engine.journal import RUN
+
+
+def worker(*labels: str) -> WorkerRecord:
+    return WorkerRecord(WorkerId("w"), "host", 1, 0, 0, 1_000, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("run", "standing", "workers", "waits_for", "reason"),
+    [
+        ({"hold": Hold.GROUP, "place": Place("g")}, Standing(2, [4]), 1, "group", "g: #4 is run"),
+        ({"hold": Hold.LIMIT}, Standing(0, [4, 5]), 1, "repository", "repository: #4, #5 are run"),
+        ({}, Standing(0, [], every=8), 1, "everyone", "all repositories: 8 runs execute"),
+        ({}, Standing(0, []), 0, "no_worker", "none is there"),
+        ({}, Standing(0, []), 1, "worker", "a free worker"),
+    ],
+)
+def test_a_queued_run_says_what_it_waits_for(
+    run: dict[str, Any], standing: Standing, workers: int, waits_for: str, reason: str
+) -> None:
+    view = queue_view(replace(RUN, **run), standing, [worker()] * workers)
+    assert (view.position, view.waits_for) == (standing.ahead + 1, waits_for)
+    assert reason in view.reason
+
+
+def command(name: str, *labels: str, state: StepState = StepState.RUNNING) -> Step:
+    key = StepKey(StepKind.SH, name)
+    return Step(key, state, 1, "c" * 40, 0, None, {"labels": list(labels)})
+
+
+def test_a_command_that_no_worker_can_take_says_which_labels_it_misses() -> None:
+    steps = [command("plain"), command("big", "gpu", "amd64"), command("old", "x", state=_PASSED)]
+    assert stuck(steps, [worker("amd64", "gpu", "linux")]) == []
+    (found,) = stuck(steps, [worker("amd64"), worker("gpu")])
+    assert (found.step.name, found.reason) == (
+        "big",
+        "no worker with the labels amd64, gpu is there",
+    )
+    assert [one.reason for one in stuck(steps, [])] == ["no worker is there"] * 2
+
+
+_PASSED = StepState.PASSED
+
+
+def test_a_run_says_which_other_one_it_does_again() -> None:
+    origin = Origin(RunId("run_1"), 1)
+    shared = {"run": "run_1", "number": 1, "from": "sh:x"}
+    assert again({"shared": shared}) == Again(origin, "sh:x")
+    assert again({"again": {"run": "run_1", "number": 1}}) == Again(origin, None)
+    assert again({}) is None
+
+
+def entry(seq: int, kind: EntryKind, name: str = "", **data: Json) -> Entry:
+    key = StepKey(StepKind.DO, name) if name else None
+    return Entry(seq, kind, seq * 10, data, key)
+
+
+def test_changes_of_the_code_are_told_by_commit_with_what_they_did_to_the_steps() -> None:
+    wrong = {"type": "SyntaxError", "message": "line 1"}
+    entries = [
+        entry(1, EntryKind.RUN_CREATED, commit="a"),
+        entry(2, EntryKind.DIVERGED, change="fell_back", commit="b", error=wrong),
+        entry(3, EntryKind.COMMIT_RESOLVED, commit="c"),
+        entry(4, EntryKind.DIVERGED, "new", change="inserted", commit="c"),
+        entry(5, EntryKind.DIVERGED, "old", change="missing", commit="c"),
+        entry(6, EntryKind.DIVERGED, "newer", change="inserted", commit="d"),
+    ]
+    broken, worked, noted = code_changes(entries)
+    assert (broken.commit, broken.error and broken.error.type) == ("b", "SyntaxError")
+    assert (worked.seq, worked.commit, worked.error) == (3, "c", None)
+    assert (worked.inserted, worked.missing) == (["new"], ["old"])
+    assert (noted.commit, noted.inserted, noted.missing) == ("d", ["newer"], [])
+    assert code_changes(entries[:1]) == []
