@@ -80,9 +80,10 @@ class NoticeStore(Protocol):
     def pending(self, *, limit: int = 100) -> list[Notice]:
         """Notices that nobody has spread, oldest first."""
 
-    def spread(self, notice: Notice, body: bytes) -> int:
-        """Make a sending for each subscription that wants to hear, and take the notice out of the
-        outbox. Safe to call twice. Returns how many sendings are new."""
+    def spread(self, told: Sequence[tuple[Notice, bytes]]) -> int:
+        """Make a sending of each notice, with the body it has, for each subscription that wants to
+        hear of it, and take the notices out of the outbox. Safe to call twice. Returns how many
+        sendings are new."""
 
     def subscribe(self, subscription: Subscription) -> None: ...
 

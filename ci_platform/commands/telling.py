@@ -33,6 +33,7 @@ SUBSCRIPTIONS_MAX = 50  # of one repository, and of all together
 SECRET_MIN = 8
 URL_MAX = 2000
 REFS_TOLD = 500  # of one push
+SPREAD_MAX = 500  # notices in one transaction
 BATCH = 20  # sendings in hand at once
 AT_ONCE = 8
 HELD_MS = 120_000  # longer than one may take: then its process has died
@@ -130,16 +131,15 @@ class Telling:
             "options": list(push.options),
         }
         notice = Notice(push.id, NoticeKind.PUSHED, repository.id, push.at_ms, detail)
-        self.parts.notices.spread(notice, _body(notice, repository.full_name))
+        self.parts.notices.spread([(notice, _body(notice, repository.full_name))])
 
     def spread_pending(self) -> int:
         """Turn notices of the outbox into sendings. Returns how many notices that were."""
         if self.parts.notices is None:
             return 0
-        pending = self.parts.notices.pending()
-        for notice in pending:
-            name = notice.detail.get("repository") or self._name(notice.repository_id)
-            self.parts.notices.spread(notice, _body(notice, name))
+        pending = self.parts.notices.pending(limit=SPREAD_MAX)
+        if pending:
+            self.parts.notices.spread([(one, _body(one, self._about(one))) for one in pending])
         return len(pending)
 
     def deliver_pending(self) -> int:
@@ -195,11 +195,12 @@ class Telling:
         }
         return self.parts.post(subscription.url, headers, sending.body)
 
-    def _name(self, repository_id: RepositoryId | None) -> str | None:
-        if repository_id is None:
-            return None
+    def _about(self, notice: Notice) -> Json:
+        """The name of the repository it is about."""
+        if notice.repository_id is None or "repository" in notice.detail:
+            return notice.detail.get("repository")
         try:
-            return self.parts.repositories.by_id(repository_id).full_name
+            return self.parts.repositories.by_id(notice.repository_id).full_name
         except RepositoryNotFound:
             return None
 

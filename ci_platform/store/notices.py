@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -17,19 +20,6 @@ from ci_platform.store.telling_tables import NOTICES, SENDINGS, SUBSCRIPTIONS
 from ci_platform.telling import Notice, NoticeKind, Sending, Subscription
 
 _PENDING = select(NOTICES).order_by(NOTICES.c.id).limit(bindparam("count"))
-_HEAR = select(SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.kinds).where(
-    SUBSCRIPTIONS.c.ended_ms.is_(None),
-    or_(
-        SUBSCRIPTIONS.c.repository_id == bindparam("of_repository"),
-        SUBSCRIPTIONS.c.repository_id.is_(None),
-    ),
-)
-_END = (
-    SUBSCRIPTIONS.update()
-    .where(SUBSCRIPTIONS.c.repository_id == bindparam("of_repository"))
-    .values(ended_ms=bindparam("at"))
-)
-_GONE = NOTICES.delete().where(NOTICES.c.id == bindparam("of_notice"))
 _ADD = {
     "sqlite": sqlite.insert(SENDINGS).on_conflict_do_nothing().returning(SENDINGS.c.notice_id),
     "postgresql": postgresql.insert(SENDINGS)
@@ -92,6 +82,13 @@ def write_notice(connection: Connection, notice: Notice) -> None:
     connection.execute(NOTICES.insert(), columns)
 
 
+@dataclass(frozen=True, slots=True)
+class _Hearer:
+    id: str
+    repository_id: str | None
+    kinds: frozenset[str]
+
+
 class SqlNoticeStore:
     """`telling.NoticeStore`."""
 
@@ -104,24 +101,47 @@ class SqlNoticeStore:
         rows = self._database.read(lambda connection: connection.execute(_PENDING, asked).all())
         return [_notice_of(row) for row in rows]
 
-    def spread(self, notice: Notice, body: bytes) -> int:
-        asked = {"of_repository": notice.repository_id}
-        hear = self._database.read(lambda connection: connection.execute(_HEAR, asked).all())
-        new = [_row(one.id, notice, body) for one in hear if notice.kind in unpack(one.kinds)]
-        pushed = notice.kind is NoticeKind.PUSHED  # has an outbox of its own, the git store's
-        if pushed and not new:
+    def spread(self, told: Sequence[tuple[Notice, bytes]]) -> int:
+        hear = self._hearing({notice.repository_id for notice, _ in told})
+        rows: dict[str, list[dict[str, object]]] = {
+            notice.id: [
+                _row(one.id, notice, body)
+                for one in hear
+                if one.repository_id in (None, notice.repository_id) and notice.kind in one.kinds
+            ]
+            for notice, body in told
+        }
+        # A push has an outbox of its own, the git store's: nothing of it is here to be taken out.
+        pushed = [one.id for one, _ in told if one.kind is NoticeKind.PUSHED and rows[one.id]]
+        boxed = [one.id for one, _ in told if one.kind is not NoticeKind.PUSHED]
+        ended = [one for one, _ in told if one.kind is NoticeKind.DELETED]
+        if not pushed and not boxed:
             return 0
+        gone = NOTICES.delete().where(NOTICES.c.id.in_(boxed)).returning(NOTICES.c.id)
 
         def work(connection: Connection) -> int:
-            if not pushed and not connection.execute(_GONE, {"of_notice": notice.id}).rowcount:
-                return 0  # another process has spread it
+            # Those that another process has spread are not here any more.
+            mine = [*pushed, *(connection.execute(gone).scalars() if boxed else ())]
             add = _ADD[connection.dialect.name]
+            new = [row for notice_id in mine for row in rows[notice_id]]
             added = sum(connection.execute(add, row).first() is not None for row in new)
-            if notice.kind is NoticeKind.DELETED:
-                connection.execute(_END, {**asked, "at": notice.at_ms})
+            for notice in ended:
+                of = SUBSCRIPTIONS.c.repository_id == notice.repository_id
+                end = SUBSCRIPTIONS.update().where(of, SUBSCRIPTIONS.c.ended_ms.is_(None))
+                connection.execute(end.values(ended_ms=notice.at_ms))
             return added
 
         return self._database.write(work)
+
+    def _hearing(self, repositories: Collection[RepositoryId | None]) -> list[_Hearer]:
+        """Subscriptions to any of these repositories, and to all."""
+        of = SUBSCRIPTIONS.c.repository_id
+        wanted = select(SUBSCRIPTIONS.c.id, of, SUBSCRIPTIONS.c.kinds).where(
+            SUBSCRIPTIONS.c.ended_ms.is_(None),
+            or_(of.is_(None), of.in_([one for one in repositories if one is not None])),
+        )
+        rows = self._database.read(lambda connection: connection.execute(wanted).all())
+        return [_Hearer(row.id, row.repository_id, frozenset(unpack(row.kinds))) for row in rows]
 
     def subscribe(self, subscription: Subscription) -> None:
         columns = {

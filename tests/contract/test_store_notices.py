@@ -49,12 +49,24 @@ def test_a_notice_is_spread_to_whom_it_concerns_and_leaves_the_outbox(store: Sql
     write(store, notice(1), notice(2, NoticeKind.CREATED, None))
     first, second = store.notices.pending()
     assert (first, second) == (notice(1), notice(2, NoticeKind.CREATED, None))
-    assert store.notices.spread(first, b"{}") == 2
-    assert store.notices.spread(first, b"{}") == 0, "twice is as good as once"
-    assert store.notices.spread(second, b"{}") == 1
+    assert store.notices.spread([(first, b"{}")]) == 2
+    assert store.notices.spread([(first, b"{}")]) == 0, "twice is as good as once"
+    assert store.notices.spread([(second, b"{}")]) == 1
     assert store.notices.pending() == []
     names = [one.subscription_id for one in store.notices.take(5000, until_ms=9000, limit=10)]
     assert sorted(names) == ["a", "all", "all"]
+
+
+def test_many_are_spread_in_one_transaction(store: SqlStore) -> None:
+    subscribe(store, "a", A, NoticeKind.FORKED)
+    subscribe(store, "all", None, NoticeKind.CREATED)
+    made = [notice(n, NoticeKind.CREATED, B) for n in range(1000, 1100)]
+    write(store, *made, notice(1200), notice(1201))
+    told = [(one, b"%d" % number) for number, one in enumerate(store.notices.pending(limit=101))]
+    assert store.notices.spread(told) == 101
+    assert [one.id for one in store.notices.pending()] == ["evt_1201"]
+    assert len(store.notices.sendings("all", limit=500)) == 100
+    assert len(store.notices.sendings("a", limit=500)) == 1
 
 
 def test_one_notice_spread_by_many_is_sent_once(open_sql_store: OpenStore) -> None:
@@ -62,7 +74,7 @@ def test_one_notice_spread_by_many_is_sent_once(open_sql_store: OpenStore) -> No
     subscribe(stores[0], "a", A)
     write(stores[0], notice(1))
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda one: one.notices.spread(notice(1), b"{}"), stores))
+        made = list(pool.map(lambda one: one.notices.spread([(notice(1), b"{}")]), stores))
         assert sum(made) == 1
         taken = list(pool.map(lambda s: s.notices.take(5000, until_ms=9000, limit=9), stores))
     assert sum(map(len, taken)) == 1
@@ -78,7 +90,7 @@ def test_a_transaction_that_fails_tells_nobody(store: SqlStore) -> None:
 def test_a_sending_is_tried_until_it_ends_and_may_be_sent_again(store: SqlStore) -> None:
     subscribe(store, "a", A)
     write(store, notice(1))
-    store.notices.spread(notice(1), b"body")
+    store.notices.spread([(notice(1), b"body")])
     (first,) = store.notices.take(2000, until_ms=3000, limit=1)
     assert (first.body, first.tries, first.due_ms) == (b"body", 1, 3000)
     assert store.notices.take(2999, until_ms=4000, limit=1) == []
@@ -97,8 +109,8 @@ def test_a_deleted_repository_s_subscriptions_hear_of_it_and_then_go(store: SqlS
     subscribe(store, "a", A)
     gone = notice(1, NoticeKind.DELETED)
     write(store, gone, notice(2))
-    assert store.notices.spread(gone, b"{}") == 1
-    assert store.notices.spread(notice(2), b"{}") == 0, "it has ended"
+    assert store.notices.spread([(gone, b"{}")]) == 1
+    assert store.notices.spread([(notice(2), b"{}")]) == 0, "it has ended"
     assert store.notices.forget(9000) == 0, "something is on its way"
     (last,) = store.notices.take(2000, until_ms=3000, limit=1)
     store.notices.tried(last, due_ms=None, status=200, outcome="delivered")
