@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -58,6 +58,8 @@ from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from ci_platform.runner.artifacts import StoredArtifacts
+from ci_platform.runner.by_image import ByImage
+from ci_platform.runner.container import ContainerRunner, find_engine
 from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.scheduling import RunLimits
@@ -280,7 +282,9 @@ def _sandbox(config: Config, processes: int) -> Sandbox:
     return WasmSandbox(limits, config.cache)
 
 
-def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner | UnsandboxedRunner:
+def runner_of(
+    platform: Platform, trees: Trees | None = None
+) -> SandboxRunner | UnsandboxedRunner | ByImage:
     """What runs commands here, on the commits of the git store unless `trees` says otherwise."""
     config = platform.config
     trees = trees or GitTrees(platform.git)
@@ -291,37 +295,69 @@ def runner_of(platform: Platform, trees: Trees | None = None) -> SandboxRunner |
         pids=config.command_pids,
         files=config.command_files,
         cpu_seconds=config.command_cpu_seconds,
+        open_files=config.command_open_files,
+        network_bytes=config.command_network_bytes,
+        free_bytes=config.command_free_bytes,
         cache_bytes=config.command_cache_bytes,
         artifacts=config.command_artifacts,
         artifact_bytes=config.command_artifact_bytes,
     )
-    work_dir = config.data.resolve() / "work" / "commands"
-    desk = StoreDesk(platform.store, platform.clock, log_bytes=config.log_bytes)
     if config.command_runner == "unsandboxed":
         return UnsandboxedRunner(
             trees=trees,
             objects=platform.objects,
-            work_dir=work_dir,
+            work_dir=config.data.resolve() / "work" / "commands",
             limits=limits,
             env=os.environ,
-            desk=desk,
+            desk=_desk(platform),
         )
+    sandbox = _command_sandbox(platform, trees, limits)
+    containers = _containers(platform, trees, limits)
+    return sandbox if containers is None else ByImage(sandbox, containers)
+
+
+def _command_sandbox(platform: Platform, trees: Trees, limits: RunnerLimits) -> SandboxRunner:
+    config = platform.config
     tools = [Path(one) for one in config.command_tools.split(os.pathsep) if one]
     hosts = _listed(config.command_hosts)
     try:
         return SandboxRunner(
             trees=trees,
             objects=platform.objects,
-            work_dir=work_dir,
+            work_dir=config.data.resolve() / "work" / "commands",
             limits=limits,
             extra_ro=[*tools, *server_python()],
             network=config.command_network and (hosts or True),
             private_networks=_listed(config.command_private_networks),
-            desk=desk,
+            overlay=config.command_overlay,
+            desk=_desk(platform),
         )
     except ValueError as error:  # a host or a network that is none
         names = "SLUICE_COMMAND_HOSTS, SLUICE_COMMAND_PRIVATE_NETWORKS"
         raise InvalidRequest(f"{names}: {error}") from error
+
+
+def _containers(platform: Platform, trees: Trees, limits: RunnerLimits) -> ContainerRunner | None:
+    """None where no image may be named, or no engine is installed; a command that names one is
+    then told so."""
+    config = platform.config
+    images = _listed(config.command_images)
+    work_dir = config.data.resolve() / "work" / "containers"
+    engine = find_engine(work_dir) if images else None
+    if engine is None:
+        return None
+    return ContainerRunner(
+        trees=trees,
+        objects=platform.objects,
+        work_dir=work_dir,
+        engine=replace(engine, runtime=config.command_image_runtime or None),
+        images=images,
+        limits=limits,
+    )
+
+
+def _desk(platform: Platform) -> StoreDesk:
+    return StoreDesk(platform.store, platform.clock, log_bytes=platform.config.log_bytes)
 
 
 def _listed(text: str) -> list[str]:

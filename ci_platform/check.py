@@ -18,6 +18,7 @@ from ci_platform.config import PREFIX, Config
 from ci_platform.errors import SluiceError
 from ci_platform.guest import build_guest
 from ci_platform.model import RepositoryId, SourceFiles
+from ci_platform.runner import UnsandboxedRunner
 from ci_platform.shell import CommandSpec
 from ci_platform.source import PIPELINE
 from ci_platform.terminal import console, duration
@@ -99,7 +100,7 @@ def _pipelines(platform: Platform) -> str:
 
 
 def _commands(platform: Platform) -> str:
-    """Run `true` where commands run, on a tree without files."""
+    """Start a sandbox and look around in it; without one, run `true` on a tree without files."""
     spec = CommandSpec(
         repository_id="probe",
         run_id="probe",
@@ -109,6 +110,14 @@ def _commands(platform: Platform) -> str:
         script="true",
     )
     with contextlib.closing(runner_of(platform, NoFiles())) as runner:
+        obstacle = runner.obstacle()
+        if obstacle is not None:
+            raise SluiceError(obstacle)
+        if not isinstance(runner, UnsandboxedRunner):
+            found = runner.probe()
+            if not found.works:
+                raise SluiceError(found.detail)
+            return "; ".join(f"{name}: {value}" for name, value in found.facts.items())
         result = runner.run(spec, output=lambda stream, data: None, stop=lambda: False)
     if result.exit_code != 0:
         raise SluiceError(result.detail or result.output_tail or f"exit code {result.exit_code}")

@@ -79,6 +79,9 @@ class Config(BaseSettings):
     command_pids: int = 1024
     command_files: int = 500_000  # in its workspace
     command_cpu_seconds: int = 14_400  # of all its processes together
+    command_open_files: int = 4096  # of one process
+    command_network_bytes: int = 10 * 1024 * MIB  # through the proxy, both ways
+    command_free_bytes: int = 512 * MIB  # with less on its disk, a worker starts no command
     command_cache_bytes: int = 2048 * MIB  # of one directory of cache_dirs
     command_artifacts: int = 1000  # files one command keeps for people
     command_artifact_bytes: int = 1024 * MIB  # all of them together
@@ -86,6 +89,9 @@ class Config(BaseSettings):
     command_hosts: str = ""  # the only hosts they may name: pypi.org,*.npmjs.org; none: any
     command_private_networks: str = ""  # inner networks such hosts may be in: 10.1.0.0/16,…
     command_tools: str = ""  # directories commands may read, as in PATH, beside the server's Python
+    command_images: str = ""  # images commands may name: docker.io/library/python:*; none: none
+    command_image_runtime: str = ""  # of podman or docker: crun, runc, runsc; none: its own choice
+    command_overlay: bool = True  # False: checkouts are copies, in which directories can be renamed
     command_runner: str = "sandbox"  # sandbox | unsandboxed (this machine's owner only)
 
     retention_days: int = Field(default=30, ge=1, le=36_500)  # of finished runs

@@ -145,6 +145,10 @@ class Runner(Protocol):
         """A digest of all that the result of a memoised command depends on: the command, this
         runner, and the files named by `spec.cache`. Raises RunnerUnavailable."""
 
+    def obstacle(self) -> str | None:
+        """Why no command can be started here now, as a sentence; None if one can. Asked before
+        commands are claimed, so that they wait for a worker that can, or for this one."""
+
     def collision(self, layer: str, other: str) -> str | None:
         """A path that two layers over the same base both changed, each in its own way. None if
         they may lie on one another. Raises RunnerUnavailable."""

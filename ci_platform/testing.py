@@ -96,6 +96,10 @@ class DummyRunner:
     before: Callable[[CommandSpec], None] = lambda spec: None  # called while the command "runs"
     ran: list[CommandSpec] = field(default_factory=list)
     collisions: Mapping[tuple[str, str], str] = field(default_factory=dict)  # layers -> path
+    blocked: str | None = None  # why it would start nothing
+
+    def obstacle(self) -> str | None:
+        return self.blocked
 
     def run(
         self,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
-from ci_platform.runner.limits import RunnerLimits, in_words
+from ci_platform.runner.limits import RunnerLimits, over_network
 
 PORT = 3128
 CONNECTIONS_MAX = 64  # of one step at a time
@@ -195,8 +195,7 @@ class Egress:
             self._bytes += size
             over = self._bytes > self._limits.network_bytes
         if over:
-            allowed = in_words(self._limits.network_bytes)
-            self._say(f"network: the step has moved {allowed}; that is the limit")
+            self._say(f"network: {over_network(self._limits)}")
             raise Refused("the step has moved too many bytes")
 
     def _accept(self) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.model import Json
@@ -31,6 +32,7 @@ from ci_platform.runner.limits import (
     bad_outputs,
     over_disk,
     over_memory,
+    short_of_disk,
     was_cancelled,
 )
 from ci_platform.runner.manifest import Manifest, TooManyFiles, compare
@@ -128,6 +130,15 @@ class Execution:
 
     def collision(self, layer: str, other: str) -> str | None:
         return overlap(self._layers.listing(layer), self._layers.listing(other))
+    def obstacle(self) -> str | None:
+        """Caches are given up before commands have to wait."""
+        floor, place = self._limits.free_bytes, self._workspaces.place
+        if free_bytes(place) >= floor:
+            return None
+        self._workspaces.make_room()
+        free = free_bytes(place)
+        return None if free >= floor else short_of_disk(place, free, self._limits)
+
 
     def fingerprint(self, spec: CommandSpec, runner: Mapping[str, str]) -> str:
         try:
@@ -304,6 +315,12 @@ def _invalid(problem: str) -> Excess:
 
 def _is_directory(root: int, path: str) -> bool:
     try:
+def free_bytes(place: Path) -> int:
+    """What an ordinary user may still write to the disk that holds a directory."""
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
+
+
         os.close(open_directory(root, path))
     except OSError:
         return False

@@ -7,6 +7,7 @@ its setting, so that the message in the log says what to turn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -36,6 +37,7 @@ class RunnerLimits:
     outputs: int = 100  # names in $CI_OUTPUT
     outputs_bytes: int = MIB  # of $CI_OUTPUT
     grace_seconds: float = 10.0  # between TERM and KILL
+    free_bytes: int = 512 * MIB  # with less on its disk, a worker starts no command
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,22 @@ def over_artifacts(used: int, limits: RunnerLimits) -> Excess:
 
 def over_pids(used: int, limits: RunnerLimits) -> Excess:
     return _count_over("pids", "processes and threads", used, limits.pids)
+
+
+def over_open_files(used: int, limits: RunnerLimits) -> Excess:
+    return _count_over("open_files", "open files in one process", used, limits.open_files)
+
+
+def short_of_disk(place: Path, free: int, limits: RunnerLimits) -> str:
+    return (
+        f"The disk of {place} has {in_words(free)} free; commands wait until it has "
+        f"{in_words(limits.free_bytes)} (SLUICE_COMMAND_FREE_BYTES)."
+    )
+
+
+def over_network(limits: RunnerLimits) -> str:
+    allowed = in_words(limits.network_bytes)
+    return f"the step has moved {allowed}; that is the limit (SLUICE_COMMAND_NETWORK_BYTES)"
 
 
 def over_cpu(used_seconds: float, limits: RunnerLimits) -> Excess:

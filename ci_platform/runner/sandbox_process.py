@@ -138,19 +138,7 @@ class SandboxProcess:
         return () if self._egress is None else self._egress.verdicts()
 
     def terminate(self) -> None:
-        """TERM everything, but a shell that would just die, taking the rest along, comes last."""
-        pids = self._namespace.pids()
-        main = _first_child(self.init)
-        others = [pid for pid in pids if pid != main]
-        if main is not None and main not in self._asked:
-            waited_for = any(pid in self._asked for pid in others) or (others and not self._asked)
-            if catches_term(main) or not waited_for:
-                self._asked.add(main)
-                self._namespace.signal(main, signal.SIGTERM)
-        for pid in others:
-            if pid not in self._asked:
-                self._asked.add(pid)
-                self._namespace.signal(pid, signal.SIGTERM)
+        terminate_tree(self._namespace, self._asked)
 
     def kill(self) -> None:
         if _readable(self._launched.fileno(), 0):
@@ -216,6 +204,23 @@ class SandboxProcess:
 def resource_limits(limits: RunnerLimits, *, own_uid: bool) -> dict[int, int]:
     """What bubblewrap is started with, and with it everything in the sandbox."""
     found = {
+def terminate_tree(namespace: Namespace, asked: set[int]) -> None:
+    """TERM everything, but a shell that would just die, taking the rest along, comes last.
+    `asked` are those that were sent it before."""
+    pids = namespace.pids()
+    main = _first_child(namespace.init)
+    others = [pid for pid in pids if pid != main]
+    if main is not None and main not in asked:
+        waited_for = any(pid in asked for pid in others) or (others and not asked)
+        if catches_term(main) or not waited_for:
+            asked.add(main)
+            namespace.signal(main, signal.SIGTERM)
+    for pid in others:
+        if pid not in asked:
+            asked.add(pid)
+            namespace.signal(pid, signal.SIGTERM)
+
+
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.disk_bytes,

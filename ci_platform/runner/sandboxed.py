@@ -169,6 +169,9 @@ class SandboxRunner:
         return judge("".join(said), self._facts())
 
     def _facts(self) -> Mapping[str, str]:
+    def obstacle(self) -> str | None:
+        return self._execution.obstacle()
+
         binary = self._binary
         return {
             "launcher": f"{binary.path} ({binary.origin})" if binary else "none",
@@ -188,7 +191,11 @@ class SandboxRunner:
 
     def _refusal(self, spec: CommandSpec) -> Excess | None:
         if spec.image is not None:
-            return Excess("image", f"The command asks for image {spec.image}: not on this server.")
+            return Excess(
+                "image",
+                f"The command asks for image {spec.image}, but this worker runs no containers: "
+                "they need podman or docker on it, and the images allowed (SLUICE_COMMAND_IMAGES).",
+            )
         if spec.network and not self._network:
             hosts = ", ".join(spec.network)
             return Excess(

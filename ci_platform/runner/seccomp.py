@@ -8,8 +8,11 @@ that libraries know how to live without, refused calls, argument rules, calls ne
 from __future__ import annotations
 
 import errno
+import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 _LOAD, _EQUAL, _ABOVE, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
 _ALLOW = 0x7FFF0000
@@ -108,6 +111,43 @@ def program(machine: str) -> bytes | None:
     code += [(_ABOVE, 0, 1, _NEWEST), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     code += [(_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
+
+
+# The same for a container engine, by name, taken from what its own profile allows.
+_NAMES = frozenset(
+    (
+        *("clone3", "unshare", "setns", "mount", "umount", "umount2", "pivot_root", "chroot"),
+        *("open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick"),
+        *("mount_setattr", "io_uring_setup", "io_uring_enter", "io_uring_register"),
+        *("add_key", "request_key", "keyctl", "bpf", "perf_event_open", "userfaultfd"),
+        *("fanotify_init", "syslog", "acct", "name_to_handle_at", "open_by_handle_at"),
+        *("pidfd_getfd", "memfd_secret", "quotactl", "quotactl_fd", "kcmp", "migrate_pages"),
+        *("move_pages", "vhangup", "settimeofday", "clock_settime", "adjtimex"),
+        *("clock_adjtime",),
+    )
+)
+
+
+def narrowed(profile: Path) -> str | None:
+    """An engine's own profile without what commands are refused; None if it is not there."""
+    try:
+        known = json.loads(profile.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    rules: list[Mapping[str, object]] = []
+    for rule in known["syscalls"]:
+        names = [name for name in rule["names"] if name not in _NAMES and name != "socket"]
+        if names:
+            rules.append({**rule, "names": names})
+    for family in (_AF_UNIX, _AF_INET, _AF_INET6):
+        rules.append(_socket_rule({"index": 0, "value": family, "op": "SCMP_CMP_EQ"}))
+    route = {"index": 2, "value": _NETLINK_ROUTE, "op": "SCMP_CMP_EQ"}
+    rules.append(_socket_rule({"index": 0, "value": _AF_NETLINK, "op": "SCMP_CMP_EQ"}, route))
+    return json.dumps({**known, "syscalls": rules})
+
+
+def _socket_rule(*arguments: Mapping[str, object]) -> Mapping[str, object]:
+    return {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": list(arguments)}
 
 
 def _refuse(number: int, error: int) -> list[_Instruction]:

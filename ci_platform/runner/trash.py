@@ -12,10 +12,12 @@ import os
 import queue
 import stat
 import threading
+import time
 from pathlib import Path
 
 WAITING_MAX = 16  # directories thrown away but still there; then throwing away waits
 CLOSE_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,14 @@ class Trash:
             os.close(lock)
         self._waiting.put(name)
 
+    def settle(self) -> None:
+        """Wait until what was thrown away so far is gone, or for a moment."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while self._thread.is_alive() and self._waiting.unfinished_tasks:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_LOOK_SECONDS)
+
     def close(self) -> None:
         """Stop removing, after a moment. Safe to call twice."""
         if self._thread.is_alive():
@@ -54,6 +64,7 @@ class Trash:
             self._remove(left)
         while (name := self._waiting.get()) is not None:
             self._remove(name)
+            self._waiting.task_done()
 
     def _remove(self, name: str) -> None:
         path = self._directory / name

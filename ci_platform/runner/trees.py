@@ -174,6 +174,12 @@ class TreeCache:
         finally:
             os.close(fd)
 
+    def clear(self) -> None:
+        """Remove every tree that is not in use."""
+        for path in _by_age(self._directory):
+            if _ID.fullmatch(path.name):
+                _remove_unused(path)
+
     def _evict(self, newest: str) -> None:
         """Remove the trees that were not used for longest, but for those in use."""
         for path in _by_age(self._commits)[COMMITS_MAX:]:

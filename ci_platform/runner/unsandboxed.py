@@ -87,6 +87,9 @@ class UnsandboxedRunner:
         path = self._env.get("PATH", "")
         return self._execution.fingerprint(spec, {**machine(), "path": path})
 
+    def obstacle(self) -> str | None:
+        return self._execution.obstacle()
+
     def collision(self, layer: str, other: str) -> str | None:
         return self._execution.collision(layer, other)
 

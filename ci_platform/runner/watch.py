@@ -23,6 +23,7 @@ from ci_platform.runner.limits import (
     over_disk,
     over_files,
     over_memory,
+    over_open_files,
     over_pids,
 )
 from ci_platform.runner.manifest import Manifest, TooManyFiles, walk, weight
@@ -40,6 +41,7 @@ class Usage:
     memory_bytes: int  # resident; shared pages count once for each process
     tasks: int
     cpu_seconds: float  # of the living, and of those they waited for
+    open_files: int  # of the process that has most
 
 
 class Namespace:
@@ -59,7 +61,7 @@ class Namespace:
         for pid in _all_pids():
             if pid != self.init and self._is_here(pid, dead):
                 living.append(pid)
-        memory, tasks, cpu = 0, self._unburied(living, dead), 0.0
+        memory, tasks, cpu, files = 0, self._unburied(living, dead), 0.0, 0
         for pid in living:
             fields = _stat(pid)
             if fields is None:
@@ -68,7 +70,8 @@ class Namespace:
             if pid != self.init:
                 tasks += int(fields[17])
                 memory += int(fields[21]) * _PAGE_BYTES
-        return Usage(memory, tasks, cpu)
+                files = max(files, _open_files(pid))
+        return Usage(memory, tasks, cpu, files)
 
     def excess(self, limits: RunnerLimits) -> Excess | None:
         """The limit these processes are over, if any."""
@@ -80,6 +83,8 @@ class Namespace:
             self._exact_after = time.monotonic() + _EXACT_AGAIN_SECONDS
         if usage.tasks >= limits.pids:
             return over_pids(usage.tasks, limits)
+        if usage.open_files >= limits.open_files:
+            return over_open_files(usage.open_files, limits)
         if usage.cpu_seconds > limits.cpu_seconds:
             return over_cpu(usage.cpu_seconds, limits)
         return None
@@ -226,6 +231,15 @@ def _stat(pid: int) -> list[str] | None:
             return file.read().rpartition(b")")[2].decode().split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def _open_files(pid: int) -> int:
+    """How many descriptors a process has. The kernel counts them since Linux 6.2; before, the
+    program is left to the error it gets."""
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size
+    except OSError:  # ended, or of a user whose processes we may not look at
+        return 0
 
 
 def _proportional_bytes(pid: int) -> int:

@@ -185,13 +185,27 @@ class Workspaces:
             self._trash.throw(workspace.directory / CACHES, workspace.caches)
             workspace.caches, workspace.caches_bytes = None, 0
 
+    @property
+    def place(self) -> Path:
+        """The directory of all of them."""
+        return self._jobs
+
+    def make_room(self) -> None:
+        """Throw away what is only kept to be faster, and is not in use."""
+        self._drop_kept()
+        self._trash.settle()
+        self._cache.clear()
+
     def close(self) -> None:
+        self._drop_kept()
+        self._trash.close()
+
+    def _drop_kept(self) -> None:
         with self._lock:
             kept = list(self._kept.values())
             self._kept.clear()
         for workspace in kept:
             self.drop(workspace)
-        self._trash.close()
 
     def _take_kept(self, wanted: State) -> tuple[Workspace | None, State | None]:
         """The kept workspace of this run that already holds most of the base."""

@@ -93,6 +93,7 @@ class Operations:
         self._strays = strays
         self._holding = holding
         self.draining = threading.Event()  # set: commands stop and are handed back
+        self._obstacle: str | None = None  # why no command is claimed
 
     def run_once(self) -> int:
         """Run what is due now, one after the other. Returns how many commands that was."""
@@ -106,6 +107,8 @@ class Operations:
 
     def claim(self, limit: int, *, recall: bool = False) -> list[Operation]:
         tools = self._tools
+        if not recall and self._is_blocked():
+            return []
         claimed = tools.store.operations.claim(
             tools.id,
             limit=limit,
@@ -116,6 +119,14 @@ class Operations:
         for operation in claimed:
             self._holding.take(operation)
         return claimed
+
+    def _is_blocked(self) -> bool:
+        """Whether commands had better wait, for another worker or for this one. Said once."""
+        obstacle = self._tools.runner.obstacle()
+        if obstacle is not None and self._obstacle is None:
+            _log.warning("no command is started: %s", obstacle)
+        self._obstacle = obstacle
+        return obstacle is not None
 
     def execute(self, operation: Operation) -> None:
         """Run a claimed command. Never raises: whatever happens, the worker goes on."""

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import pytest
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.model import Json
-from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
-from ci_platform.shell import CommandSpec
+from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner, execution
+from ci_platform.runner.container import ContainerRunner
+from ci_platform.shell import CommandResult, CommandSpec
+from tests.integration.container_image import IMAGE, engine
 from tests.integration.runner_world import (
     Bench,
     GivenTrees,
@@ -27,12 +29,32 @@ from tests.integration.runner_world import (
 LIMITS = RunnerLimits(
     disk_bytes=64 << 20, output_bytes=1 << 20, files=500, outputs=10, grace_seconds=1.0
 )
-RUNNERS: dict[str, Callable[..., SandboxRunner | UnsandboxedRunner]] = {
+
+
+class InImage(ContainerRunner):
+    """A runner of containers whose commands all name the same image."""
+
+    def run(
+        self,
+        spec: CommandSpec,
+        *,
+        output: Callable[[str, bytes], None],
+        stop: Callable[[], bool],
+    ) -> CommandResult:
+        return super().run(replace(spec, image=IMAGE), output=output, stop=stop)
+
+    def fingerprint(self, spec: CommandSpec) -> str:
+        return super().fingerprint(replace(spec, image=IMAGE))
+
+
+RUNNERS: dict[str, Callable[..., SandboxRunner | UnsandboxedRunner | ContainerRunner]] = {
     "sandboxed": SandboxRunner,
     "sandboxed, copying": partial(SandboxRunner, overlay=False),
     "sandboxed, by Python": partial(SandboxRunner, launcher="python"),
     "unsandboxed": UnsandboxedRunner,
 }
+if (podman := engine()) is not None:  # elsewhere, test_runner_containers.py has one that plays it
+    RUNNERS["container"] = partial(InImage, engine=podman, images=["localhost/*"])
 
 
 @dataclass
@@ -42,7 +64,7 @@ class World:
     kind: str
     directory: Path
     trees: GivenTrees = field(default_factory=GivenTrees)
-    runners: list[SandboxRunner | UnsandboxedRunner] = field(default_factory=list)
+    runners: list[SandboxRunner | UnsandboxedRunner | ContainerRunner] = field(default_factory=list)
 
     def machine(self, name: str = "first") -> Bench:
         runner = RUNNERS[self.kind](
@@ -343,6 +365,23 @@ def test_workspaces_of_a_worker_that_died_are_swept(world: World) -> None:
     world.runners[0].close()
     assert os.listdir(world.directory / "first/jobs") == []
     assert os.listdir(world.directory / "first/trash") == []
+
+
+def test_with_little_space_left_no_command_is_started_and_caches_are_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = world.machine()
+    bench.layer("echo x > made")
+    trees = world.directory / "first/trees"
+    assert bench.runner.obstacle() is None
+    assert any(path.name != "commits" for path in trees.iterdir())
+    space = [LIMITS.free_bytes - 1, LIMITS.free_bytes]
+    monkeypatch.setattr(execution, "free_bytes", lambda place: space.pop(0))
+    assert bench.runner.obstacle() is None, "giving up the caches was enough"
+    assert [path.name for path in trees.iterdir()] == ["commits"]
+    monkeypatch.setattr(execution, "free_bytes", lambda place: 1 << 20)
+    assert "1 MiB free" in str(bench.runner.obstacle())
+    assert "512 MiB (SLUICE_COMMAND_FREE_BYTES)" in str(bench.runner.obstacle())
 
 
 def test_a_fingerprint_is_the_same_on_every_machine_and_follows_the_files(world: World) -> None:

@@ -125,6 +125,9 @@ class Runner:
     def fingerprint(self, spec: CommandSpec) -> str:
         return spec.script
 
+    def obstacle(self) -> str | None:
+        return None
+
     def collision(self, layer: str, other: str) -> str | None:
         return None
 

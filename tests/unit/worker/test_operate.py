@@ -57,6 +57,21 @@ def test_a_waiting_command_shows_its_run_as_running() -> None:
     assert (run.state, [wait.kind for wait in run.waits]) == (RunState.RUNNING, ["operation"])
     assert run.worker is None
 
+def test_commands_wait_while_their_worker_can_start_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(runner=DummyRunner(blocked="The disk of /work has 1 MiB free."))
+    run = world.play('return (await step.sh("test", "pytest")).exit_code')
+    assert (run.state, world.runner.ran) == (RunState.RUNNING, [])
+    world.later(60)
+    assert world.run(run.id).output is None
+    said = [one.getMessage() for one in caplog.records if "no command is started" in one.message]
+    assert said == ["no command is started: The disk of /work has 1 MiB free."]
+    world.runner.blocked = None
+    world.later(60)
+    assert world.run(run.id).output == 0
+
+
 
 def test_a_failing_command_raises_in_the_author_s_code() -> None:
     world = World(runner=DummyRunner({"sh:test": [succeeded("boom", exit_code=2)]}))
