@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, update
 from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError, TimeoutError
 
+from git_store.direct import Direct
 from git_store.errors import StorageFailed
 from git_store.tables import metadata, repositories
 
 Clock = Callable[[], int]  # milliseconds since 1970
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-_TAKE_WRITE_LOCK = (
+_TAKE_WRITE_LOCK = Direct(
     update(repositories).where(repositories.c.id == "").values(description="")
 )  # matches nothing
 
@@ -45,7 +46,7 @@ class Database:
         """
         with _translated(), self._engine.begin() as connection:
             if self._sqlite:
-                connection.execute(_TAKE_WRITE_LOCK)
+                _TAKE_WRITE_LOCK.run(connection, {})
             yield connection
 
 

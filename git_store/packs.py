@@ -22,6 +22,7 @@ from obstore.store import LocalStore, ObjectStore
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from git_store.database import Clock, Database, new_id
+from git_store.direct import Direct
 from git_store.errors import BadPack, ObjectNotFound, StorageFailed
 from git_store.index import index_bytes, index_pack
 from git_store.limits import Limits
@@ -34,18 +35,17 @@ log = logging.getLogger(__name__)
 PREFIX = "packs/"
 _IDS_PER_QUERY = 500
 _INLINE_OVERHEAD_BYTES = 4096  # an index and its objects in Python
-# What every request asks is built once: building a statement costs as much as running it.
-_LISTED = (
+_LISTED = Direct(
     select(repository_packs.c.pack_id)
     .where(repository_packs.c.repository_id == bindparam("repository"))
     .order_by(repository_packs.c.pack_id)
 )
-_GROW = (
+_GROW = Direct(
     update(repositories)
     .where(repositories.c.id == bindparam("repository"))
     .values(pack_bytes=repositories.c.pack_bytes + bindparam("size"))
 )
-_ADD_PACK, _ADD_TO_LIST = insert(packs), insert(repository_packs)
+_ADD_PACK, _ADD_TO_LIST = Direct(insert(packs)), Direct(insert(repository_packs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,9 @@ class Packs:
             "created_ms": self._clock(),
             "released_ms": None,
         }
-        connection.execute(_ADD_PACK, row)
-        connection.execute(_ADD_TO_LIST, {"repository_id": repository_id, "pack_id": new.id})
-        connection.execute(_GROW, {"repository": repository_id, "size": new.size})
+        _ADD_PACK.run(connection, row)
+        _ADD_TO_LIST.run(connection, {"repository_id": repository_id, "pack_id": new.id})
+        _GROW.run(connection, {"repository": repository_id, "size": new.size})
 
     def release(self, connection: Connection, repository_id: str, pack_ids: Sequence[str]) -> int:
         """Take packs off the repository's list and account. Returns how many were on it."""
@@ -150,9 +150,8 @@ class Packs:
     def of_repository(self, repository_id: str) -> list[Pack]:
         """The repository's packs as of now, opened, oldest first."""
         with self._database.reading() as connection:
-            found = connection.execute(_LISTED, {"repository": repository_id})
-            pack_ids = list(found.scalars())
-        return self.open(pack_ids)
+            found = _LISTED.rows(connection, {"repository": repository_id})
+        return self.open([row[0] for row in found])
 
     def open(self, pack_ids: Sequence[str]) -> list[Pack]:
         """Packs in the order asked for, from those opened before where possible."""

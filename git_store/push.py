@@ -7,6 +7,7 @@ comes in here too.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from git_store import refs
 from git_store.database import Clock, Database, new_id
-from git_store.errors import BadPack, GitStoreError, OverLimit, PushRejected, StorageFailed
+from git_store.direct import Direct
+from git_store.errors import (
+    BadPack,
+    GitStoreError,
+    OverLimit,
+    PushRejected,
+    RepoNotFound,
+    StorageFailed,
+)
 from git_store.files import Files
 from git_store.limits import Limits
 from git_store.names import HIDDEN, ref_problem
@@ -34,11 +43,12 @@ log = logging.getLogger(__name__)
 
 _TRIES = 3  # while objects are being removed beside the push
 _MARK_SECONDS = 0.5  # handled events are marked together: a transaction each would double a push
-# What every push asks is built once: building a statement costs as much as running it.
-_STANDING = select(repositories.c.generation, repositories.c.pack_bytes).where(
-    repositories.c.id == bindparam("id")
+_STANDING = Direct(
+    select(repositories.c.generation, repositories.c.pack_bytes).where(
+        repositories.c.id == bindparam("id")
+    )
 )
-_ADD_EVENT = insert(push_events)
+_ADD_EVENT = Direct(insert(push_events))
 _MARK = (
     update(push_events)
     .where(push_events.c.id == bindparam("event"), push_events.c.handled_ms.is_(None))
@@ -231,7 +241,10 @@ class Pushes:
     def standing(self, repository_id: str) -> tuple[int, int]:
         """The repository's generation, and what its quota leaves."""
         with self._database.reading() as connection:
-            generation, pack_bytes = connection.execute(_STANDING, {"id": repository_id}).one()
+            row = _STANDING.one(connection, {"id": repository_id})
+        if row is None:
+            raise RepoNotFound()
+        generation, pack_bytes = row
         return generation, self._limits.repository_bytes - pack_bytes
 
     def _check(
@@ -292,7 +305,7 @@ class Pushes:
         if arrived is not None and any(change.new for change in accepted):
             self._packs.insert(connection, repository_id, arrived.new)
         event = self._event(request, accepted)
-        connection.execute(_ADD_EVENT, _row(event))
+        _ADD_EVENT.run(connection, _row(event))
         if request.also is not None:
             request.also(connection)
         return event
@@ -455,8 +468,8 @@ def _row(event: PushEvent) -> dict[str, object]:
         "repository_id": event.repository_id,
         "pusher_id": event.pusher.id,
         "pusher_name": event.pusher.name,
-        "changes": [[change.ref, change.old, change.new] for change in event.changes],
-        "options": list(event.options),
+        "changes": json.dumps([[c.ref, c.old, c.new] for c in event.changes]),
+        "options": json.dumps(event.options),
         "at_ms": event.at_ms,
         "handled_ms": None,
     }

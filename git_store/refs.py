@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     Select,
     and_,
     bindparam,
@@ -27,6 +28,7 @@ from sqlalchemy import (
 )
 
 from git_store.database import Database
+from git_store.direct import Direct
 from git_store.errors import BadName, ObjectNotFound, RefConflict, RepoNotFound
 from git_store.names import HIDDEN, KEEP, is_sha, ref_problem
 from git_store.objects import Objects
@@ -64,8 +66,7 @@ class Refs:
         if ref_problem(name, self._ref_bytes):
             return None
         with self._database.reading() as connection:
-            found = connection.execute(_ONE, {"repository": repository_id, "name": name})
-            row = found.one_or_none()
+            row = _ONE.one(connection, {"repository": repository_id, "name": name})
         return None if row is None else Ref(*row)
 
     def list(
@@ -84,10 +85,8 @@ class Refs:
         """Every visible ref whose name starts with one of the prefixes, by name."""
         with self._database.reading() as connection:
             if prefixes:
-                found = connection.execute(visible(repository_id, prefixes))
-            else:
-                found = connection.execute(_VISIBLE, {"repository": repository_id})
-            return [Ref(*row) for row in found]
+                return [Ref(*row) for row in connection.execute(visible(repository_id, prefixes))]
+            return [Ref(*row) for row in _VISIBLE.rows(connection, {"repository": repository_id})]
 
     def resolve(self, repository_id: str, name: str) -> str | None:
         """The commit behind HEAD, a full ref (tags peeled), a branch or tag by its short name, or
@@ -173,15 +172,30 @@ def _starts(prefix: str) -> ColumnElement[bool]:
     return and_(refs.c.name >= prefix, refs.c.name < prefix[:-1] + last)
 
 
-# What every request asks is built once: building a statement costs as much as running it.
 _OF = select(refs.c.name, refs.c.sha, refs.c.peeled).where(
     refs.c.repository_id == bindparam("repository")
 )
-_ONE = _OF.where(refs.c.name == bindparam("name"))
-_VISIBLE = _OF.where(not_(_starts(HIDDEN))).order_by(refs.c.name)
-_COUNT = (
+_ONE = Direct(_OF.where(refs.c.name == bindparam("name")))
+_VISIBLE = Direct(_OF.where(not_(_starts(HIDDEN))).order_by(refs.c.name))
+_BELOW = Direct(
+    select(refs.c.name)
+    .where(
+        refs.c.repository_id == bindparam("repository"),
+        refs.c.name >= bindparam("low"),
+        refs.c.name < bindparam("high"),
+    )
+    .limit(bindparam("most", type_=Integer()))
+)
+_COUNT = Direct(
     select(func.count()).select_from(refs).where(refs.c.repository_id == bindparam("repository"))
 )
+_ADD = Direct(insert(refs))
+_REMOVE = Direct(
+    delete(refs).where(
+        refs.c.repository_id == bindparam("repository"), refs.c.name == bindparam("name")
+    )
+)
+_FEW = 8  # names that are asked for one by one
 
 
 def default_branch(connection: Connection, repository_id: str) -> str:
@@ -208,6 +222,12 @@ def generation(connection: Connection, repository_id: str) -> int:
 def current(connection: Connection, repository_id: str, names: Sequence[str]) -> dict[str, str]:
     """What the named refs point at now; those that do not exist are left out."""
     found: dict[str, str] = {}
+    if len(names) <= _FEW:
+        for name in names:
+            row = _ONE.one(connection, {"repository": repository_id, "name": name})
+            if row is not None:
+                found[name] = row[1]
+        return found
     for at in range(0, len(names), _NAMES_PER_QUERY):
         some = _of(repository_id).where(refs.c.name.in_(names[at : at + _NAMES_PER_QUERY]))
         found.update((name, sha) for name, sha, _ in connection.execute(some))
@@ -215,7 +235,8 @@ def current(connection: Connection, repository_id: str, names: Sequence[str]) ->
 
 
 def count(connection: Connection, repository_id: str) -> int:
-    return int(connection.execute(_COUNT, {"repository": repository_id}).scalar_one())
+    [row] = _COUNT.rows(connection, {"repository": repository_id})
+    return int(row[0])
 
 
 def write(
@@ -224,19 +245,25 @@ def write(
     values: Mapping[str, tuple[str, str | None] | None],
 ) -> None:
     """Set refs to (sha, peeled), or delete them (None)."""
+    if len(values) <= _FEW:
+        for name, value in values.items():
+            _REMOVE.run(connection, {"repository": repository_id, "name": name})
+            if value is not None:
+                _ADD.run(connection, _row(repository_id, name, value))
+        return
     names = list(values)
     for at in range(0, len(names), _NAMES_PER_QUERY):
         some = names[at : at + _NAMES_PER_QUERY]
         connection.execute(
             delete(refs).where(refs.c.repository_id == repository_id, refs.c.name.in_(some))
         )
-    rows = [
-        {"repository_id": repository_id, "name": name, "sha": value[0], "peeled": value[1]}
-        for name, value in values.items()
-        if value is not None
-    ]
+    rows = [_row(repository_id, name, value) for name, value in values.items() if value is not None]
     if rows:
         connection.execute(insert(refs), rows)
+
+
+def _row(repository_id: str, name: str, value: tuple[str, str | None]) -> dict[str, str | None]:
+    return {"repository_id": repository_id, "name": name, "sha": value[0], "peeled": value[1]}
 
 
 class NameConflicts:
@@ -252,8 +279,9 @@ class NameConflicts:
             parents = sorted({parent for name in created for parent in _parents(name)})
             found = set(current(connection, repository_id, parents))
             for name in created:
-                below = _names(repository_id).where(_starts(name + "/")).limit(deleted + 1)
-                found.update(connection.execute(below).scalars())
+                below = {"low": name + "/", "high": name + "0", "most": deleted + 1}  # 0 is next
+                rows = _BELOW.rows(connection, {"repository": repository_id, **below})
+                found.update(row[0] for row in rows)
         self._names = found
         self._sorted = sorted(found)
 

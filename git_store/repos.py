@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 from sqlalchemy.exc import IntegrityError
 
 from git_store.database import Clock, Database, new_id
+from git_store.direct import Direct
 from git_store.errors import BadName, RepoExists, RepoNotFound
 from git_store.names import HIDDEN, check_branch, check_part, is_part
 from git_store.tables import packs, push_events, refs, repositories, repository_packs
@@ -76,10 +77,9 @@ _COLUMNS = (
     repositories.c.pack_bytes,
 )
 
-# What every request asks is built once: building a statement costs as much as running it.
-_BY_NAME = select(*_COLUMNS).where(repositories.c.full_name == bindparam("full_name"))
-_BY_ID = select(*_COLUMNS).where(repositories.c.id == bindparam("id"))
-_LOCK = (
+_BY_NAME = Direct(select(*_COLUMNS).where(repositories.c.full_name == bindparam("full_name")))
+_BY_ID = Direct(select(*_COLUMNS).where(repositories.c.id == bindparam("id")))
+_LOCK = Direct(
     select(repositories.c.generation).where(repositories.c.id == bindparam("id")).with_for_update()
 )
 
@@ -124,10 +124,10 @@ class Repositories:
         if not is_part(owner) or not is_part(name):
             raise RepoNotFound(f"There is no repository {owner[:100]!r}/{name[:100]!r}.")
         with self._database.reading() as connection:
-            row = connection.execute(_BY_NAME, {"full_name": f"{owner}/{name}"}).one_or_none()
+            row = _BY_NAME.one(connection, {"full_name": f"{owner}/{name}"})
         if row is None:
             raise RepoNotFound(f"There is no repository {owner}/{name}.")
-        return _repository(row)
+        return Repository(*row)
 
     def by_id(self, repository_id: str) -> Repository:
         """Raises RepoNotFound."""
@@ -261,10 +261,10 @@ def lock(connection: Connection, repository_id: str) -> int:
     Everything that changes refs or packs of a repository goes through here first, so changes of
     one repository happen one after the other. Raises RepoNotFound.
     """
-    generation = connection.execute(_LOCK, {"id": repository_id}).scalar_one_or_none()
-    if generation is None:
+    row = _LOCK.one(connection, {"id": repository_id})
+    if row is None:
         raise RepoNotFound()
-    return int(generation)
+    return int(row[0])
 
 
 def _row(made: Repository) -> dict[str, object]:
@@ -299,10 +299,10 @@ def _share(connection: Connection, parent_id: str, new_ids: Sequence[str]) -> No
 
 
 def _by_id(connection: Connection, repository_id: str) -> Repository:
-    row = connection.execute(_BY_ID, {"id": repository_id}).one_or_none()
+    row = _BY_ID.one(connection, {"id": repository_id})
     if row is None:
         raise RepoNotFound(f"There is no repository {repository_id}.")
-    return _repository(row)
+    return Repository(*row)
 
 
 def _repository(row: Row[str, str, str, str, str, int, int]) -> Repository:
