@@ -83,7 +83,7 @@ def log_view(view: RunView, key: str, lines: Sequence[LogLine], *, page: bool = 
         step_href=None if step is None else f"/runs/{run.id}/steps/{step_path(key)}",
         earlier_href=f"{base}?before={first}" if first > 1 else None,
         later_href=None if at_end else f"{base}?after={last}",
-        end="" if live or not at_end else log_end(run, step),
+        end="" if live or not at_end else log_end(run, step, lines),
         end_state="passed" if step is None and run.state is RunState.PASSED else _end(run, step),
         empty="Nothing printed yet." if live else _empty(step),
         origin=None if step is None else step.origin,
@@ -100,12 +100,15 @@ def _end(run: Run, step: Step | None) -> str:
     return (run.state if step is None else step.state).value
 
 
-def log_end(run: Run, step: Step | None) -> str:
-    """The last line of a finished log: how it ended and how long it took."""
+def log_end(run: Run, step: Step | None, lines: Sequence[LogLine] = ()) -> str:
+    """The last line of a finished log: how it ended and how long it took, unless the worker's own
+    last word says so already."""
     if step is None:
         took = None if run.ended_ms is None else run.ended_ms - (run.started_ms or run.created_ms)
         return f"run {run.state}" + (f" after {duration(took)}" if took is not None else "")
     words = [step.state.value]
+    if lines and lines[-1].stream == "note" and lines[-1].text.startswith("exited with code "):
+        return words[0]
     code = exit_code(step)
     if code is not None:
         words.append(f"exit code {code}")

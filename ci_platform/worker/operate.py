@@ -249,7 +249,8 @@ class Operations:
         if self.draining.is_set() and not watch.unwanted and result.ended == "cancelled":
             self._lost(operation, log, f"worker {tools.id} was stopped", 0)
             return
-        log.note(ending(result))
+        if said := ending(result):
+            log.note(said)
         log.close()  # the whole log is there before the step has ended
         if self._finished(operation, result):
             remember(tools, operation, spec, recalled, result)
@@ -295,7 +296,9 @@ class Operations:
 
 
 def ending(result: CommandResult) -> str:
-    """The last line of a command's log."""
+    """The last line of a command's log; none after a success, which the step's own end tells."""
+    if result.ended is None and result.exit_code == 0:
+        return ""
     seconds = result.duration_ms / 1000
     if result.ended is not None:
         return f"{result.detail or result.ended} after {seconds:.1f} s"

@@ -161,8 +161,7 @@ def test_unchanged_work_is_not_done_twice(world: Deployment) -> None:
     assert world.run(second).output == [1, {"n": "1"}, "s\n"]
     said = world.log(second, "sh:build")
     assert said[0] == "from run #1: nothing that this command depends on has changed"
-    assert said[1] == "building"
-    assert len(said) == 3 and said[2].startswith("exited with code 0 after")
+    assert said[1:] == ["building"]
 
 
 def test_any_change_of_the_files_counts_unless_inputs_are_named(world: Deployment) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ci_platform.model import RunState
+from ci_platform.model import RunState, StepState
 from tests.web.browser import Answer, Browser
 from tests.web.html import Page
-from tests.web.sample import HOSTILE, sample_site
+from tests.web.sample import HOSTILE, NOW_MS, sample_site
+from web.logs import log_end
+from web.patterns import sample_lines, sample_run, sample_step
 
 pytestmark = pytest.mark.anyio
 
@@ -443,3 +446,12 @@ def test_text_has_enough_contrast_in_both_themes(theme: int) -> None:
     for text, ground in pairs:
         ratio = contrast(palette[text], palette[ground])
         assert ratio >= 4.5, f"{text} on {ground}: {ratio:.2f}"
+
+
+def test_a_log_says_once_how_its_command_ended() -> None:
+    step = replace(sample_step(NOW_MS, "unit", StepState.FAILED), ended_ms=NOW_MS)
+    run = sample_run(NOW_MS, RunState.FAILED)
+    lines = sample_lines(NOW_MS)[:1]
+    assert log_end(run, step, lines).startswith("failed, exit code 1, ")
+    note = replace(lines[0], stream="note", text="exited with code 1 after 3.1 s")
+    assert log_end(run, step, [*lines, note]) == "failed"
