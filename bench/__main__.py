@@ -19,6 +19,7 @@ from bench.git import git_store
 from bench.load import load
 from bench.measure import Result, as_json, machine, missing, show
 from bench.peers import peers
+from bench.repos import repositories
 from bench.sandbox import cold_start
 from bench.waiting import timers, waiting
 
@@ -34,6 +35,7 @@ ALL: dict[str, Callable[[], list[Result]]] = {
     "peers": peers,
     "browser": log_latency,
     "git": git_store,
+    "repos": repositories,
     "commands": commands,
 }
 
