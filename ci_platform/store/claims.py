@@ -71,8 +71,7 @@ class Leases:
     def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Claim]:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
-            lease = _Lease(worker, lease_ms, self._clock.now_ms(), self._limits)
-            claim = partial(self._claim, limit=limit, lease=lease)
+            claim = partial(self._claim, worker=worker, limit=limit, lease_ms=lease_ms)
             claimed = self._database.write(claim, durable=False)
             if claimed is None:
                 return []
@@ -82,9 +81,10 @@ class Leases:
         return []
 
     def _claim(
-        self, connection: Connection, *, limit: int, lease: _Lease
+        self, connection: Connection, *, worker: WorkerId, limit: int, lease_ms: int
     ) -> list[tuple[int, Run]] | None:
         """None: nothing is due."""
+        lease = _Lease(worker, lease_ms, self._clock.now_ms(), self._limits)
         ns = self._look(connection, now_ms=lease.now_ms, limit=limit * SPARES)
         return _claim(connection, ns=ns, limit=limit, lease=lease) if ns else None
 
@@ -112,17 +112,18 @@ class Leases:
         ]
 
     def renew(self, worker: WorkerId, *, lease_ms: int, held: Collection[str] | None) -> None:
-        lease = {"lease_until_ms": self._clock.now_ms() + lease_ms}
-        renew = partial(_renew, worker=worker, lease=lease, held=held)
+        def renew(connection: Connection) -> None:
+            lease = {"lease_until_ms": self._clock.now_ms() + lease_ms}
+            _renew(connection, worker=worker, lease=lease, held=held)
+
         self._database.write(renew, durable=False)
 
     def expire(self, *, limit: int) -> int:
-        now_ms = self._clock.now_ms()
-        return self._database.write(
-            lambda connection: _take_back(
-                connection, _LOCK_EXPIRED, {"now": now_ms, "count": limit}, now_ms
-            )
-        )
+        def expire(connection: Connection) -> int:
+            now_ms = self._clock.now_ms()
+            return _take_back(connection, _LOCK_EXPIRED, {"now": now_ms, "count": limit}, now_ms)
+
+        return self._database.write(expire)
 
     def refill(self) -> int:
         """See slots.refill. Looks first: there are hardly ever any held runs."""
@@ -134,10 +135,11 @@ class Leases:
         )
 
     def release(self, worker: WorkerId | None) -> int:
-        now_ms = self._clock.now_ms()
         leased = _LOCK_LEASED if worker is None else _LOCK_LEASED_BY
         return self._database.write(
-            lambda connection: _take_back(connection, leased, {"by_worker": worker}, now_ms)
+            lambda connection: _take_back(
+                connection, leased, {"by_worker": worker}, self._clock.now_ms()
+            )
         )
 
 

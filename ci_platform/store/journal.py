@@ -122,8 +122,8 @@ class Appender:
     def __call__(
         self, connection: Connection, batch: Sequence[Prepared]
     ) -> list[Verdict | SluiceError]:
-        now_ms = self._clock.now_ms()
         runs = lock_runs(connection, sorted({prepared.append.run_id for prepared in batch}))
+        now_ms = self._clock.now_ms()  # when the locks are held: entries are in order of time
         moved: dict[int, Run] = {}
         freed: list[str] = []  # repositories in which a run stopped executing
         rows: list[dict[str, object]] = []

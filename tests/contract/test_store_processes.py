@@ -6,6 +6,8 @@ import json
 import random
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ from ci_platform.store import SqlStore, database, direct, open_store
 from ci_platform.store.tables import SCHEMA_VERSION
 from tests.contract.conftest import KEY, OpenStore
 from tests.contract.store_values import (
+    LEASE_MS,
     WORKER,
     FakeClock,
     append,
@@ -334,3 +337,29 @@ def test_no_hot_question_reads_a_whole_table(sql_store: SqlStore) -> None:
         if sql_store.engine.dialect.name == "postgresql":
             with sql_store.engine.begin() as connection:
                 connection.execute(text("ALTER ROLE postgres RESET enable_seqscan"))
+
+
+def test_a_lease_begins_when_the_claim_is_written_however_long_that_waited(
+    open_sqlite: OpenStore, clock: FakeClock
+) -> None:
+    """Else it would be over early on a busy machine, and entries would not be in order of time."""
+    mine, other = open_sqlite(), open_sqlite()
+    created(mine)
+    held, go_on = threading.Event(), threading.Event()
+
+    def keep_the_turn(connection: Connection) -> None:
+        held.set()
+        assert go_on.wait(30)
+
+    with ThreadPoolExecutor(2) as threads:
+        keeper = threads.submit(other._database.write, keep_the_turn)
+        assert held.wait(30)
+        claim = threads.submit(claimed, mine)
+        while not claim.running():
+            time.sleep(0.001)
+        clock.advance(20_000)
+        go_on.set()
+        run = claim.result(30)
+        keeper.result(30)
+    assert run.lease_until_ms == clock.now_ms() + LEASE_MS
+    assert mine.runs.journal(run.id)[-1].at_ms == clock.now_ms()
