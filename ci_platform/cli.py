@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ci_platform.cli_debug import debug
 from ci_platform.cli_door import (
     PLATFORM_FAILED,
     REFUSED,
@@ -71,6 +72,7 @@ cli = typer.Typer(
 repo = typer.Typer(help="Repositories.", no_args_is_help=True)
 settings = typer.Typer(help="Settings: what is in force, and whether it works.")
 cli.add_typer(runs)
+cli.add_typer(debug)
 repo.add_typer(repo_git)
 repo.add_typer(repo_remotes)
 cli.add_typer(repo, name="repo")

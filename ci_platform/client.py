@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
@@ -78,6 +79,31 @@ class Client:
     def delete(self, path: str) -> Json:
         return self._send("DELETE", path)
 
+    def download(self, path: str, into: Path, *, bytes_max: int) -> None:
+        """Write an answer to a file that is not there yet, piece by piece."""
+        self._loop.run(self._download(path, into, bytes_max))
+
+    async def _download(self, path: str, into: Path, bytes_max: int) -> None:
+        size = 0
+        try:
+            async with self._http.stream("GET", path) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise _refused(answer)
+                with into.open("xb") as file:
+                    async for piece in answer.aiter_bytes():
+                        size += len(piece)
+                        if size > bytes_max:
+                            detail = f"{path} has more than {bytes_max:,} bytes; that is the limit"
+                            raise ClientError(detail, status=0, problem={})
+                        file.write(piece)
+        except httpx.HTTPError as error:
+            raise self._unanswered(error) from error
+
+    def _unanswered(self, error: httpx.HTTPError) -> ClientError:
+        detail = f"no answer from {self._http.base_url}: {str(error) or type(error).__name__}"
+        return ClientError(detail, status=0, problem={})
+
     def pages(self, path: str, items: str, *, limit: int, **query: Json) -> Iterator[Json]:
         """Items of a listing, over as many pages as it takes."""
         cursor: str | None = None
@@ -104,8 +130,7 @@ class Client:
         try:
             answer = self._loop.run(self._http.send(request))
         except httpx.HTTPError as error:
-            detail = f"no answer from {self._http.base_url}: {str(error) or type(error).__name__}"
-            raise ClientError(detail, status=0, problem={}) from error
+            raise self._unanswered(error) from error
         if answer.is_success:
             return answer.json() if answer.content else None
         raise _refused(answer)

@@ -41,6 +41,7 @@ class CommandSpec:
     ref: str = ""  # whose results and caches it may read and leave
     cache_dirs: Mapping[str, str] = field(default_factory=dict)  # name -> ~/path
     cached: Mapping[str, str] = field(default_factory=dict)  # name -> digest, set by the worker
+    git_depth: int = 0  # of the history in its .git; 0: it has none
     services: Sequence[Mapping[str, Json]] = ()  # `asdict` of a ServiceSpec each, outermost first
 
 
@@ -160,12 +161,18 @@ class Trees(Protocol):
     def export(self, repository_id: str, commit: str, into: Path) -> str:
         """Write the commit's tree below `into` (exists, empty). Returns the tree's id."""
 
+    def history(self, repository_id: str, commit: str, into: Path, *, depth: int) -> None:
+        """Make `into/.git` (`into` exists): the commit, and as many generations of commits."""
+
 
 class Artifacts(Protocol):
-    """The contents of files that commands kept for people."""
+    """The contents of what commands kept: files for people, and layers of workspaces."""
 
     def read(self, sha256: str) -> Iterator[bytes]:
         """Raises NotFound, StoreUnavailable."""
+
+    def layer(self, digest: str) -> Iterator[bytes]:
+        """A workspace layer, as it is stored. Raises the same."""
 
 
 class MemoStore(Protocol):

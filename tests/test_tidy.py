@@ -49,6 +49,7 @@ FRONT = {
     "ci_platform.ports",
     "ci_platform.scheduling",
     "ci_platform.shell",
+    "ci_platform.step_commands",
     "ci_platform.step_logs",
 }
 MAY_IMPORT: dict[str, set[str]] = {
@@ -88,6 +89,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "ci_platform.step_logs": CORE | {"ci_platform.engine"},
     "ci_platform.git_queries": CORE | {"ci_platform.queries"},
+    "ci_platform.step_commands": CORE
+    | {"ci_platform.engine", "ci_platform.identity", "ci_platform.queries"},
     "ci_platform.commands": CORE | {"ci_platform.engine", "ci_platform.identity"},
     "ci_platform.live": CORE,
     "ci_platform.capabilities": CORE,

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from ci_platform.api import (
     artifacts,
+    debugging,
     git,
     people,
     problems,
@@ -63,7 +64,7 @@ def create_api(
         way=way,
     )
     problems.install(app)
-    for part in (repositories, artifacts, git, remotes, runs, people, streams):
+    for part in (repositories, artifacts, debugging, git, remotes, runs, people, streams):
         app.include_router(part.router, prefix=PREFIX)
     describe_errors(app)
     app.add_middleware(LimitBody, bytes_max=body_bytes)

@@ -28,6 +28,7 @@ from ci_platform.engine.operations import (
     LOST_RETRY_MS,
     command_finished,
     command_lost,
+    command_of,
     command_started,
 )
 from ci_platform.engine.outside import Answer, cancel, decided, event_sent, pause, resume
@@ -57,6 +58,7 @@ __all__ = [
     "check_value",
     "command_finished",
     "command_lost",
+    "command_of",
     "command_started",
     "decided",
     "derived_id",

@@ -38,9 +38,20 @@ _BRANCH, _TAG = "refs/heads/", "refs/tags/"
 
 
 def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int) -> OpenOperation:
-    """Queue an attempt of a command, on the workspace as it was when its step started."""
+    """Queue an attempt of a command."""
+    return OpenOperation(
+        id=OperationId(derived_id("op", ready_ms, view.run.id, step.key, attempt, view.seq)),
+        key=step.key,
+        attempt=attempt,
+        spec=asdict(command_of(view, step, attempt)),
+        ready_ms=ready_ms,
+    )
+
+
+def command_of(view: RunView, step: StepView, attempt: int) -> CommandSpec:
+    """What an attempt of a command is told: on the workspace as it was when its step started."""
     config = step.config
-    spec = CommandSpec(
+    return CommandSpec(
         repository_id=view.run.repository_id,
         run_id=view.run.id,
         step=str(step.key),
@@ -53,13 +64,6 @@ def open_operation(view: RunView, step: StepView, *, attempt: int, ready_ms: int
         ref=view.run.ref,
         services=_services(view, step, attempt),
         **{name: config[name] for name in _PASSED_ON if config.get(name) is not None},
-    )
-    return OpenOperation(
-        id=OperationId(derived_id("op", ready_ms, view.run.id, step.key, attempt, view.seq)),
-        key=step.key,
-        attempt=attempt,
-        spec=asdict(spec),
-        ready_ms=ready_ms,
     )
 
 
@@ -95,6 +99,7 @@ _PASSED_ON = (
     "labels",
     "image",
     "cache_dirs",
+    "git_depth",
 )
 
 
@@ -181,8 +186,9 @@ def command_lost(
     """A command was cut short by no fault of its own: its worker went away, or could not run it.
 
     It gets another attempt whatever its retries say, since the author did nothing wrong, until
-    LOST_COMMANDS_MAX, after `delay_ms`, which grows with each loss; unless its config wants a loss to count as its own failure, because what it
-    does must not be done twice. None as for `command_started`.
+    LOST_COMMANDS_MAX, after `delay_ms`, which grows with each loss; unless its config wants a loss
+    to count as its own failure, because what it does must not be done twice. None as for
+    `command_started`.
     """
     step = wanted(view, operation)
     if step is None:

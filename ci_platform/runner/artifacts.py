@@ -25,6 +25,7 @@ from ci_platform.model import Json
 from ci_platform.runner.beneath import open_file
 from ci_platform.runner.command import Output
 from ci_platform.runner.globs import matcher
+from ci_platform.runner.layers import layer_path
 from ci_platform.runner.limits import Excess, RunnerLimits, over_artifact, over_artifacts
 from ci_platform.runner.manifest import Manifest
 from ci_platform.shell import CommandSpec
@@ -101,12 +102,18 @@ class StoredArtifacts:
         self._objects = objects
 
     def read(self, sha256: str) -> Iterator[bytes]:
+        return self._read(artifact_path(sha256), f"artifact {sha256}")
+
+    def layer(self, digest: str) -> Iterator[bytes]:
+        return self._read(layer_path(digest), f"layer {digest}")
+
+    def _read(self, path: str, what: str) -> Iterator[bytes]:
         try:
-            found = obstore.get(self._objects, artifact_path(sha256))
+            found = obstore.get(self._objects, path)
         except FileNotFoundError:
-            raise NotFound(f"artifact {sha256} is not stored any more") from None
+            raise NotFound(f"{what} is not stored any more") from None
         except (BaseError, OSError) as error:
-            raise StoreUnavailable(f"artifact {sha256} cannot be read: {error}") from error
+            raise StoreUnavailable(f"{what} cannot be read: {error}") from error
         pieces = cast(Iterator[memoryview], iter(found.stream(min_chunk_size=_COPY_BYTES)))
         return (bytes(piece) for piece in pieces)
 

@@ -104,9 +104,10 @@ class Execution:
         start: Start,
         refused: Excess | None,
         timeout_ms: int,
+        look: Callable[[int], None] = lambda root: None,
     ) -> str:
         """Run a command beside others: in a workspace of its own, of which nothing is kept.
-        Returns how it ended, in words: `exited with code 1`."""
+        Returns how it ended, in words: `exited with code 1`. `look` gets the workspace then."""
         problem = refused or refusal(spec)
         if problem is not None:
             return f"cannot run: {problem.detail}"
@@ -119,6 +120,7 @@ class Execution:
                 ending = see_through(
                     process, output=output, stop=stop, limits=self._limits, timeout_ms=timeout_ms
                 )
+            look(workspace.root)
         except TooManyFiles as error:
             return f"cannot run: {error}"
         finally:
@@ -128,8 +130,6 @@ class Execution:
             return f"was ended: {excess.detail}"
         return f"exited with code {_shell_code(ending.exit.code)}"
 
-    def collision(self, layer: str, other: str) -> str | None:
-        return overlap(self._layers.listing(layer), self._layers.listing(other))
     def obstacle(self) -> str | None:
         """Caches are given up before commands have to wait."""
         floor, place = self._limits.free_bytes, self._workspaces.place
@@ -139,6 +139,8 @@ class Execution:
         free = free_bytes(place)
         return None if free >= floor else short_of_disk(place, free, self._limits)
 
+    def collision(self, layer: str, other: str) -> str | None:
+        return overlap(self._layers.listing(layer), self._layers.listing(other))
 
     def fingerprint(self, spec: CommandSpec, runner: Mapping[str, str]) -> str:
         try:
@@ -313,14 +315,14 @@ def _invalid(problem: str) -> Excess:
     return Excess("invalid", f"The command cannot be run: {problem}.")
 
 
-def _is_directory(root: int, path: str) -> bool:
-    try:
 def free_bytes(place: Path) -> int:
     """What an ordinary user may still write to the disk that holds a directory."""
     found = os.statvfs(place)
     return found.f_bavail * found.f_frsize
 
 
+def _is_directory(root: int, path: str) -> bool:
+    try:
         os.close(open_directory(root, path))
     except OSError:
         return False

@@ -43,9 +43,11 @@ class SandboxProcess:
         uid: int | None,
         limits: RunnerLimits,
         network: Network | None = None,
+        terminal: int | None = None,
     ) -> None:
         """`files`: the contents of descriptors 3, 4, and from 7 on; see bubblewrap.py.
-        `network`: to share, instead of having one of its own."""
+        `network`: to share, instead of having one of its own. `terminal`: to speak through,
+        instead of pipes and no input."""
         self._ours = ExitStack()
         self._launch = launch
         self._cgroup: Cgroup | None = None
@@ -65,7 +67,8 @@ class SandboxProcess:
             null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             theirs.callback(os.close, null)
             given = [_memory_file(theirs, content) for content in files]
-            fds = [null, stdout, stderr, *given[:2], block, status, *given[2:]]
+            streams = [null, stdout, stderr] if terminal is None else [terminal] * 3
+            fds = [*streams, *given[:2], block, status, *given[2:]]
             try:
                 self._launched = launch.start(
                     argv,
@@ -201,9 +204,6 @@ class SandboxProcess:
         return said.decode(errors="replace").strip() or "bubblewrap ended without a word"
 
 
-def resource_limits(limits: RunnerLimits, *, own_uid: bool) -> dict[int, int]:
-    """What bubblewrap is started with, and with it everything in the sandbox."""
-    found = {
 def terminate_tree(namespace: Namespace, asked: set[int]) -> None:
     """TERM everything, but a shell that would just die, taking the rest along, comes last.
     `asked` are those that were sent it before."""
@@ -221,6 +221,9 @@ def terminate_tree(namespace: Namespace, asked: set[int]) -> None:
             namespace.signal(pid, signal.SIGTERM)
 
 
+def resource_limits(limits: RunnerLimits, *, own_uid: bool) -> dict[int, int]:
+    """What bubblewrap is started with, and with it everything in the sandbox."""
+    found = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.disk_bytes,

@@ -7,9 +7,10 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from obstore.store import ObjectStore
 
@@ -31,6 +32,7 @@ from ci_platform.runner.probe import PROBE_SCRIPT, PROBE_TIMEOUT_MS, Probe, expl
 from ci_platform.runner.sandbox_process import SandboxProcess
 from ci_platform.runner.service import Place, Ways
 from ci_platform.runner.services import ALONE, NO_DESK, Services
+from ci_platform.runner.terminal import Terminal
 from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
 from ci_platform.runner.workspaces import (
@@ -140,9 +142,35 @@ class SandboxRunner:
     def _shared_network(self) -> Network:
         return self._launch.network((self._first_uid, UIDS_MAX) if os.getuid() == 0 else None)
 
+    def try_out(
+        self,
+        spec: CommandSpec,
+        *,
+        output: Callable[[str, bytes], None],
+        terminal: Terminal | None = None,
+        timeout_ms: int,
+        look: Callable[[int], None],
+    ) -> str:
+        """Run a command where nothing of it is kept, with its services beside it: `look` gets the
+        workspace at its end. Returns how it ended, in words."""
+        stop = Event().is_set
+        with self._services.beside(spec, output=output, stop=stop) as beside:
+            return self._execution.serve(
+                spec,
+                output=output,
+                stop=beside.stop,
+                start=partial(self._start, place=beside.place, terminal=terminal),
+                refused=beside.refused or self._refusal(spec),
+                timeout_ms=timeout_ms,
+                look=look,
+            )
+
     def fingerprint(self, spec: CommandSpec) -> str:
         toolchains = ":".join(str(path) for path in self._toolchains)
         return self._execution.fingerprint(spec, {**machine(), "toolchains": toolchains})
+
+    def obstacle(self) -> str | None:
+        return self._execution.obstacle()
 
     def collision(self, layer: str, other: str) -> str | None:
         return self._execution.collision(layer, other)
@@ -169,9 +197,6 @@ class SandboxRunner:
         return judge("".join(said), self._facts())
 
     def _facts(self) -> Mapping[str, str]:
-    def obstacle(self) -> str | None:
-        return self._execution.obstacle()
-
         binary = self._binary
         return {
             "launcher": f"{binary.path} ({binary.origin})" if binary else "none",
@@ -216,9 +241,14 @@ class SandboxRunner:
 
     @contextmanager
     def _start(
-        self, spec: CommandSpec, workspace: Workspace, before: Manifest, place: Place = ALONE
+        self,
+        spec: CommandSpec,
+        workspace: Workspace,
+        before: Manifest,
+        place: Place = ALONE,
+        terminal: Terminal | None = None,
     ) -> Iterator[Process]:
-        process = self._held(spec, workspace, place)
+        process = self._held(spec, workspace, place, terminal)
         try:
             if self._cgroup is not None:
                 process.enter(Cgroup(self._cgroup, workspace.name, self._limits))
@@ -235,13 +265,16 @@ class SandboxRunner:
                 limits=self._limits,
             )
             process.go(disk)
-            yield process
+            with nullcontext() if terminal is None else terminal.attached():
+                yield process
         except RunnerUnavailable as error:
             raise RunnerUnavailable(explain(error.detail)) from error
         finally:
             process.close()
 
-    def _held(self, spec: CommandSpec, workspace: Workspace, place: Place) -> SandboxProcess:
+    def _held(
+        self, spec: CommandSpec, workspace: Workspace, place: Place, terminal: Terminal | None
+    ) -> SandboxProcess:
         """The command, ready but not yet let go."""
         binary, seccomp_filter = self._binary, self._filter
         if binary is None:
@@ -278,6 +311,7 @@ class SandboxRunner:
                 uid=workspace.uid,
                 limits=self._limits,
                 network=place.network,
+                terminal=None if terminal is None else terminal.lend(workspace.uid),
             )
         except RunnerUnavailable as error:
             raise RunnerUnavailable(explain(error.detail)) from error
