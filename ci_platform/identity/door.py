@@ -6,6 +6,7 @@ the git server and the command line. What an actor may do is access.py's.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 
 from ci_platform.errors import NotSignedIn
@@ -17,6 +18,7 @@ from ci_platform.ports import Clock, IdentityStore, Token
 
 ANONYMOUS = Actor(kind="anonymous", id="anonymous", name="anonymous")
 CONSOLE_ID = "console"
+STAMP_CHARS = 16
 TOUCH_EVERY_MS = 60_000  # `last used` of a token is exact to a minute, not a write per request
 
 
@@ -51,14 +53,18 @@ class Identity:
         if not verify_password(password, found[1] if found else None) or found is None:
             raise NotSignedIn("wrong name or password")
         self.throttle.passed(*keys)
-        return self.sessions.issue(found[0].id)
+        return self.sessions.issue(found[0].id, _stamp(found[1]))
 
     def of_session(self, session: Session | None) -> Actor:
-        """The user of a session as they are now; ANONYMOUS without one."""
+        """The user of a session as they are now; ANONYMOUS without one, and when their password
+        is another than the one that began it."""
         if session is None or session.user_id is None:
             return ANONYMOUS
         user = self.store.user(session.user_id)
-        return ANONYMOUS if user is None else self.of_user(user)
+        found = None if user is None else self.store.user_by_name(user.name)
+        if found is None or _stamp(found[1]) != session.stamp:
+            return ANONYMOUS
+        return self.of_user(found[0])
 
     def of_cookie(self, cookie: str | None) -> Actor:
         return self.of_session(self.sessions.read(cookie))
@@ -129,3 +135,10 @@ class Identity:
             repository_id=token.repository_id,
             token_id=token.id,
         )
+
+
+def _stamp(password_hash: str | None) -> str:
+    """What changes with the password, and tells nothing of it."""
+    if password_hash is None:
+        return ""
+    return hashlib.sha256(password_hash.encode()).hexdigest()[:STAMP_CHARS]

@@ -30,6 +30,7 @@ class Session:
     id: str
     user_id: UserId | None  # None: a browser that has not signed in yet, but has forms
     expires_ms: int
+    stamp: str = ""  # of the password it was signed in with: another password ends it
 
 
 class Sessions:
@@ -42,10 +43,11 @@ class Sessions:
         self._forms = URLSafeSerializer(secret, salt="sluice.csrf")
         self._clock = clock
 
-    def issue(self, user_id: UserId | None) -> tuple[Session, str]:
+    def issue(self, user_id: UserId | None, stamp: str = "") -> tuple[Session, str]:
         """A new session and the cookie's value. Never reuse one across a sign-in."""
-        session = Session(secrets.token_urlsafe(16), user_id, self._clock.now_ms() + SESSION_MS)
-        value = self._cookies.dumps([session.id, user_id, session.expires_ms])
+        expires_ms = self._clock.now_ms() + SESSION_MS
+        session = Session(secrets.token_urlsafe(16), user_id, expires_ms, stamp)
+        value = self._cookies.dumps([session.id, user_id, session.expires_ms, stamp])
         return session, str(value)
 
     def read(self, cookie: str | None) -> Session | None:
@@ -53,12 +55,12 @@ class Sessions:
         if not cookie or len(cookie) > COOKIE_MAX:
             return None
         try:
-            session_id, user_id, expires_ms = self._cookies.loads(cookie)
+            session_id, user_id, expires_ms, stamp = self._cookies.loads(cookie)
         except (BadData, ValueError, TypeError):
             return None
         if expires_ms <= self._clock.now_ms():
             return None
-        return Session(session_id, user_id, expires_ms)
+        return Session(session_id, user_id, expires_ms, stamp)
 
     def csrf_token(self, session: Session) -> str:
         """The hidden field of every form this session is shown."""

@@ -233,3 +233,16 @@ async def test_the_system_page_is_for_admins(stage: Stage) -> None:
         }
         assert tiles["queued"] == "1" and tiles["waiting"] == "1"
         assert "repository created" in page.text and "ana/hello" in page.text
+
+
+async def test_another_password_ends_the_sessions_of_that_user_and_of_nobody_else(
+    stage: Stage,
+) -> None:
+    async with Browser(stage.app) as at_home, Browser(stage.app) as away:
+        await at_home.sign_in("ben")
+        await away.sign_in("ana")
+        stage.commands.people.set_password(SYSTEM, "ben", "another battery staple")
+        assert (await at_home.get("/")).location.startswith("/sign-in")
+        assert (await away.get("/")).status == 200
+        await at_home.sign_in("ben", "another battery staple")
+        assert (await at_home.get("/")).status == 200
