@@ -17,6 +17,7 @@ from wasmtime.component import Component, Linker, Record
 
 from ci_platform.model import Json
 from ci_platform.sandbox.machine import pooled_config
+from ci_platform.sandbox.upcalls import add_function
 
 HOST = "sluice:pipeline/host@1.0.0"
 WALL_CLOCK = "wasi:clocks/wall-clock@0.2.9"
@@ -85,12 +86,14 @@ class Machine:
         linker.add_wasip2()
         with linker.root() as root:
             with root.add_instance(HOST) as host:
-                host.add_func("next", lambda _, commands: self._next(commands))
-                host.add_func("log", lambda _, *said: self._log(*said))
-                host.add_func("outside", lambda _, now_ms: self._outside(now_ms))
-                host.add_func("inside", lambda _, body, ms: self._inside(body, ms))
-                host.add_func("sleep", lambda _, ms: self._sleep(ms))
-                host.add_func("ask", lambda _, request: self._ask(request))
+                self._upcalls = [
+                    add_function(host, "next", self._next),
+                    add_function(host, "log", self._log),
+                    add_function(host, "outside", self._outside),
+                    add_function(host, "inside", self._inside),
+                    add_function(host, "sleep", self._sleep),
+                    add_function(host, "ask", self._ask),
+                ]
             with root.add_instance(WALL_CLOCK) as clock:
                 clock.add_func("now", lambda _: self._wall_clock())
                 clock.add_func("resolution", lambda _: _instant(1_000_000))

@@ -16,8 +16,8 @@ from tests.integration.sandbox_world import Host, activate, pipeline, source
 MIB = 1 << 20
 LIMITS = SandboxLimits(
     processes=1,
-    cpu_seconds=1.0,
-    wall_seconds=3.0,
+    cpu_seconds=0.5,
+    wall_seconds=5.0,
     memory_bytes=96 * MIB,
     log_bytes=200_000,
     commands_bytes=4 * MIB,
