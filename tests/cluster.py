@@ -93,12 +93,17 @@ class Cluster:
         self.plan.mkdir(exist_ok=True)
         (self.plan / f"{run_id}.{at}.{when}").write_text(what)
 
+    def will_at_layer(self, what: str, where: str) -> None:
+        """The next worker that comes there with a layer does it, once: see crash/inject."""
+        self.plan.mkdir(exist_ok=True)
+        (self.plan / f"layer.{where}").write_text(what)
+
     def done(self, run_id: str) -> bool:
         """Whether what was planned for the run has happened."""
         return not list(self.plan.glob(f"{run_id}.*"))
 
-    def worker(self, name: str) -> Member:
-        return self._start(name, "worker", "--name", name)
+    def worker(self, name: str, *options: str) -> Member:
+        return self._start(name, "worker", "--name", name, *options)
 
     def web(self, name: str) -> Member:
         member = self._start(name, "web", "--port", "0")
