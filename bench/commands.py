@@ -47,6 +47,9 @@ class _Tree:
             path.write_text(f"{number}\n" * (number % 300))
         return hashlib.sha1(str(self.count).encode()).hexdigest()
 
+    def history(self, repository_id: str, commit: str, into: Path, *, depth: int) -> None:
+        (into / ".git").mkdir()
+
 
 @dataclass(slots=True)
 class _Machine:

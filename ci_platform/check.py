@@ -129,3 +129,6 @@ class NoFiles:
 
     def export(self, repository_id: str, commit: str, into: Path) -> str:
         return NO_TREE
+
+    def history(self, repository_id: str, commit: str, into: Path, *, depth: int) -> None:
+        raise NotImplementedError("the probe asks for no history")

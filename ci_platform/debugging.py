@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from obstore.store import LocalStore
 
 from ci_platform.client import Client, repo_path, run_path, segment
-from ci_platform.errors import InvalidRequest
+from ci_platform.errors import InvalidRequest, RunnerUnavailable
 from ci_platform.model import Json
 from ci_platform.runner import SandboxRunner
 from ci_platform.runner.terminal import SHELL, Terminal
@@ -57,6 +57,9 @@ class Downloaded:
                 if path:
                     archive.extract(member.replace(name=path, deep=False), into, filter="tar")
         return commit
+
+    def history(self, repository_id: str, commit: str, into: Path, *, depth: int) -> None:
+        raise RunnerUnavailable("an archive holds no history")
 
 
 def debug(client: Client, request: Request, *, say: Say, limits: RunnerLimits | None = None) -> str:
@@ -115,7 +118,13 @@ def _again(found: Mapping[str, Json], command: str | None) -> CommandSpec:
     mine["PS1"] = f"({found['step']}) \\w \\$ "
     alone = replace(spec, services=[_without(one) for one in spec.services], network=())
     return replace(
-        alone, script=script, env={**mine, **spec.env}, secrets=(), cache_dirs={}, cache=None
+        alone,
+        script=script,
+        env={**mine, **spec.env},
+        secrets=(),
+        cache_dirs={},
+        cache=None,
+        git_depth=0,
     )
 
 

@@ -185,6 +185,10 @@ class GitTrees:
         with translated():
             return self._store.files(repository_id).export(commit, into)
 
+    def history(self, repository_id: str, commit: str, into: Path, *, depth: int) -> None:
+        with translated():
+            self._store.files(repository_id).history(commit, into, depth=depth)
+
 
 class GitPushes:
     """ports.Pushes over a GitStore's outbox."""

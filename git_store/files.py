@@ -19,6 +19,7 @@ from git_store.diffs import Differ, FileDiff, tree_changes
 from git_store.errors import BadPack, ObjectNotFound, OverLimit
 from git_store.export import Exporter
 from git_store.graph import Graph
+from git_store.history import write_history
 from git_store.limits import Limits
 from git_store.names import is_sha
 from git_store.objects import Objects
@@ -188,6 +189,13 @@ class Files:
         tree = self._graph.get(self._commit(sha)).tree
         Exporter(self._objects, self._limits).export(tree, into)
         return tree.hex()
+
+    def history(self, sha: str, into: Path, *, depth: int) -> None:
+        """Make `into/.git`, which is not there: the commit with `depth` generations of commits.
+
+        Raises ObjectNotFound, OverLimit.
+        """
+        write_history(self._objects, self._graph, self._commit(sha), into, depth=depth)
 
     def archive(self, sha: str, kind: ArchiveFormat, *, prefix: str = "") -> Iterator[bytes]:
         """A commit's files as one archive, in pieces; `prefix` stands before every path.

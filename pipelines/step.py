@@ -36,7 +36,7 @@ from pipelines.replay import Replay
 from pipelines.rollback import Undo, taken, timeout_ms
 from pipelines.services import AROUND, Ready, Service, ready_config, service_name
 from pipelines.values import Approval, ChildRun, CommandResult, ReceivedEvent, StepContext
-from pipelines.wire import RETRIES_MAX, Json
+from pipelines.wire import GIT_DEPTH_MAX, RETRIES_MAX, Json
 
 T = TypeVar("T")
 Call: TypeAlias = Coroutine[Json, Json, T]
@@ -182,6 +182,7 @@ class Step:
         reports: Sequence[str] = (),
         cache: bool | Cache = False,
         cache_dirs: Mapping[str, str] | None = None,
+        git_depth: int = 0,
         allow_failure: bool = False,
         rollback: str | Callable[..., Json] | Rollback | None = None,
     ) -> Call[CommandResult]:
@@ -190,7 +191,8 @@ class Step:
         when the run fails later: a script, or a function as for `do`. With `cache`, the result of
         an earlier run is taken instead if nothing that it depends on has changed. It runs on a
         worker that has all `labels`; if that one is lost, it is run again elsewhere, or, with
-        `on_lost="fail"`, has failed."""
+        `on_lost="fail"`, has failed. With `git_depth`, it finds a `.git` with so many generations
+        of commits, of which nothing is kept."""
         key = self._replay.count("sh", step_name(name))
         resolved = retry("retries", retries)
         if callable(resolved.delay):
@@ -213,6 +215,8 @@ class Step:
             "allow_failure": flag("allow_failure", allow_failure),
             "rollback": rollback is not None,
         }
+        if depth := whole("git_depth", git_depth, least=0, most=GIT_DEPTH_MAX):
+            config["git_depth"] = depth
         if one_of("on_lost", on_lost, ("retry", "fail")) != "retry":
             config["on_lost"] = on_lost
         if around := AROUND.get():

@@ -68,7 +68,7 @@ Configs of "start", by kind; durations and instants are whole milliseconds:
     sh        {"script", "env", "secrets", "cwd", "shell", "timeout_ms", "retries": {...},
                "labels", "image", "network", "artifacts", "reports", "cache", "cache_dirs",
                "allow_failure", "rollback": bool; may be left out: "services": ["service:db", ...],
-               "on_lost": "retry" | "fail"}
+               "on_lost": "retry" | "fail", "git_depth": n}
     service   {"script", "env", "secrets", "cwd", "shell", "network", "timeout_ms", "ready":
                {"port" | "http" | "command" | "log": value} | null}
     sleep     {"duration_ms"} or {"until_ms"}
@@ -104,6 +104,7 @@ ASK_VERSION = 1
 ASK_BYTES_MAX = 2 << 20  # JSON of a request to `self.env`
 NAME_MAX = 256  # characters of a step's name
 PERIOD_MS_MAX = 365 * 86_400_000  # a sleep, a wait, a timeout
+GIT_DEPTH_MAX = 10_000  # generations of commits
 RETRIES_MAX = 10_000
 SERVICES_MAX = 8  # around one command
 TIMER_NAME = "$timer"

@@ -35,9 +35,10 @@ from ci_platform.runner.limits import (
     short_of_disk,
     was_cancelled,
 )
-from ci_platform.runner.manifest import Manifest, TooManyFiles, compare
+from ci_platform.runner.manifest import Manifest, TooManyFiles, compare, without
 from ci_platform.runner.outputs import BadOutputs, parse
 from ci_platform.runner.overlap import overlap
+from ci_platform.runner.trees import GIT
 from ci_platform.runner.workspaces import Workspace, Workspaces
 from ci_platform.shell import CommandResult, CommandSpec
 
@@ -234,11 +235,13 @@ class Execution:
         except TooManyArtifacts as error:
             raise _Refused(error.excess) from error
         changes = compare(before, after)
+        if spec.git_depth:
+            changes = without(changes, GIT)
         layer = self._layers.save(workspace.root, changes, after) if changes else None
         if after.plain:
             workspace.manifest = after  # nothing runs in it until the next command
         result = replace(result, outputs=outputs, layer=layer, artifacts=artifacts)
-        return result, after.plain
+        return result, after.plain and not spec.git_depth  # its .git is of this command only
 
     def _reports(
         self, workspace: Workspace, after: Manifest, spec: CommandSpec, output: Output

@@ -52,6 +52,8 @@ def fingerprint(spec: CommandSpec, files: Mapping[str, str], runner: Mapping[str
         identity["labels"] = sorted(spec.labels)
     if cache.get("services"):
         identity["services"] = cache["services"]
+    if spec.git_depth:
+        identity["git"] = {"depth": spec.git_depth, "commit": spec.commit}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 

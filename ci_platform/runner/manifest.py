@@ -105,6 +105,18 @@ def compare(before: Manifest, after: Manifest) -> Changes:
     return Changes(sorted(written), deleted)
 
 
+def without(changes: Changes, name: str) -> Changes:
+    """The changes outside one directory of the top."""
+
+    def outside(path: str) -> bool:
+        return path != name and not path.startswith(f"{name}/")
+
+    return Changes(
+        [path for path in changes.written if outside(path)],
+        [path for path in changes.deleted if outside(path)],
+    )
+
+
 def wait_for_tick(manifest: Manifest) -> None:
     """Let the file clock move past the newest change, so that the next one is told apart.
 

@@ -98,7 +98,7 @@ class _Place:
                 return  # deleted before, by another layer
             raise
         try:
-            _remove(parent, name)
+            remove(parent, name)
         finally:
             os.close(parent)
 
@@ -114,7 +114,7 @@ class _Place:
 
     def link(self, path: str, target: str) -> None:
         parent, name = self._enter(path)
-        _remove(parent, name)
+        remove(parent, name)
         os.symlink(target, name, dir_fd=parent)
 
     def hard_link(self, path: str, target: str) -> None:
@@ -124,14 +124,14 @@ class _Place:
         source = open_directory(self._root, directory)
         try:
             parent, name = self._enter(path)
-            _remove(parent, name)
+            remove(parent, name)
             os.link(target_name, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(source)
 
     def file(self, path: str, content: IO[bytes], *, mode: int, mtime: int) -> None:
         parent, name = self._enter(path)
-        _remove(parent, name)
+        remove(parent, name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=parent)
         with os.fdopen(fd, "wb") as target:
@@ -164,7 +164,8 @@ class _Place:
         return open_directory(self._root, directory)
 
 
-def _remove(parent: int, name: str) -> None:
+def remove(parent: int, name: str) -> None:
+    """Remove whatever stands at a name."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:

@@ -24,9 +24,11 @@ from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.limits import RunnerLimits
 from ci_platform.runner.manifest import Manifest, scan
 from ci_platform.runner.overlap import file_end, link_end
+from ci_platform.runner.restore import remove
 from ci_platform.runner.upper import Below
 from ci_platform.shell import Trees
 
+GIT = ".git"
 TREES_MAX = 32
 COMMITS_MAX = 1000
 LISTINGS_MAX = 16  # held in memory
@@ -101,6 +103,17 @@ class TreeCache:
 
     def _marks(self) -> int:
         return sum(len(one.marks) for one in self._manifests.values())
+
+    def history(self, repository_id: str, commit: str, root: int, *, depth: int) -> None:
+        """Put a `.git` into a workspace in which nothing runs, instead of whatever is there."""
+        scratch = Path(tempfile.mkdtemp(dir=self._directory, prefix="new-"))
+        try:
+            self._trees.history(repository_id, commit, scratch, depth=depth)
+            remove(root, GIT)
+            os.mkdir(GIT, 0o755, dir_fd=root)
+            copy_tree(scratch / GIT, Path(f"/proc/self/fd/{root}/{GIT}"))
+        finally:
+            shutil.rmtree(scratch)
 
     def listing(self, repository_id: str, commit: str) -> Mapping[str, str]:
         """Every file and link of a commit's tree -> what it is, as in a layer's listing."""

@@ -121,7 +121,12 @@ class Workspaces:
             if missing:
                 workspace.manifest = None
                 self._layers.restore(workspace.root, missing)
-            if workspace.uid is not None and (there is None or missing):
+            if spec.git_depth:
+                workspace.manifest = None
+                self._cache.history(
+                    spec.repository_id, spec.commit, workspace.root, depth=spec.git_depth
+                )
+            if workspace.uid is not None and (there is None or missing or spec.git_depth):
                 give_to(workspace.root, workspace.uid, listed=workspace.upper)
             _empty_file(workspace)
         except BaseException:

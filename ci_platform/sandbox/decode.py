@@ -31,6 +31,7 @@ from ci_platform.model import (
 )
 from pipelines.wire import (
     ASK_VERSION,
+    GIT_DEPTH_MAX,
     NAME_MAX,
     PERIOD_MS_MAX,
     RETRIES_MAX,
@@ -279,6 +280,8 @@ def config(kind: StepKind, found: Json) -> Mapping[str, Json]:
         checks = _CONFIGS[kind]
     if kind is StepKind.SH and "services" in found:
         checks = {**checks, "services": _SERVICES}
+    if kind is StepKind.SH and "git_depth" in found:
+        checks = {**checks, "git_depth": lambda given: _whole(given, 1, GIT_DEPTH_MAX)}
     if kind is StepKind.SH and "on_lost" in found:
         checks = {**checks, "on_lost": lambda given: given in ("retry", "fail")}
     _fields(found, set(checks))

@@ -177,6 +177,17 @@ def test_a_step_sees_the_files_of_the_steps_before_it(bench: Bench) -> None:
     assert bench.text("stdout") == "1\n3\nmade\n"
 
 
+def test_git_is_there_only_when_asked_and_nothing_of_it_is_kept(bench: Bench) -> None:
+    planted = bench.layer("ln -s /etc .git; echo 1 > made")
+    result = bench.sh("cat .git/depth; echo x > .git/x; echo 2 > made", planted, git_depth=7)
+    assert (result.exit_code, bench.text("stdout")) == (0, "7\n")
+    assert result.layer is not None
+    bench.sh("cat made; readlink .git; test ! -e .git/x", planted, result.layer)
+    assert bench.text("stdout") == "2\n/etc\n"
+    assert bench.sh("touch .git/x", git_depth=1).layer is None
+    assert bench.sh("test ! -e .git").exit_code == 0
+
+
 def test_another_machine_sees_them_too(world: World) -> None:
     bench = world.machine()
     first = bench.layer("echo 1 > made; chmod 700 made; ln -s made link; rm README")

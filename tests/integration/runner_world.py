@@ -36,6 +36,11 @@ class GivenTrees:
             path.chmod(0o755 if text.startswith("+x") else 0o644)
         return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
 
+    def history(self, repository_id: str, commit: str, into: Path, *, depth: int) -> None:
+        (into / ".git").mkdir()
+        (into / ".git/HEAD").write_text(f"{commit}\n")
+        (into / ".git/depth").write_text(f"{depth}\n")
+
 
 @dataclass
 class Bench:
@@ -56,6 +61,7 @@ class Bench:
         timeout_ms: int = 30_000,
         network: Sequence[str] = (),
         trusted: bool = True,
+        git_depth: int = 0,
         output: Callable[[str, bytes], None] | None = None,
     ) -> CommandResult:
         self.said.clear()
@@ -72,6 +78,7 @@ class Bench:
             timeout_ms=timeout_ms,
             network=network,
             trusted=trusted,
+            git_depth=git_depth,
         )
 
         def hear(stream: str, data: bytes) -> None:
