@@ -28,7 +28,7 @@ from ci_platform.telling import Notice, NoticeKind
 
 @dataclass(frozen=True, slots=True)
 class GitAccess:
-    """git_store.Authenticate: a token as the password of HTTP's basic authentication."""
+    """git_store.Authenticate: a token, as a bearer's or as the password of basic authentication."""
 
     identity: Identity
     repositories: Repositories
@@ -54,8 +54,11 @@ class GitAccess:
 
     def _actor(self, authorization: str | None) -> Actor:
         """Raises NotSignedIn, also when nothing was sent: names cannot be probed without."""
-        credentials = basic_credentials(authorization)
-        actor = ANONYMOUS if credentials is None else self.identity.of_git(*credentials)
+        actor = ANONYMOUS
+        if (authorization or "").partition(" ")[0].lower() == "bearer":
+            actor = self.identity.of_authorization(authorization)
+        elif (credentials := basic_credentials(authorization)) is not None:
+            actor = self.identity.of_git(*credentials)
         if actor.kind == ANONYMOUS.kind:
             raise NotSignedIn("sign in")
         return actor

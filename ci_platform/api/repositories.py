@@ -24,6 +24,7 @@ def create_repository(caller: From, body: requests.NewRepository) -> answers.Rep
         body.name,
         default_branch=body.default_branch,
         description=body.description,
+        object_format=body.object_format,
     )
     return answers.RepositoryAnswer.of(created, caller.desk.base_url)
 

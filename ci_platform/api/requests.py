@@ -30,6 +30,7 @@ class NewRepository(Body):
     name: str
     default_branch: str = "main"
     description: str = ""
+    object_format: str = "sha1"
 
 
 class BatchRepository(Body):

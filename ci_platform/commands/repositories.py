@@ -20,6 +20,7 @@ from ci_platform.model import Actor, Json, Repository, RunState
 from ci_platform.ports import FileChange, Imported, Proof, RunFilter
 
 CHANGES_MAX = 1000  # files of one commit written over the API
+OBJECT_FORMAT = "sha1"  # git's word for how objects are named
 BATCH_MAX = 100  # repositories made at once
 MESSAGE_MAX = 65_536
 DESCRIPTION_MAX = 1000
@@ -46,10 +47,18 @@ class Repositories:
         *,
         default_branch: str = "main",
         description: str = "",
+        object_format: str = OBJECT_FORMAT,
     ) -> Repository:
+        """Make an empty repository. Raises RepositoryExists, InvalidRequest."""
         authorise(actor, Action.CREATE_REPOSITORY)
         check_text(description, field="description", chars_max=DESCRIPTION_MAX, empty=True)
         check_owner(owner)
+        if object_format != OBJECT_FORMAT:
+            raise InvalidRequest(
+                f"object_format must be {OBJECT_FORMAT}: repositories of other formats cannot be"
+                " kept here, and a push of one is refused",
+                field="object_format",
+            )
         created = self.parts.repositories.create(
             owner, name, default_branch=default_branch, description=description
         )
