@@ -66,7 +66,7 @@ class RunsHandler:
             case "list":
                 return self._list(grant, arguments)
             case _:
-                return self._change(actor, method, arguments)
+                return self._change(grant, actor, method, arguments)
 
     def _create_batch(self, grant: Grant, actor: Actor, arguments: Mapping[str, Json]) -> Json:
         wanted = arguments.get("runs")
@@ -95,7 +95,9 @@ class RunsHandler:
         page = self.runs.parts.store.runs.list(which, cursor=cursor, limit=limit)
         return {"runs": [_known(run) for run in page.runs], "cursor": page.cursor}
 
-    def _change(self, actor: Actor, method: str, arguments: Mapping[str, Json]) -> Json:
+    def _change(
+        self, grant: Grant, actor: Actor, method: str, arguments: Mapping[str, Json]
+    ) -> Json:
         run_id = RunId(_text(arguments, "id") or "")
         match method:
             case "status":
@@ -108,7 +110,7 @@ class RunsHandler:
                 rollback = arguments.get("rollback") is True
                 return _known(self.runs.cancel(actor, run_id, rollback=rollback))
             case "restart":
-                return self._restart(actor, run_id, arguments)
+                return self._restart(grant, actor, run_id, arguments)
             case "send_event":
                 kind = _text(arguments, "type") or ""
                 return _known(self.runs.send_event(actor, run_id, kind, arguments.get("payload")))
@@ -120,8 +122,11 @@ class RunsHandler:
             case _:
                 raise NotGranted(f"self.env.runs has no {method!r}")
 
-    def _restart(self, actor: Actor, run_id: RunId, arguments: Mapping[str, Json]) -> Json:
+    def _restart(
+        self, grant: Grant, actor: Actor, run_id: RunId, arguments: Mapping[str, Json]
+    ) -> Json:
         _only(arguments, {"id", "from_step", "commit", "new_id"})
+        self._starting(grant, 1)
         run = self.runs.restart(
             actor,
             run_id,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ci_platform.commands.changing import change
 from ci_platform.commands.inputs import check_inputs
 from ci_platform.commands.parts import Parts
+from ci_platform.commands.quota import check_quota
 from ci_platform.commands.starting import chosen, create, described, new_run
 from ci_platform.engine import Child, Decision, RunView, child_ended, outside, unwanted
 from ci_platform.engine.fold import fold
@@ -49,6 +50,7 @@ class Family:
         depth = 1 if link is None else link.kin.depth + 1
         if depth > DEPTH_MAX:
             raise InvalidRequest(f"runs that start each other go {DEPTH_MAX} deep at most")
+        check_quota(self.parts, self.parts.repositories.by_id(parent.repository_id))
         source = self.parts.source.load(parent.repository_id, commit)
         pipeline = chosen(described(self.parts, source), config["pipeline"])
         new = new_run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ci_platform.commands.parts import Parts, check_json
+from ci_platform.commands.quota import check_quota, live
 from ci_platform.commands.repositories import PLAYGROUND, Repositories, author_line
 from ci_platform.commands.runs import Runs, StartRun
 from ci_platform.commands.starting import PIPELINE_FILE, described, load_failure
@@ -19,15 +20,12 @@ from ci_platform.errors import (
     RepositoryExists,
     RepositoryNotFound,
     TooLarge,
-    TooMany,
 )
-from ci_platform.model import SYSTEM, Actor, Json, Repository, Role, Run, RunState, UserId
+from ci_platform.model import SYSTEM, Actor, Json, Repository, Role, Run, UserId
 from ci_platform.ports import FileChange, RunFilter
 
 CODE_BYTES_MAX = 64 * 1024
 PARAMS_BYTES_MAX = 64 * 1024
-LIVE_MAX = 3  # runs of one user that have not ended
-MINUTE_MS, STARTS_PER_MINUTE = 60_000, 10
 RUNS_MAX = 200  # of one repository, until a new one takes its place
 # A commit here starts no run by a trigger: the button does.
 MESSAGE = "Playground\n\nWritten in the playground. [skip ci]\n"
@@ -56,7 +54,7 @@ class Playground:
             raise TooLarge(detail, field="code")
         check_json(params, field="params", bytes_max=PARAMS_BYTES_MAX)
         repository = self._repository(actor)
-        self._check_quota(repository)
+        check_quota(self.parts, repository)
         # Their role is newer than what they signed in with.
         owner = replace(actor, roles={**actor.roles, repository.id: Role.MAINTAINER})
         commit = self.parts.repositories.commit_files(
@@ -86,7 +84,7 @@ class Playground:
         except RepositoryNotFound:
             return self._create(actor, name)
         newest = self.parts.store.runs.list(RunFilter(repository_ids=[found.id]), limit=1).runs
-        if newest and newest[0].number >= RUNS_MAX and not self._live(found):
+        if newest and newest[0].number >= RUNS_MAX and not live(self.parts, found):
             Repositories(self.parts).delete(SYSTEM, PLAYGROUND, name)
             return self._create(actor, name)
         return found
@@ -99,17 +97,3 @@ class Playground:
             made = self.parts.repositories.get(PLAYGROUND, name)
         self.parts.store.identity.set_role(UserId(actor.id), made.id, Role.MAINTAINER)
         return made
-
-    def _live(self, repository: Repository) -> int:
-        live = [state for state in RunState if not state.terminal]
-        which = RunFilter(repository_ids=[repository.id], states=live)
-        return len(self.parts.store.runs.list(which, limit=LIVE_MAX).runs)
-
-    def _check_quota(self, repository: Repository) -> None:
-        if self._live(repository) >= LIVE_MAX:
-            raise TooMany(f"{LIVE_MAX} runs of your playground have not ended: cancel one first")
-        since_ms = self.parts.clock.now_ms() - MINUTE_MS
-        which = RunFilter(repository_ids=[repository.id])
-        newest = self.parts.store.runs.list(which, limit=STARTS_PER_MINUTE).runs
-        if len(newest) == STARTS_PER_MINUTE and newest[-1].created_ms > since_ms:
-            raise TooMany(f"the playground starts {STARTS_PER_MINUTE} runs a minute: wait a little")

@@ -11,6 +11,7 @@ from ci_platform import envelope
 from ci_platform.commands.changing import Decide, change
 from ci_platform.commands.inputs import check_inputs
 from ci_platform.commands.parts import Parts, check_json, check_run_id, check_text
+from ci_platform.commands.quota import check_quota
 from ci_platform.commands.starting import (
     PIPELINE_FILE,
     chosen,
@@ -105,6 +106,7 @@ class Runs:
     def start(self, actor: Actor, owner: str, name: str, what: StartRun) -> Run:
         """Start a run. Raises RunExists naming the id, InvalidRequest naming the field."""
         repository = self.parts.repository(actor, Action.START_RUN, owner, name)
+        check_quota(self.parts, repository)
         new = self._prepare(actor, repository, [what])
         note = self.parts.note(actor, "run started", new[0].id, repository=repository.full_name)
         return create(self.parts, new, note=note)[0]
@@ -119,6 +121,7 @@ class Runs:
             raise InvalidRequest(
                 f"a batch starts 1 to {runs_max} runs, this has {len(what)}", field="runs"
             )
+        check_quota(self.parts, repository, len(what))
         new = {one.id: one for one in self._prepare(actor, repository, what)}
         runs = create(self.parts, list(new.values()), skip_existing=True)
         ids = [run.id for run in runs]
@@ -180,6 +183,7 @@ class Runs:
         run = self.parts.run(actor, Action.CHANGE_RUN, run_id)
         if not run.state.terminal:
             raise Conflict(f"{run_id} is {run.state}; only a finished run can be restarted")
+        check_quota(self.parts, self.parts.repositories.by_id(run.repository_id))
         _, params = envelope.unwrap(run.payload)
         if commit == NEWEST:
             commit = self._commit(run.repository_id, run.ref, None)

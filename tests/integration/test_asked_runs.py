@@ -45,7 +45,7 @@ def ask(deployment: Deployment, who: Grant, method: str, **arguments: Json) -> J
 STEP = {"kind": "sleep", "name": "long", "occurrence": 1}
 
 
-def who_is(granted: Grant) -> str:
+def who_is(granted: Grant) -> RunId:
     assert granted.run is not None
     return granted.run.id
 
@@ -124,6 +124,9 @@ def test_code_that_starts_runs_without_end_is_slowed_down(deployment: Deployment
     handler(who, "create_batch", {"runs": [{}, {}]})
     with pytest.raises(TooMany, match="starts too many runs"):
         handler(who, "create", {})
+    runs.cancel(OWNER, who_is(who))
+    with pytest.raises(TooMany, match="starts too many runs"):
+        handler(who, "restart", {"id": who_is(who)})
 
 
 def test_a_batch_is_deleted_one_by_one_with_a_report_in_the_order_asked(

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ci_platform.app import create_asgi
-from ci_platform.commands.playground import LIVE_MAX, RUNS_MAX, STARTS_PER_MINUTE
+from ci_platform.commands import StartRun
+from ci_platform.commands.playground import RUNS_MAX, repository_name
+from ci_platform.commands.quota import LIVE_MAX, STARTS_PER_MINUTE
 from ci_platform.errors import Forbidden, InvalidRequest, NotSignedIn, TooLarge, TooMany
 from ci_platform.identity import ANONYMOUS
 from ci_platform.model import SYSTEM, Actor, RunId
@@ -162,6 +164,14 @@ def test_the_quota_bounds_live_runs_and_starts_a_minute(deployment: Deployment) 
         deployment.work()
     with pytest.raises(TooMany, match="a minute"):
         playground.run(ana, PASSING, {})
+    ana, others = actor(deployment, "ana"), deployment.platform.commands.runs
+    here = ("playground", repository_name(ana))
+    with pytest.raises(TooMany, match="a minute"):
+        others.restart(ana, runs[0].id)
+    with pytest.raises(TooMany, match="a minute"):
+        others.start(ana, *here, StartRun())
+    with pytest.raises(TooMany, match="have not ended"):
+        others.start_many(ana, *here, [StartRun()] * (LIVE_MAX + 1))
     deployment.advance(61)
     assert playground.run(ana, PASSING, {}).number == STARTS_PER_MINUTE + 1
 
@@ -195,6 +205,32 @@ class P(Pipeline):
 
         return await step.do("multiply", multiply)
 """
+
+
+SPREADING = """
+from pipelines import Pipeline, StepFailed
+
+
+class P(Pipeline):
+    async def run(self, event, step):
+        for n in range(5):
+            try:
+                await step.start(f"child {n}", "Waits", wait=False)
+            except StepFailed as error:
+                return [n, str(error)]
+
+
+class Waits(Pipeline):
+    async def run(self, event, step):
+        await step.sleep("long", "1 day")
+"""
+
+
+def test_runs_that_a_run_starts_count_for_the_quota(deployment: Deployment) -> None:
+    run = deployment.platform.commands.playground.run(actor(deployment, "ana"), SPREADING, {})
+    deployment.work()
+    count, said = deployment.run(run.id).output
+    assert (count, "cancel one first" in said) == (LIVE_MAX - 1, True)
 
 
 def test_code_in_the_playground_starts_no_runs_by_itself(deployment: Deployment) -> None:
