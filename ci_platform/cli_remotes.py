@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ci_platform.cli_door import PLATFORM_FAILED, AsJson, Name, lazy, show, wants_json
+from ci_platform.cli_door import USAGE, AsJson, Name, lazy, show, wants_json
 
 if TYPE_CHECKING:
     from ci_platform import client, terminal
@@ -81,7 +81,7 @@ def create_repositories(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make repositories, empty or from a template; exit code 4 if one could not be made."""
+    """Make repositories, empty or from a template; exit code 2 if one could not be made."""
     wanted = [dict(zip(("owner", "name"), one.split("/", 1), strict=False)) for one in names]
     for one, name in zip(wanted, names, strict=True):
         if len(one) != 2:
@@ -97,7 +97,7 @@ def create_repositories(
         rows = [(name, one["problem"] or "created") for name, one in zip(names, done, strict=True)]
         terminal.print_table(("REPOSITORY", "STATE"), rows, "")
     if any(one["problem"] for one in done):
-        raise typer.Exit(PLATFORM_FAILED)
+        raise typer.Exit(USAGE)
 
 
 @repo_remotes.command("subscribe")
