@@ -80,12 +80,14 @@ class Launched:
 class Launch:
     """Starts the launcher process when first needed, and again should it die."""
 
-    def __init__(self, shared: Mapping[str, Path]) -> None:
-        """`shared`: directories that job uids must reach, by a name for each."""
+    def __init__(self, shared: Mapping[str, Path], *, mounts: bool = True) -> None:
+        """`shared`: directories that job uids must reach, by a name for each. `mounts`: whether it
+        may mount; for that, the process of an ordinary user is in a user namespace of its own, out
+        of which it can join no network but those that it made."""
         self._shared = dict(shared)
         self._lock = threading.Lock()
         self._generation = 0
-        self._mounts = True  # until the machine says no
+        self._mounts = mounts or os.getuid() == 0  # until the machine says no
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._area = next(area for area in _AREAS if os.path.isdir(area))

@@ -15,6 +15,7 @@ from threading import Event
 from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
+from ci_platform.model import StepKind
 from ci_platform.runner import bubblewrap, cgroups, overlays, seccomp
 from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.cache_dirs import bound
@@ -95,12 +96,15 @@ class SandboxRunner:
             named |= bubblewrap.shared(self._binary, self._toolchains)
         self._cgroup = cgroups.find()
         self._launch = Launch(named)
+        # Workers of one machine must be able to join each other's networks.
+        self._joining = self._launch if os.getuid() == 0 else Launch(named, mounts=False)
         self._workspaces = Workspaces(
             jobs,
             TreeCache(trees, trees_directory),
             layers,
             first_uid=first_uid if os.getuid() == 0 else None,
             overlays=Overlays(self._launch) if overlay else None,
+            copied=lambda spec: self._joining is not self._launch and _shares_network(spec),
             limits=self._limits,
         )
         self._execution = Execution(
@@ -135,12 +139,12 @@ class SandboxRunner:
     def _ways(self, place: Place) -> Ways:
         """How services and their checks run in a network that they share with commands."""
         assert place.network is not None, "see _shared_network"
-        connector = partial(self._launch.connector, place.network)
+        connector = partial(self._joining.connector, place.network)
         start = partial(self._start, place=place)
         return Ways(self._execution, start, connector, self._refusal)
 
     def _shared_network(self) -> Network:
-        return self._launch.network((self._first_uid, UIDS_MAX) if os.getuid() == 0 else None)
+        return self._joining.network((self._first_uid, UIDS_MAX) if os.getuid() == 0 else None)
 
     def try_out(
         self,
@@ -213,6 +217,7 @@ class SandboxRunner:
         self._services.close()
         self._workspaces.close()
         self._launch.close()
+        self._joining.close()
 
     def _refusal(self, spec: CommandSpec) -> Excess | None:
         if spec.image is not None:
@@ -282,15 +287,15 @@ class SandboxRunner:
         if seccomp_filter is None:
             raise RunnerUnavailable(explain(f"no filter for {platform.machine()}"))
         given = bubblewrap.contents(spec.script, place.hosts)
-        directory = self._launch.path("jobs") / workspace.name
+        launch = self._launch if place.network is None else self._joining
+        directory = launch.path("jobs") / workspace.name
         sandbox = bubblewrap.Sandbox(
             workspace=workspace.overlay.place if workspace.overlay else directory / FILES,
             outputs=directory / OUTPUTS,
             cwd=spec.cwd,
             env=self._environment(spec, place.port),
             toolchains={
-                self._launch.path(f"read/{index}"): path
-                for index, path in enumerate(self._toolchains)
+                launch.path(f"read/{index}"): path for index, path in enumerate(self._toolchains)
             },
             limits=self._limits,
             caches={directory / CACHES / name: path for name, path in bound(spec, bubblewrap.HOME)},
@@ -303,11 +308,11 @@ class SandboxRunner:
         try:
             return SandboxProcess(
                 [
-                    *bubblewrap.command_line(binary, self._launch, len(given)),
+                    *bubblewrap.command_line(binary, launch, len(given)),
                     *("--args", str(bubblewrap.ARGUMENTS), "--", *command),
                 ],
                 [packed, seccomp_filter, *given.values(), *program],
-                launch=self._launch,
+                launch=launch,
                 uid=workspace.uid,
                 limits=self._limits,
                 network=place.network,
@@ -333,6 +338,11 @@ class SandboxRunner:
         }
         way_out = proxy_variables(port) if spec.network else {}
         return {**defaults, **way_out, **spec.env, **fixed}
+
+
+def _shares_network(spec: CommandSpec) -> bool:
+    """Whether a command has services, or is one."""
+    return bool(spec.services) or spec.step.startswith(f"{StepKind.SERVICE}:")
 
 
 def _check_lendable(path: Path) -> None:

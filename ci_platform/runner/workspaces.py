@@ -13,7 +13,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,14 @@ class Workspaces:
         *,
         first_uid: int | None,
         overlays: Overlays | None = None,
+        copied: Callable[[CommandSpec], bool] = lambda spec: False,
         limits: RunnerLimits,
     ) -> None:
         """`first_uid`: of the range that commands run under; None: under our own. `overlays`:
-        None for workspaces that are copies."""
+        None for workspaces that are copies; `copied`: whether that of a command has to be one."""
         self._jobs = jobs
         self._overlays = overlays
+        self._copied = copied
         self._limits = limits
         self._cache = cache
         self._layers = layers
@@ -111,7 +113,7 @@ class Workspaces:
     def take(self, spec: CommandSpec) -> Workspace:
         """A workspace for this command, ready to run in. Give it back with keep or drop."""
         wanted = State(spec.run_id, spec.commit, tuple(spec.base))
-        workspace, there = self._take_kept(wanted)
+        workspace, there = self._take_kept(wanted, copied=self._copied(spec))
         if workspace is None:
             workspace = self._new()
         try:
@@ -136,10 +138,11 @@ class Workspaces:
 
     def _check_out(self, workspace: Workspace, spec: CommandSpec) -> None:
         """Fill a new workspace with the commit's tree."""
-        if self._overlays is not None and self._overlays.possible():
+        overlays = None if self._copied(spec) else self._overlays
+        if overlays is not None and overlays.possible():
             tree, below = self._cache.below(spec.repository_id, spec.commit, self._limits)
             try:
-                found = self._overlays.mount(workspace.directory, tree, below, workspace.uid)
+                found = overlays.mount(workspace.directory, tree, below, workspace.uid)
             except BaseException:
                 os.close(below.root)
                 raise
@@ -212,14 +215,15 @@ class Workspaces:
         for workspace in kept:
             self.drop(workspace)
 
-    def _take_kept(self, wanted: State) -> tuple[Workspace | None, State | None]:
+    def _take_kept(self, wanted: State, *, copied: bool) -> tuple[Workspace | None, State | None]:
         """The kept workspace of this run that already holds most of the base."""
         self._drop_dead()
         with self._lock:
             fitting = [
                 state
-                for state in self._kept
+                for state, kept in self._kept.items()
                 if (state.run_id, state.commit) == (wanted.run_id, wanted.commit)
+                and not (copied and kept.overlay)
                 and wanted.base[: len(state.base)] == state.base
             ]
             if not fitting:
@@ -251,8 +255,8 @@ class Workspaces:
             files = directory / FILES
             files.mkdir(mode=0o755)
             if uid is not None:
-                os.chown(files, uid, uid)
-                os.chown(directory, uid, uid)
+                _own(files, uid)
+                _own(directory, uid)
             root = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except BaseException:
             if uid_lock is not None:
@@ -289,6 +293,16 @@ class Workspaces:
                 continue
             with suppress(FileNotFoundError):  # another worker swept it
                 self._trash.throw(directory, fd)
+
+
+def _own(path: Path, uid: int) -> None:
+    try:
+        os.chown(path, uid, uid)
+    except OSError as error:
+        raise RunnerUnavailable(
+            f"commands cannot run under uid {uid} ({error.strerror}): the server is root of a user "
+            "namespace without that uid. Start it as an ordinary user"
+        ) from error
 
 
 def _locked(fd: int, directory: Path) -> bool:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ci_platform.model import Json
 from ci_platform.runner import SandboxRunner, UnsandboxedRunner, service_host
 from ci_platform.shell import CommandResult, CommandSpec, ServiceSpec
 from tests.contract.test_runner import LIMITS
+from tests.integration.ordinary_user import ROOT, run_as_user
 from tests.integration.runner_world import (
     COMMIT,
     REPOSITORY,
@@ -30,6 +32,7 @@ RUNNERS: dict[str, Callable[..., SandboxRunner | UnsandboxedRunner]] = {
     "sandboxed": SandboxRunner,
     "unsandboxed": UnsandboxedRunner,
 }
+STANDING_IN = "standing in"  # for bubblewrap
 SERVER = """
 import http.server, os, sys
 class Counter(http.server.BaseHTTPRequestHandler):
@@ -99,7 +102,7 @@ class World:
 
     def worker(self) -> SandboxRunner | UnsandboxedRunner:
         """One of several on the same machine."""
-        runner = RUNNERS[self.kind](
+        runner = (RUNNERS | {STANDING_IN: partial(SandboxRunner, launcher="python")})[self.kind](
             trees=GivenTrees(FILES),
             objects=objects_in(self.directory),
             work_dir=self.directory / "work",
@@ -155,10 +158,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     assert not processes_that_say(OWN)
 
 
-def until(condition: object, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for other processes, for which time does pass."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
 
@@ -210,7 +213,7 @@ def test_a_service_is_gone_when_its_block_has_ended(world: World) -> None:
     until(lambda: not processes_that_say(OWN))
     until(lambda: world.desk.logs["service:db"][-1] == "closed")
     assert "note: service db was stopped" in world.desk.logs["service:db"]
-    assert not list((world.directory / "work" / "services").iterdir())
+    until(lambda: not list((world.directory / "work" / "services").iterdir()))
 
 
 def test_a_service_that_idles_is_stopped_and_started_again_when_it_is_needed(
@@ -292,7 +295,7 @@ def test_too_many_services_are_refused(world: World, monkeypatch: pytest.MonkeyP
         world.sh("true", outer, service("sleep 1", name="web"))
 
 
-@pytest.mark.parametrize("world", ["sandboxed"], indirect=True)
+@pytest.mark.parametrize("world", ["sandboxed", STANDING_IN], indirect=True)
 def test_commands_find_services_by_name_and_nothing_else(world: World) -> None:
     here = service(ready={"port": PORT})
     by_name = f"python3 get.py http://db:{PORT}/"
@@ -314,15 +317,29 @@ def test_a_service_is_under_the_limits_of_commands(world: World) -> None:
     assert "was ended: The command used" in result.detail and "of output" in result.detail
 
 
+@pytest.mark.slow
+def test_an_ordinary_user_has_services_too(tmp_path: Path) -> None:
+    """When the tests do not run as root, they show it anyway."""
+    if os.geteuid() != 0:
+        return
+    which = "not unsandboxed and (by_name or at_once or is_gone)"
+    arguments = f"['{__file__}', '-q', '-p', 'no:cacheprovider', '-k', '{which}']"
+    program = (
+        "import os, sys, pytest, tests; os.chdir(os.path.dirname(tests.__path__[0])); "
+        f"sys.exit(pytest.main({arguments}))".replace(str(ROOT) + "/", "")
+    )
+    assert " passed" in run_as_user(program, scratch=tmp_path)
+
+
 @pytest.mark.parametrize("world", ["sandboxed"], indirect=True)
-def test_no_service_outlives_its_worker(world: World, tmp_path: Path) -> None:
+def test_no_service_outlives_its_worker(world: World) -> None:
     """The worker is killed in the middle of a command; another one goes on."""
     pid = os.fork()
     if pid == 0:
         world.worker()
         world.sh(f"{GET}; sleep 60", service(ready={"port": PORT}))
         os._exit(0)
-    until(lambda: processes_that_say(OWN))
+    until(lambda: bool(processes_that_say(OWN)))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     until(lambda: not processes_that_say(OWN))
