@@ -49,7 +49,7 @@ def log_latency() -> list[Result]:
         run_id = server.start("log")
         page.goto(f"{server.url}/runs/{run_id}")
         page.evaluate(WATCH)
-        server.wait(run_id, seconds=60, poll=0.2)
+        server.wait(run_id, seconds=60)
         page.wait_for_timeout(500)
         seen: dict[str, int] = {}
         for text, at_ms in page.evaluate("window.seen"):

@@ -127,7 +127,7 @@ def push_to_result() -> Result:
 
         def result(commit: str) -> None:
             runs = server.http.get("/api/v1/repos/bench/push/runs").json()["runs"]
-            run = server.wait(runs[0]["id"], poll=0.005)
+            run = server.wait(runs[0]["id"])
             if run["state"] != "passed":
                 raise RuntimeError(f"a run ended as {run['state']}: {run.get('error')}")
 

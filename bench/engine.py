@@ -60,7 +60,7 @@ def steps() -> list[Result]:
         cpu = server.cpu_seconds()
         for _ in range(200):
             before = time.perf_counter()
-            server.wait(server.start("three"), poll=0)
+            server.wait(server.start("three"))
             whole.append(time.perf_counter() - before)
         cpu = server.cpu_seconds() - cpu
         overhead = []
@@ -109,7 +109,7 @@ def events() -> list[Result]:
             server.wait(run_id, "waiting")
             before = time.perf_counter()
             server.http.post(f"/api/v1/runs/{run_id}/events/go", json=1).raise_for_status()
-            server.wait(run_id, poll=0)
+            server.wait(run_id)
             sent.append(time.perf_counter() - before)
         for _ in range(50):
             run_id = server.start("gate")

@@ -36,7 +36,7 @@ def create_to_done(server: Server, n: int) -> Mapping[str, object]:
     each = []
     for _ in range(n):
         begun = time.perf_counter()
-        server.wait(server.start("three"), poll=0)
+        server.wait(server.start("three"))
         each.append(time.perf_counter() - begun)
     return {"each": each}
 
@@ -59,7 +59,7 @@ def event_to_done(server: Server, n: int) -> Mapping[str, object]:
         time.sleep(0.05)
         begun = time.perf_counter()
         server.http.post(f"/api/v1/runs/{run_id}/events/go", json=1).raise_for_status()
-        server.wait(run_id, poll=0)
+        server.wait(run_id)
         each.append(time.perf_counter() - begun)
     return {"each": each}
 

@@ -205,6 +205,13 @@ class RunsOf(Query):
         )
 
 
+WAIT_S_MAX = 60.0
+
+
+class Wait(Query):
+    wait: Annotated[float, Field(ge=0, le=WAIT_S_MAX)] = 0.0  # seconds, for the run to end
+
+
 class JournalFrom(Query):
     after: Annotated[int, Field(ge=0)] = 0
     type: list[EntryKind] = Field(default=[], max_length=len(EntryKind))  # none: all

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from ci_platform.api import answers, entries, requests
+from ci_platform.api import answers, entries, requests, streams
 from ci_platform.api.desk import Caller, From
 from ci_platform.commands import StartRun
 from ci_platform.errors import InvalidRequest
@@ -78,9 +78,18 @@ def list_runs(
 
 
 @router.get("/runs/{run_id}")
-def get_run(caller: From, run_id: str) -> answers.RunAnswer:
-    view = caller.desk.queries.run_page(caller.actor(), RunId(run_id))
-    return answers.RunAnswer.of_view(view, caller.desk.base_url)
+async def get_run(
+    caller: From, run_id: str, page: Annotated[requests.Wait, Query()]
+) -> answers.RunAnswer:
+    """A run as it is now or, with `wait`, once it has ended; after so many seconds at most."""
+    if page.wait:
+        await streams.until_ended(caller, RunId(run_id), seconds=page.wait)
+
+    def look() -> answers.RunAnswer:
+        view = caller.desk.queries.run_page(caller.actor(), RunId(run_id))
+        return answers.RunAnswer.of_view(view, caller.desk.base_url)
+
+    return await run_in_threadpool(look)
 
 
 @router.delete("/runs/{run_id}", status_code=204)

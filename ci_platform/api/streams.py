@@ -82,6 +82,18 @@ class Reader:
         )
 
 
+async def until_ended(caller: Caller, run_id: RunId, *, seconds: float) -> None:
+    """Return when the run has ended, or after so long."""
+    reader = await run_in_threadpool(_reader, caller, run_id)
+    until = time.monotonic() + seconds
+    with caller.desk.live.listen() as bell:
+        while not (await reader.run()).state.terminal:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            await bell.wait(min(left, POLL_S))
+
+
 def _reader(caller: From, run_id: str) -> Reader:
     """Refuse before the stream begins, while there can still be a problem document."""
     actor = caller.actor()

@@ -104,6 +104,23 @@ async def test_an_entry_reaches_a_waiting_stream_at_once(front: Front, server: s
     await stream.aclose()
 
 
+async def test_a_client_may_ask_for_a_run_once_it_has_ended(front: Front, server: str) -> None:
+    run = front.runs(front.repository())[0]
+    headers = {"Authorization": f"Bearer {front.token()}"}
+    path = f"/api/v1/runs/{run.id}"
+    async with httpx.AsyncClient(base_url=server, headers=headers, timeout=20) as client:
+        early = await client.get(path, params={"wait": 0.01})
+        assert early.json()["state"] == "queued"
+        waiting = asyncio.ensure_future(client.get(path, params={"wait": 15}))
+        await asyncio.sleep(0)  # let it ask
+        front.finish(run.id, 7)
+        assert ((await waiting).json()["state"], (await waiting).json()["output"]) == ("passed", 7)
+        refused = await client.get(path, params={"wait": 61})
+        assert (refused.status_code, refused.json()["field"]) == (400, "wait")
+        unknown = await client.get("/api/v1/runs/run_nobody", params={"wait": 15})
+        assert unknown.status_code == 404
+
+
 async def test_a_log_is_followed_line_by_line_until_the_run_ends(front: Front, server: str) -> None:
     run = front.runs(front.repository())[0]
     front.print(run.id, "$run", "one")
