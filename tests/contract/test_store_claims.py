@@ -8,7 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ci_platform.errors import InvalidRequest
-from ci_platform.model import EntryKind, Operation, OperationState, RunState, WorkerId
+from ci_platform.model import (
+    EntryKind,
+    Operation,
+    OperationState,
+    RepositoryId,
+    RunState,
+    WorkerId,
+)
 from ci_platform.ports import Claim, Store
 from tests.contract.store_values import (
     LEASE_MS,
@@ -131,6 +138,23 @@ def test_a_flood_of_one_repository_holds_up_no_other(store: Store, clock: FakeCl
     served = [one.run.repository_id for one in (*first, *second)]
     assert set(served) == {*late, "repo_m"}
     assert names(claim(store, 3)) == ["flood2", "flood3", "flood4"]
+
+
+def test_beside_a_flood_fifty_repositories_get_on_as_if_it_were_one_more(
+    store: Store, clock: FakeClock
+) -> None:
+    others = [f"repo_{number:02}" for number in range(50)]
+    store.runs.create([new_run(f"asleep{name}", repository=name) for name in others])
+    for one in claim(store, 64):
+        suspend(store, one.run, ready_ms=clock.now_ms() + 3_600_000)
+    store.runs.create([new_run(f"flood{n}", repository="repo_25f") for n in range(700)])
+    clock.advance(1)
+    store.runs.create([new_run(f"due{name}", repository=name) for name in others])
+    served = [one.run.repository_id for _ in range(7) for one in claim(store, 8)]
+    assert set(others) <= set(served)  # 51 repositories, 56 places
+    assert served.count(RepositoryId("repo_25f")) <= 6
+    store.runs.create([new_run("late", repository="repo_07")])
+    assert "late" in names(claim(store, 2))
 
 
 def test_of_many_who_claim_at_once_none_gets_what_another_has(store: Store) -> None:
