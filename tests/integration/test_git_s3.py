@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import create_engine
 
-from git_store import Limits, StorageFailed
+from git_store import (
+    FileEdit,
+    GitStore,
+    Limits,
+    ObjectNotFound,
+    Pusher,
+    PushRejected,
+    StorageFailed,
+)
 from tests.cluster import REPOSITORY, cluster, commit, ended, get
 from tests.integration.git_world import GitWorld
 from tests.postgres import PostgresServer
 from tests.s3 import S3
 
+COMMITS = 8  # of each branch
 PIPELINE = """
 from pipelines import Pipeline, on_push
 
@@ -188,3 +201,75 @@ def _git(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["git", *who, *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
+
+
+def test_pushes_beside_upkeep_of_another_process_lose_nothing(
+    postgres: PostgresServer, tmp_path: Path, s3: S3
+) -> None:
+    """Two stores on one PostgreSQL and one S3, as two machines: one joins and drops without rest,
+    both are pushed to. Whatever was acknowledged is there in the end."""
+    limits = Limits(inline_pack_bytes=1000, repository_packs=3)
+    with postgres.database() as url, ExitStack() as opened:
+        stores = []
+        for number in range(2):
+            engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+            opened.callback(engine.dispose)
+            store = GitStore(
+                engine, s3.open(), tmp_path / f"cache-{number}", clock=now_ms, limits=limits
+            )
+            opened.callback(store.close)
+            stores.append(store)
+        stores[0].create_tables()
+        repository = stores[0].repositories.create("acme", "app").id
+        done = threading.Event()
+
+        def tend() -> int:
+            turns = 0
+            while not done.is_set():
+                stores[1].maintain()
+                stores[1].gc(repository, grace_ms=0)
+                turns += 1
+            return turns
+
+        with ThreadPoolExecutor(5) as pool:
+            upkeep = pool.submit(tend)
+            writers = [
+                pool.submit(_write, stores[number % 2], repository, f"b{number}")
+                for number in range(4)
+            ]
+            heads = {f"refs/heads/b{n}": one.result() for n, one in enumerate(writers)}
+            done.set()
+            assert upkeep.result() > 1
+        assert {ref.name: ref.sha for ref in stores[0].refs.all(repository)} == heads
+        stores[1].maintain()
+        proof = stores[1].fsck(repository)
+        assert proof.problems == () and proof.packs <= 4
+        for head in heads.values():
+            assert len(stores[0].files(repository).log(head)) == COMMITS
+
+
+def _write(store: GitStore, repository: str, branch: str) -> str:
+    """Commit on a branch, now and then a large file; again when told to push again."""
+    head = None
+    for number in range(COMMITS):
+        content = os.urandom(4000 if number % 3 else 20)
+        while True:
+            try:
+                head = store.commit(
+                    repository,
+                    [FileEdit(f"{branch}/{number}", content)],
+                    branch=branch,
+                    message="change",
+                    author="A <a@example.org>",
+                    pusher=Pusher(None, "a"),
+                    expected_parent=head,
+                )
+                break
+            except (PushRejected, ObjectNotFound) as error:
+                assert "again" in error.detail or "repacked" in error.detail, error
+    assert head is not None
+    return head
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
