@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 
 from ci_platform.engine.fold import error_of
 from ci_platform.engine.summary import origin_of
@@ -126,11 +127,13 @@ class CodeChange:
 
 
 def code_changes(entries: Sequence[Entry]) -> list[CodeChange]:
-    """How the code of a run changed, oldest first; nothing for one that stayed at its commit."""
+    """How the code of a run changed, oldest first; nothing for one that stayed at its commit. What
+    it shares with another run was executed there: each of those steps names its commit."""
     found: list[CodeChange] = []
     inserted: list[str] = []
     missing: list[str] = []
-    for entry in entries:
+    own = dropwhile(lambda entry: entry.kind is not EntryKind.RUN_CLAIMED, entries)
+    for entry in own:
         if entry.kind is EntryKind.COMMIT_RESOLVED:
             inserted, missing = [], []
             commit = entry.data["commit"]

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ci_platform.app import create_asgi
 from ci_platform.errors import InvalidRequest
 from ci_platform.explain import Again
-from ci_platform.model import Origin, RunId, RunState, StepKey, StepKind
+from ci_platform.model import SYSTEM, Origin, RunId, RunState, StepKey, StepKind
 from tests.deployment import OWNER, Deployment, deployed
+from tests.web.browser import PASSWORD, Browser
 
 PIPELINE = """
 import asyncio, random
@@ -35,6 +37,11 @@ class CI(Pipeline):
 
 def at(wrong: bool) -> dict[str, str]:
     return {".ci/pipeline.py": PIPELINE.replace("WRONG", str(wrong))}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture(params=["auto", "always"])
@@ -114,6 +121,33 @@ def test_what_is_shared_is_shown_as_the_other_run_left_it(deployment: Deployment
     assert b"".join(queries.artifact(OWNER, third.id, kept.sha256)[1])
     assert queries.log_tail(OWNER, third.id, "sh:prepare") == []
     assert queries.approval(OWNER, third.id, "ship it").approval.decisions == (answer,)
+
+
+@pytest.mark.anyio
+async def test_the_pages_of_both_runs_tell_of_each_other(deployment: Deployment) -> None:
+    old = failed_run(deployment)
+    deployment.push(at(wrong=False))
+    deployment.platform.commands.people.create_user(SYSTEM, "ana", PASSWORD, admin=True)
+    async with Browser(create_asgi(deployment.platform)) as browser:
+        await browser.sign_in()
+        page = (await browser.get(f"/runs/{old}")).page
+        assert "made.txt" in page.one(id="run-artifacts").text
+        form = page.one(id="rerun")
+        sent = {"csrf": form.one(name="csrf").get("value"), "from": "sh:deploy", "at": "newest"}
+        answer = await browser.post(form.get("action"), sent)
+        deployment.work()
+        page = (await browser.get(answer.location)).page
+        assert "Goes on from sh:deploy of run #1" in page.one(id="run-head").text
+        gate = page.one("section", class_="approval").text
+        assert "Approved in run #1: ship it" in gate and "ship it!" in gate
+        assert deployment.run(old).commit[:8] in gate, "the commit that was approved"
+        assert "from run #1" in page.one("tr", data_step="sh:prepare").text
+        assert "from run #1" not in page.one("tr", data_step="sh:deploy").text
+        assert "prepare from run #1" in page.one(id="run-artifacts").text
+        log = (await browser.get(f"{answer.location}?step=sh:prepare")).page.one(id="log")
+        assert "from run #1" in log.text and "making" in log.text
+        step = (await browser.get(f"{answer.location}/steps/sh:prepare")).page
+        assert "Executed by run #1" in step.text
 
 
 def test_from_the_wait_on_its_event_is_wanted_again(deployment: Deployment) -> None:

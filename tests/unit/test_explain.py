@@ -83,6 +83,8 @@ def test_changes_of_the_code_are_told_by_commit_with_what_they_did_to_the_steps(
     wrong = {"type": "SyntaxError", "message": "line 1"}
     entries = [
         entry(1, EntryKind.RUN_CREATED, commit="a"),
+        entry(1, EntryKind.COMMIT_RESOLVED, commit="of what is shared"),
+        entry(1, EntryKind.RUN_CLAIMED),
         entry(2, EntryKind.DIVERGED, change="fell_back", commit="b", error=wrong),
         entry(3, EntryKind.COMMIT_RESOLVED, commit="c"),
         entry(4, EntryKind.DIVERGED, "new", change="inserted", commit="c"),
@@ -94,4 +96,4 @@ def test_changes_of_the_code_are_told_by_commit_with_what_they_did_to_the_steps(
     assert (worked.seq, worked.commit, worked.error) == (3, "c", None)
     assert (worked.inserted, worked.missing) == (["new"], ["old"])
     assert (noted.commit, noted.inserted, noted.missing) == ("d", ["newer"], [])
-    assert code_changes(entries[:1]) == []
+    assert code_changes(entries[:3]) == []
