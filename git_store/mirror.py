@@ -29,6 +29,7 @@ from git_store.repos import Repositories, Repository, RepositoryEventKind
 
 _IN_MEMORY_BYTES = 1 << 20
 IMPORTED = RepositoryEventKind.IMPORTED
+_SHA256_DIGITS = 64
 _TAKEN = ("refs/heads/", "refs/tags/")
 
 
@@ -130,22 +131,29 @@ class Mirrors:
         for name, sha in sorted(theirs.items()):
             if ours.get(name) != sha:
                 yield RefChange(name, ours.get(name), sha)
+        if wanted.prune and ours and not theirs:
+            # More often a server that is broken than one that was emptied on purpose.
+            raise RemoteFailed(f"{wanted.address.shown} has no branches; what is here stays")
         if wanted.prune:
             for name in sorted(ours.keys() - theirs.keys()):
                 yield RefChange(name, ours[name], None)
 
 
 def _taken(refs: Mapping[Ref, ObjectID | None]) -> dict[str, str]:
-    """Branches and tags by name; what tags are peeled to is found out again here."""
-    named = ((name.decode("utf-8", "surrogateescape"), sha) for name, sha in refs.items())
-    return {
-        name: sha.decode("ascii", "replace")
-        for name, sha in named
-        if name.startswith(_TAKEN)
-        and not name.endswith("^{}")
-        and sha is not None
-        and is_sha(sha.decode("ascii", "replace"))
-    }
+    """Branches and tags by name; what tags are peeled to is found out again here. Raises
+    RemoteFailed: to leave a ref out would be to say that the remote does not have it."""
+    taken: dict[str, str] = {}
+    for raw, target in refs.items():
+        name = raw.decode("utf-8", "surrogateescape")
+        if not name.startswith(_TAKEN) or name.endswith("^{}") or target is None:
+            continue
+        sha = target.decode("ascii", "replace")
+        if len(sha) == _SHA256_DIGITS:
+            raise RemoteFailed("the remote names objects by sha256; only sha1 can be taken over")
+        if not is_sha(sha):
+            raise RemoteFailed(f"the remote's {name[:200]!r} points at no object id")
+        taken[name] = sha
+    return taken
 
 
 def _concluded(report: Report, shown: str) -> Imported:

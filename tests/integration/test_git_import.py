@@ -180,3 +180,26 @@ class _Holding:
     def after(self, event: PushEvent, say: object) -> None:
         assert callable(self._hold)
         self._hold(event)
+
+
+def test_a_remote_of_another_object_format_is_refused_in_words(world: GitWorld) -> None:
+    work = world.directory / "sha256"
+    world.git("init", "-q", "--object-format=sha256", "-b", "main", "sha256")
+    world.commit(work, {"a": "a"})
+    world.create()
+    with pytest.raises(RemoteFailed, match="only sha1 can be taken over"):
+        take(world, work)
+    repository = world.store.repositories.get("acme", "app")
+    assert world.store.refs.all(repository.id) == []
+
+
+def test_a_remote_that_is_empty_all_at_once_takes_nothing_away(
+    world: GitWorld, source: Path
+) -> None:
+    world.create()
+    repository_id, _ = take(world, source)
+    before = world.store.refs.all(repository_id)
+    empty = world.work("empty")
+    with pytest.raises(RemoteFailed, match="what is here stays"):
+        take(world, empty, prune=True)
+    assert world.store.refs.all(repository_id) == before
