@@ -19,6 +19,9 @@ from ci_platform.runner.limits import Excess, RunnerLimits, over_cpu, over_memor
 _MOUNT = Path("/sys/fs/cgroup")
 _SELF = Path("/proc/self/cgroup")
 _NEEDED = frozenset({"memory", "pids"})
+_SHARED = "cpu"  # where it is delegated too, commands yield to the server
+_CPU_WEIGHT = 20  # of a command; the server has 100
+_NO_SUCH_FILE = (FileNotFoundError, PermissionError)  # the second: nobody can make one there
 _LEAF = "server"
 _MARKS = ("user.delegate", "trusted.delegate")
 _REMOVALS_MAX, _REMOVAL_SECONDS = 100, 0.01
@@ -74,7 +77,9 @@ class Cgroup:
         self._write("memory.max", str(limits.memory_bytes))
         self._write("memory.oom.group", "1")
         self._write("pids.max", str(limits.pids + 1))
-        with suppress(FileNotFoundError):  # a kernel without accounting of swap
+        with suppress(*_NO_SUCH_FILE):  # the processor is not ours to share out
+            self._write("cpu.weight", str(_CPU_WEIGHT))
+        with suppress(*_NO_SUCH_FILE):  # a kernel without accounting of swap
             self._write("memory.swap.max", "0")
 
     def add(self, pid: int) -> None:
@@ -138,4 +143,6 @@ def _make_room(group: Path) -> None:
         for pid in members:
             with suppress(ProcessLookupError):
                 (leaf / "cgroup.procs").write_text(pid)
-    (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in sorted(_NEEDED)))
+    there = set((group / "cgroup.controllers").read_text().split())
+    wanted = sorted(_NEEDED | ({_SHARED} & there))
+    (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))

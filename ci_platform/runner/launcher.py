@@ -26,6 +26,7 @@ import sys
 MESSAGE_BYTES_MAX = 1 << 16
 FDS_MAX = 32
 LISTEN_BACKLOG = 128
+NICE = 10  # of all that is started: whoever waits for the platform comes first
 OVERLAYS = "overlays"  # the directory in the area that holds them
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
@@ -232,6 +233,7 @@ def _child(request: dict[str, object], answer: socket.socket, fds: list[int], pa
         if os.getppid() != parent:
             os._exit(1)
         os.umask(0o022)
+        os.nice(NICE)
         os.chdir("/")
         argv, limits = request["argv"], request["limits"]
         assert isinstance(argv, list) and isinstance(limits, list), "the worker sends both"

@@ -18,6 +18,7 @@ from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.egress import PORT, Egress, Rules
 from ci_platform.runner.launch import Exit, Launch, Network
+from ci_platform.runner.launcher import NICE
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.watch import Disk, Namespace, catches_term
 
@@ -57,6 +58,7 @@ class SandboxProcess:
         self._status_text = b""
         self._killed = False
         self._asked: set[int] = set()
+        self._yields = False
         self._disk: Disk | None = None
         with ExitStack() as theirs:
             self.stdout, stdout = self._pipe(theirs)
@@ -131,6 +133,9 @@ class SandboxProcess:
         if enforced is not None:
             self._killed = True  # by the kernel, maybe
             return enforced
+        if not self._yields:
+            self._yields = True
+            _yield_to_platform(self.init)
         try:
             found = self._namespace.excess(self._limits)
         except FileNotFoundError:  # ended meanwhile
@@ -261,6 +266,15 @@ def _memory_file(theirs: ExitStack, content: bytes) -> int:
         left = left[os.write(fd, left) :]
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
+
+
+def _yield_to_platform(init: int) -> None:
+    """Let a command's session be as nice as its processes. Kernels that share the processor out
+    by session look at that first. It has its session only after it was let go."""
+    main = _first_child(init)
+    # No such kernel, or over already.
+    with suppress(OSError), open(f"/proc/{main}/autogroup", "w") as file:
+        file.write(str(NICE))
 
 
 def _first_child(pid: int) -> int | None:

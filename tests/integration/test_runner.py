@@ -203,3 +203,10 @@ def test_a_sandbox_that_does_not_start_is_never_replaced_by_nothing(
         assert says in found.detail
     finally:
         runner.close()
+
+
+def test_commands_are_nice_to_the_platform(bench: Bench) -> None:
+    bench.sh("nice; sleep 0.4; cat /proc/self/autogroup 2>/dev/null || true")
+    own, *session = bench.text("stdout").split("\n")
+    assert own == "10"
+    assert session[0] == "" or session[0].endswith("nice 10")

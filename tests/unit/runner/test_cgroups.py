@@ -36,6 +36,12 @@ LINES = ("0::/system.slice/sluice.service", "0::/system.slice/sluice.service/ser
 def test_a_delegated_group_is_found_and_prepared(tmp_path: Path, line: str) -> None:
     made = group(tmp_path)
     assert find(mount=tmp_path, own=own(tmp_path, line), delegated=yes) == made
+    assert (made / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+
+
+def test_a_group_without_the_processor_is_of_use_all_the_same(tmp_path: Path) -> None:
+    made = group(tmp_path, controllers="memory pids")
+    assert find(mount=tmp_path, own=own(tmp_path, LINES[0]), delegated=yes) == made
     assert (made / "cgroup.subtree_control").read_text() == "+memory +pids"
 
 
@@ -64,6 +70,7 @@ def test_a_command_gets_its_limits_and_its_process(tmp_path: Path) -> None:
         "memory.oom.group": "1",
         "memory.swap.max": "0",
         "pids.max": "11",
+        "cpu.weight": "20",
         "cgroup.procs": "4711",
     }
 
