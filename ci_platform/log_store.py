@@ -20,15 +20,6 @@ class Held:
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The answer to a search: as far as it looked."""
-
-    lines: Sequence[LogLine]
-    after: int  # where to look on: the last line looked at
-    done: bool  # there was nothing behind it
-
-
 class LogStore(Protocol):
     def append(
         self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
@@ -41,11 +32,6 @@ class LogStore(Protocol):
     ) -> list[LogLine]: ...
 
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]: ...
-
-    def search(
-        self, run_id: RunId, step: str, text: str, *, after: int = 0, limit: int = 100
-    ) -> Found:
-        """Lines that hold a text, whatever its case; looks at a bounded number of lines."""
 
     def seal(self, run_id: RunId, step: str) -> bool:
         """Move a log whose step has ended out of the database, into one object. Reads stay the

@@ -24,7 +24,7 @@ from ci_platform.effects import (
 from ci_platform.errors import Conflict, LeaseLost, RunNotFound, StepNotFound
 from ci_platform.family import Link
 from ci_platform.labels import pool_of
-from ci_platform.log_store import Found, Held
+from ci_platform.log_store import Held
 from ci_platform.model import (
     Approval,
     Decision,
@@ -240,16 +240,6 @@ class InMemoryLogs:
     def tail(self, run_id: RunId, step: str, *, limit: int = 1000) -> list[LogLine]:
         logs.check_limit(limit)
         return self._all(run_id, step)[-limit:]
-
-    def search(
-        self, run_id: RunId, step: str, text: str, *, after: int = 0, limit: int = 100
-    ) -> Found:
-        logs.check_limit(limit)
-        lines = [line for line in self._all(run_id, step) if line.number > after]
-        found = [line for line in lines if text.casefold() in line.text.casefold()]
-        if len(found) >= limit:
-            return Found(found[:limit], found[limit - 1].number, False)
-        return Found(found, lines[-1].number if lines else after, True)
 
     def seal(self, run_id: RunId, step: str) -> bool:
         return False

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.errors import InvalidRequest, LeaseLost, RunNotFound, SluiceError, TooLarge
-from ci_platform.log_store import Found, Held
+from ci_platform.log_store import Held
 from ci_platform.model import Json, LogLine, OperationState, RunId
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
@@ -26,7 +26,6 @@ from ci_platform.store.writer import GroupCommit
 
 LINES_MAX = 10_000  # of one append or one read
 LINE_CHARACTERS_MAX = 1 << 20
-SEARCH_READS_MAX = 20  # of LINES_MAX each, by one search
 READ_BYTES_MAX = 8 << 20  # before compression, of one read; at least one chunk is returned
 
 _RUN = select(RUNS.c.n).where(RUNS.c.id == bindparam("run_id")).scalar_subquery()
@@ -120,24 +119,6 @@ class SqlLogStore:
         asked = {"run_id": run_id, "step": step, "after": after, "count": limit}
         found = self._database.read(lambda connection: _read(connection, _AFTER, asked))
         return [line for line in found if line.number > after][:limit]
-
-    def search(
-        self, run_id: RunId, step: str, text: str, *, after: int = 0, limit: int = 100
-    ) -> Found:
-        check_limit(limit)
-        wanted = text.casefold()
-        found: list[LogLine] = []
-        for _ in range(SEARCH_READS_MAX):
-            lines = self.read(run_id, step, after=after, limit=LINES_MAX)
-            for line in lines:
-                after = line.number
-                if wanted in line.text.casefold():
-                    found.append(line)
-                    if len(found) == limit:
-                        return Found(found, after, False)
-            if not lines:
-                return Found(found, after, True)
-        return Found(found, after, False)
 
     def unsealed(self, *, limit: int = 100) -> Sequence[tuple[RunId, str]]:
         return self._database.read(lambda connection: unsealed(connection, limit))

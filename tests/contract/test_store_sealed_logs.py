@@ -185,18 +185,3 @@ def test_logs_of_ended_commands_and_runs_are_found_until_they_are_sealed(
     assert sealing.logs.unsealed() == []
     sealing.logs.append(run.id, STEP, lines(2001, 4000))
     assert sealing.logs.unsealed() == [(run.id, STEP)]
-
-
-def test_a_search_finds_lines_wherever_they_are(sealing: SqlStore) -> None:
-    run, written = created(sealing), lines(1, 3000)
-    write(sealing, run.id, written)
-    assert sealing.logs.seal(run.id, STEP)
-    sealing.logs.append(run.id, STEP, [LogLine(3001, 1, "stdout", "An ERROR: Ü")])
-    logs = sealing.logs
-    found = logs.search(run.id, STEP, "error: ü")
-    assert ([line.number for line in found.lines], found.done) == ([3001], True)
-    found = logs.search(run.id, STEP, "9", limit=5)
-    assert [line.number for line in found.lines] == [9, 19, 29, 39, 49]
-    assert (found.after, found.done) == (49, False)
-    found = logs.search(run.id, STEP, "9", after=49, limit=2)
-    assert [line.number for line in found.lines] == [59, 69]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci_platform.errors import LeaseLost, StoreUnavailable
-from ci_platform.log_store import Found, Held
+from ci_platform.log_store import Held
 from ci_platform.model import LogLine, OperationId, RunId
 from ci_platform.testing import FakeClock, InMemoryStore
 from ci_platform.worker.lines import (
@@ -60,11 +60,6 @@ class Lines:
 
     def steps(self, run_id: RunId) -> dict[str, int]:
         return {}
-
-    def search(
-        self, run_id: RunId, step: str, text: str, *, after: int = 0, limit: int = 100
-    ) -> Found:
-        return Found([line for line in self.kept if text in line.text], len(self.kept), True)
 
     def unsealed(self, *, limit: int = 100) -> Sequence[tuple[RunId, str]]:
         return []
