@@ -213,3 +213,40 @@ def test_a_repository_is_imported_forked_proved_and_cleaned(
     assert {name: one["whole"] for name, one in proved.items()} == {"me/app": True, "me/copy": True}
     assert "me/copy" in sluice("gc", "me/copy").out
     assert sluice("fsck", "me/nothing").code == 3
+
+
+def test_a_mirror_is_set_shown_hurried_and_removed(sluice: Sluice) -> None:
+    made = sluice("repo", "mirror", "me/copy", "https://example.org/x.git", "--minutes", "5")
+    assert made.code == 0 and made.out.startswith("me/copy follows https://example.org/x.git\n")
+    shown = json.loads(sluice("--json", "repo", "mirror", "me/copy").out)
+    assert (shown["every_seconds"], shown["outcome"]) == (300, None)
+    assert sluice("repo", "mirror", "me/copy", "--sync").code == 0
+    assert sluice("repo", "mirror", "me/copy", "--sync", "--remove").code == 2
+    assert sluice("repo", "mirror", "me/copy", "--remove").out == "me/copy is no mirror any more\n"
+    assert sluice("repo", "mirror", "me/copy").code == 3
+
+
+def test_many_are_created_and_each_said_of(sluice: Sluice) -> None:
+    done = sluice("repo", "create-many", "me/a", "me/b", "me/a")
+    assert done.code == 2
+    assert [line.split()[:2] for line in done.out.splitlines()[1:3]] == [
+        ["me/a", "created"],
+        ["me/b", "created"],
+    ]
+    assert "exists" in done.out
+    assert sluice("repo", "create-many", "me/c", "--template", "me/a").code == 0
+    assert sluice("repo", "create-many", "nonsense").code == 2
+
+
+def test_a_subscription_is_made_listed_and_ended(sluice: Sluice) -> None:
+    sluice("repo", "create", "me/app")
+    asked = ("repo", "subscribe", "me/app", "https://example.org/hook", "--event", "pushed")
+    made = json.loads(sluice("--json", *asked).out)
+    assert len(made["secret"]) > 30
+    listed = sluice("repo", "subscriptions", "me/app")
+    assert made["id"] in listed.out and made["secret"] not in listed.out
+    log = sluice("repo", "subscriptions", "me/app", "--log", made["id"])
+    assert log.out.startswith("It was told nothing lately.")
+    assert sluice("repo", "subscriptions", "me/app", "--remove", made["id"]).code == 0
+    assert sluice("repo", "subscriptions", "me/app", "--log", made["id"]).code == 3
+    assert sluice(*asked[:-1], "nonsense").code == 2
