@@ -99,6 +99,24 @@ def as_json(results: Sequence[Result], where: dict[str, object]) -> dict[str, ob
     return {"machine": where, "results": [asdict(result) for result in results]}
 
 
+def compared(results: Sequence[Result], before: dict[str, object]) -> list[Result]:
+    """The rows, each saying what its value and its processor time are of those in the JSON of an
+    earlier run."""
+    rows = before["results"]
+    assert isinstance(rows, list)
+    known = {row["what"]: row for row in rows}
+    return [_beside(row, known.get(row.what)) for row in results]
+
+
+def _beside(row: Result, old: dict[str, float | None] | None) -> Result:
+    said = [row.note] if row.note else []
+    for name, now in (("value", row.value), ("cpu_ms", row.cpu_ms)):
+        was = None if old is None else old[name]
+        if was and now is not None:
+            said.append(f"{'CPU ' if name == 'cpu_ms' else ''}{now / was:.2f}x of before")
+    return replace(row, note=", ".join(said))
+
+
 def show(results: Sequence[Result], where: dict[str, object]) -> None:
     said = ", ".join(f"{name} {value}" for name, value in where.items())
     table = Table(title="Sluice, measured through its own doors", caption=said)
