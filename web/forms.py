@@ -119,12 +119,14 @@ def cancel(visit: Person, run_id: str, form: Posted) -> Response:
 def restart(visit: Person, run_id: str, form: Posted) -> Response:
     """Run again, from a step if the form names one: leads to the new run."""
     runs, step = visit.site.commands.runs, form.text("from")
-    key, commit = _step_key(step) if step else None, None
+    key, commit = _step_key(step) if step else None, form.text("commit").strip() or None
     match form.text("at"):
+        case _ if commit is not None:
+            pass  # one that was typed counts, whatever stands beside it
         case "newest":
             commit = NEWEST
         case "other":
-            commit = form.text("commit").strip()
+            raise InvalidRequest("give the other commit, 40 hex digits", field="commit")
         case "same":
             commit = visit.site.queries.run(visit.actor, RunId(run_id)).commit
     again = runs.restart(visit.actor, RunId(run_id), from_step=key, commit=commit)

@@ -293,13 +293,26 @@ async def test_a_finished_run_goes_on_from_the_step_and_commit_that_are_chosen(
         await browser.sign_in()
         for path in ("/runs/run_failed_15", "/runs/run_failed_15/steps/sh:unit"):
             page = (await browser.get(path)).page
-            button, form = page.one("button", form="rerun", value="sh:unit"), page.one(id="rerun")
+            button, form = page.one("button", value="sh:unit"), page.one(id="rerun")
+            assert button.get("form") == "rerun" or button in form.all("button")
             csrf = form.one(name="csrf").get("value")
             sent = {"csrf": csrf, button.get("name"): "sh:unit", **at}
             answer = await browser.post(form.get("action"), sent)
             assert (answer.status, answer.location) == (303, "/runs/run_queued_20")
     step = StepKey(StepKind.SH, "unit")
     assert commands.asked == [("restart", ("run_failed_15", step, commit))] * 2
+
+
+async def test_another_commit_has_to_be_given(commands: Recorder) -> None:
+    async with site_over(commands) as browser:
+        await browser.sign_in()
+        form = (await browser.get("/runs/run_failed_15")).page.one(id="rerun")
+        sent = {"csrf": form.one(name="csrf").get("value"), "from": "sh:unit", "at": "other"}
+        answer = await browser.post(form.get("action"), sent)
+        assert answer.status == 400 and "40 hex digits" in answer.page.text
+        answer = await browser.post(form.get("action"), {**sent, "from": "unit", "at": "same"})
+        assert answer.status == 400 and "not a step" in answer.page.text
+    assert commands.asked == []
 
 
 async def test_a_run_that_goes_on_has_nothing_to_rerun(commands: Recorder) -> None:
