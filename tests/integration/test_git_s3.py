@@ -37,7 +37,7 @@ class CI(Pipeline):
     triggers = [on_push(branches=["main"])]
 
     async def run(self, event, step):
-        await step.sh("write", "head -c 300000 /dev/urandom > made; seq 3000")
+        await step.sh("write", "head -c 300000 /dev/urandom > made", artifacts=["made"])
         return (await step.sh("read", "wc -c < made")).output_tail.strip()
 """
 
@@ -143,7 +143,10 @@ def test_web_processes_on_postgresql_and_s3_share_every_repository(
                 "passed",
             )
             kinds = {key.partition("/")[0] for key in s3.names()}
-            assert "layers" in kinds, kinds
+            assert {"layers", "artifacts"} <= kinds, kinds
+            (kept,) = get(one, f"/api/v1/runs/{pushed['id']}/artifacts")["artifacts"]
+            path = f"/api/v1/runs/{pushed['id']}/artifacts/{kept['sha256']}"
+            assert len(two.get(path).content) == 300_000
             remotes = [
                 f"{web.url.replace('://', f'://git:{made.token}@')}/acme/app.git" for web in webs
             ]
