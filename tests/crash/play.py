@@ -25,7 +25,7 @@ def drive(http: httpx.Client, run_id: str) -> dict[str, Any]:
     while time.monotonic() < end:
         answer = http.get(f"/api/v1/runs/{run_id}")
         if answer.status_code == 404:
-            started = http.post(f"{REPOSITORY}/runs", json={"id": run_id, "params": {}})
+            started = http.post(f"{REPOSITORY}/runs", json={"id": run_id, "pipeline": "Scenario"})
             assert started.status_code in (201, 409), started.text
             continue
         answer.raise_for_status()

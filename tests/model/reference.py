@@ -47,8 +47,10 @@ class Known:
 class Told:
     """One run, as its entries tell it."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, slack_ms: int = 0) -> None:
+        """`slack_ms`: by how much the clocks of those who write may differ."""
         self.run = run
+        self.slack_ms = slack_ms
         self.entries: list[Entry] = []
         self.state = ""
         self.steps: dict[str, Known] = {}
@@ -84,7 +86,7 @@ class Told:
         holds((self.state == "") == (kind == "run_created"), "run_created is first, and once")
         if not self._shared(entry):
             before = self.entries[-1].at_ms if self.entries else 0
-            holds(entry.at_ms >= before, "time does not go back")
+            holds(entry.at_ms >= before - self.slack_ms, "time does not go back")
         if self.owed is not None:
             holds(kind == "attempt_failed" or kind == "step_failed", "a lost command only fails")
         getattr(self, f"_{kind}")(entry)
