@@ -7,12 +7,12 @@ since the next synchronisation would take it away. Workers call `sync_due`.
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ci_platform.commands.parts import Parts
 from ci_platform.commands.repositories import Repositories, check_remote
+from ci_platform.commands.together import together
 from ci_platform.commands.triggers import SKIP_OPTION
 from ci_platform.errors import (
     Conflict,
@@ -31,7 +31,7 @@ from ci_platform.ports import Imported
 SECONDS_MIN = 60
 SECONDS_MAX = 30 * 24 * 3600
 AT_ONCE = 4  # synchronisations of one worker; the git store takes no more imports than that
-HELD_MS = 15 * 60 * 1000  # longer than any fetch may take: then its worker has died
+HELD_MS = 10 * 60 * 1000  # longer than any fetch may take: then its worker has died
 RETRY_MS = 60_000  # after the first failure; doubles with each
 PUSHER = "mirror of "  # whom pushes of mirrors are by
 RETRY_MAX_MS = 24 * 3600 * 1000
@@ -133,9 +133,7 @@ class Mirrors:
             return 0
         now_ms = self.parts.clock.now_ms()
         taken = store.take(now_ms, until_ms=now_ms + HELD_MS, limit=AT_ONCE)
-        if taken:
-            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="mirror") as pool:
-                list(pool.map(self._sync, taken))
+        together(self._sync, taken, name="mirror")
         return len(taken)
 
     def _sync(self, mirror: Mirror) -> None:

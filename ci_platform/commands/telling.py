@@ -12,11 +12,11 @@ import json
 import logging
 import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ci_platform.commands.parts import Parts, check_text
+from ci_platform.commands.together import together
 from ci_platform.engine.ids import new_id
 from ci_platform.errors import (
     InternalError,
@@ -34,8 +34,7 @@ SECRET_MIN = 8
 URL_MAX = 2000
 REFS_TOLD = 500  # of one push
 SPREAD_MAX = 500  # notices in one transaction
-BATCH = 20  # sendings in hand at once
-AT_ONCE = 8
+AT_ONCE = 8  # sendings of one process
 HELD_MS = 120_000  # longer than one may take: then its process has died
 RETRY_MS = 10_000  # after the first failure; four times as long after each
 TRIES_MAX = 8  # more than ten hours
@@ -148,10 +147,8 @@ class Telling:
         if store is None or self.parts.post is None:
             return 0
         now_ms = self.parts.clock.now_ms()
-        taken = store.take(now_ms, until_ms=now_ms + HELD_MS, limit=BATCH)
-        if taken:
-            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sending") as pool:
-                list(pool.map(self._deliver, taken))
+        taken = store.take(now_ms, until_ms=now_ms + HELD_MS, limit=AT_ONCE)
+        together(self._deliver, taken, name="sending")
         return len(taken)
 
     def forget(self) -> int:
