@@ -5,6 +5,7 @@ Called by routes.py in the thread pool, and by live.py, which renders parts of t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -338,6 +339,7 @@ class StepPage:
     script: str
     log: LogView | None
     rerun: Rerun | None
+    debug: str = ""  # a command that opens a shell where it failed
 
 
 def step_page(
@@ -367,7 +369,14 @@ def step_page(
         script=str(step.config.get("script") or ""),
         log=log,
         rerun=Rerun(view.run) if _may_rerun(view, step) else None,
+        debug=_debug(view.run, step),
     )
+
+
+def _debug(run: Run, step: Step) -> str:
+    if step.key.kind is not StepKind.SH or step.state is not StepState.FAILED:
+        return ""
+    return f"sluice debug {run.id} {shlex.quote(step.key.label)}"
 
 
 def _may_rerun(view: RunView, step: Step) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from obstore.store import LocalStore
 
-from ci_platform.shell import CommandResult, CommandSpec, Runner
+from ci_platform.model import Json
+from ci_platform.shell import CommandResult, CommandSpec, Runner, ServiceSpec
 
 REPOSITORY, RUN, COMMIT = "repo_1", "run_1", "c" * 40
 
@@ -62,6 +63,7 @@ class Bench:
         network: Sequence[str] = (),
         trusted: bool = True,
         git_depth: int = 0,
+        services: Sequence[Mapping[str, Json]] = (),
         output: Callable[[str, bytes], None] | None = None,
     ) -> CommandResult:
         self.said.clear()
@@ -79,6 +81,7 @@ class Bench:
             network=network,
             trusted=trusted,
             git_depth=git_depth,
+            services=services,
         )
 
         def hear(stream: str, data: bytes) -> None:
@@ -95,6 +98,13 @@ class Bench:
         assert result.exit_code == 0, (result, self.said)
         assert result.layer is not None
         return result.layer
+
+
+def waiting_service() -> Mapping[str, Json]:
+    """A service that does nothing, so that a command beside it shares a network."""
+    script = f"exec sleep {nap(300)}"
+    beside = CommandSpec(REPOSITORY, RUN, "service:idle", COMMIT, (), script)
+    return asdict(ServiceSpec("idle", asdict(beside), None, 10_000))
 
 
 def objects_in(directory: Path) -> LocalStore:

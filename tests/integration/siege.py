@@ -21,7 +21,13 @@ from pathlib import Path
 
 from ci_platform.runner import SandboxRunner, UnsandboxedRunner
 from ci_platform.runner.sandboxed import server_python
-from tests.integration.runner_world import Bench, GivenTrees, nap, objects_in
+from tests.integration.runner_world import (
+    Bench,
+    GivenTrees,
+    nap,
+    objects_in,
+    waiting_service,
+)
 
 OTHER = "work/jobs/job-of-another/files"
 SERVER_SECRET, STEP_SECRET = "s3cret-of-the-server", "s3cret-of-the-step"
@@ -30,11 +36,14 @@ _ADD_KEY = {"x86_64": 248, "aarch64": 217}
 _SHMGET = {"x86_64": 29, "aarch64": 194}
 _SHMCTL = {"x86_64": 31, "aarch64": 195}
 _SHM_KEY = 0x51C1CE
+BESIDE = " beside a service"  # behind the name of a launcher
 
 
 def besiege(directory: Path, launcher: str) -> Mapping[str, str | None]:
-    """Run all attacks as a command, by a launcher or `none`; name -> null if it was stopped, else
-    how it worked."""
+    """Run all attacks as a command, by a launcher (and BESIDE: in a network with a service) or
+    `none`; name -> null if it was stopped, else how it worked."""
+    services = [waiting_service()] if launcher.endswith(BESIDE) else []
+    launcher = launcher.removesuffix(BESIDE)
     sandboxed = launcher != "none"
     assert sandboxed or os.geteuid() != 0, "without a sandbox these attacks would do harm as root"
     with ExitStack() as cleanup:
@@ -68,7 +77,12 @@ def besiege(directory: Path, launcher: str) -> Mapping[str, str | None]:
         (directory / OTHER).mkdir(parents=True)  # now: at its start a runner sweeps what is left
         (directory / OTHER / "private").write_text("another tenant's")
         bench = Bench(runner)
-        result = bench.sh("python3 attacks.py", env={"STEP_SECRET": STEP_SECRET}, timeout_ms=60_000)
+        result = bench.sh(
+            "python3 attacks.py",
+            env={"STEP_SECRET": STEP_SECRET},
+            timeout_ms=60_000,
+            services=services,
+        )
         assert result.exit_code == 0, (result, bench.said)
         found: Mapping[str, str | None] = json.loads(bench.text("stdout"))
         return found

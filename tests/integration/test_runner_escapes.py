@@ -15,7 +15,7 @@ import pytest
 
 from ci_platform.runner import bubblewrap
 from tests.integration.ordinary_user import run_as_user
-from tests.integration.siege import besiege
+from tests.integration.siege import BESIDE, besiege
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
 LAUNCHERS = [one for one in ("system", "wheel", "python") if bubblewrap.find(one)]
@@ -37,7 +37,7 @@ def attacked(identity: str, directory: Path, launcher: str) -> Found:
     return besiege(directory, launcher)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, LAUNCHERS[0] + BESIDE])
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_every_attack_is_stopped(identity: str, launcher: str, tmp_path: Path) -> None:
     found = attacked(identity, tmp_path, launcher)

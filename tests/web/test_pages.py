@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from ci_platform.model import RunState, StepState
+from ci_platform.scheduling import Hold, Place
 from tests.web.browser import Answer, Browser
 from tests.web.html import Page
 from tests.web.sample import HOSTILE, NOW_MS, sample_site
 from web.logs import log_end
-from web.patterns import sample_lines, sample_run, sample_step
+from web.pages import run_row
+from web.patterns import REPOSITORY, sample_lines, sample_run, sample_step
 
 pytestmark = pytest.mark.anyio
 
@@ -299,6 +301,7 @@ def test_cancel_and_abort_explain_their_difference(pages: dict[str, Page]) -> No
 
 def test_a_step_says_its_error_before_its_attempts_and_its_log(pages: dict[str, Page]) -> None:
     page = pages["/runs/run_failed_15/steps/sh:unit"]
+    assert "sluice debug run_failed_15 unit" in page.text
     places = [page.text.index(one) for one in ("CommandFailed", "2 attempts", "Log of unit")]
     assert places == sorted(places)
     tabs = page.one("nav", aria_label="Attempts").all("a")
@@ -455,3 +458,12 @@ def test_a_log_says_once_how_its_command_ended() -> None:
     assert log_end(run, step, lines).startswith("failed, exit code 1, ")
     note = replace(lines[0], stream="note", text="exited with code 1 after 3.1 s")
     assert log_end(run, step, [*lines, note]) == "failed"
+
+
+def test_a_queued_run_in_a_list_says_whom_it_waits_for() -> None:
+    run = sample_run(NOW_MS, RunState.QUEUED)
+    grouped = replace(run, hold=Hold.GROUP, place=Place("deploy"))
+    assert run_row(grouped, REPOSITORY).note == "waits for group deploy"
+    limited = replace(run, hold=Hold.LIMIT)
+    assert run_row(limited, REPOSITORY).note == "waits for the limit of its repository"
+    assert run_row(run, REPOSITORY).note == ""
