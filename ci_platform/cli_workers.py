@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     processes = lazy("ci_platform.processes")
 
-worker = typer.Typer(help="Workers.", invoke_without_command=True)
+worker = typer.Typer(invoke_without_command=True)
 
 
 @worker.callback()

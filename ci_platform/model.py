@@ -572,7 +572,7 @@ class LogLine:
 
     number: int
     at_ms: int
-    stream: str  # stdout, stderr, or note: said by the platform
+    stream: str  # stdout, stderr, group, endgroup, or note: said by the platform
     text: str  # without the line end; may hold ANSI escapes
 
 
