@@ -1,4 +1,4 @@
-"""The suite leaves out no method of the store: each is called by a test that runs on all of them."""
+"""The suite leaves out no method of the store: a test that runs on all of them calls each."""
 
 from __future__ import annotations
 
