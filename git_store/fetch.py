@@ -22,7 +22,7 @@ from git_store.packfile import COMMIT, TAG
 from git_store.packwriter import PackWriter, reusable, send_whole
 from git_store.pktline import DELIMITER, FLUSH, Mark, Out, PacketReader, SideBand, packet
 from git_store.refs import Ref
-from git_store.select import Filter, Job, TooMany, parse_filter, select
+from git_store.select import Filter, Job, Selected, TooMany, parse_filter, select
 from git_store.shallow import Boundary, Deepen, boundary
 
 Line = TypeVar("Line")
@@ -282,15 +282,23 @@ class Fetcher:
                 send_whole(packs, side)
                 return
         job = self._job(request, wanted, common, limit or Boundary())
-        try:
-            with self._heavy:
-                most = self._limits.process_objects
-                selected = select(self._objects, self._graph, job, most=most)
-        except TooMany:
-            self._apart.send(self._objects.packs, job, side)
+        selected = self._select_here(job)
+        if selected is None:
+            packs = self._objects.packs
+            self._objects = Objects(packs)  # what was read on the way is read again there
+            self._graph = Graph(self._objects)
+            self._apart.send(packs, job, side)
             return
         side.progress(f"Enumerating objects: {len(selected.names)}, done.\n")
         PackWriter(self._objects, selected, side, thin=job.thin, near=job.near).send()
+
+    def _select_here(self, job: Job) -> Selected | None:
+        """The objects to send; None if they are so many that a process is to find them."""
+        with self._heavy:
+            try:
+                return select(self._objects, self._graph, job, most=self._limits.process_objects)
+            except TooMany:
+                return None
 
     def _job(
         self, request: _Request, wanted: _Wanted, common: Sequence[bytes], limit: Boundary

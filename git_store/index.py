@@ -34,7 +34,7 @@ from git_store.packfile import (
 )
 from git_store.treecheck import TreeCheck
 
-_DELTAS_HELD_BYTES = 8 << 20  # delta texts kept between the two phases; others inflate twice
+_DELTAS_HELD_BYTES = 4 << 20  # delta texts kept between the two phases; others inflate twice
 _UNLOAD_BYTES = 8 << 20  # of the pack, read and then let go of
 _UNLOAD_SLICES = 8
 _AHEAD = 1024  # more than an entry's head, and what deflation adds to a few bytes

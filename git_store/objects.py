@@ -25,7 +25,8 @@ from git_store.packfile import (
     references,
 )
 
-_CACHE_BYTES = 32 << 20
+_CACHE_BYTES = 8 << 20
+_KEPT_BYTES = 400  # of an object in the cache, beside its content
 _CHAIN = 10_000  # longest delta chain followed; git makes 50, at most 4,095
 _TAGS = 100  # longest chain of tags of tags
 
@@ -47,10 +48,10 @@ class _Contents:
         if key in self._kept or len(content) > _CACHE_BYTES // 8:
             return
         self._kept[key] = (kind, content)
-        self._bytes += len(content)
+        self._bytes += len(content) + _KEPT_BYTES
         while self._bytes > _CACHE_BYTES:
             _, (_, dropped) = self._kept.popitem(last=False)
-            self._bytes -= len(dropped)
+            self._bytes -= len(dropped) + _KEPT_BYTES
 
 
 class Objects:

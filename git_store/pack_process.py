@@ -24,12 +24,12 @@ from git_store.graph import Graph
 from git_store.limits import Limits
 from git_store.objects import Objects
 from git_store.pack import Pack, map_file
-from git_store.packfile import pieces
+from git_store.packfile import pieces, unload
 from git_store.packwriter import PackWriter
 from git_store.pktline import SideBand
-from git_store.select import Job, select
+from git_store.select import Job, Selected, select
 
-_PIPE_BYTES = 1 << 20
+_PIPE_BYTES = 1 << 18
 _COMPLAINT_BYTES = 1000
 
 
@@ -198,17 +198,23 @@ def main() -> None:
     (place,) = confine()
     job: Job = pickle.load(sys.stdin.buffer)
     files = sorted(Path(place, "objects", "pack").glob("*.pack"))
-    objects = Objects(
-        [
-            Pack(file.stem, map_file(file), map_file(file.with_suffix(".idx")), None)
-            for file in files
-        ]
-    )
+    packs = [
+        Pack(file.stem, map_file(file), map_file(file.with_suffix(".idx")), None) for file in files
+    ]
     side = _Pipe()
     try:
-        selected = select(objects, Graph(objects), job)
+        selected = _selected(packs, job)
         side.progress(f"Enumerating objects: {len(selected.names)}, done.\n")
-        PackWriter(objects, selected, side, thin=job.thin, near=job.near).send()
+        PackWriter(Objects(packs), selected, side, thin=job.thin, near=job.near).send()
     except GitStoreError as error:
         raise SystemExit(error.detail) from error
     sys.stdout.buffer.flush()
+
+
+def _selected(packs: Sequence[Pack], job: Job) -> Selected:
+    """What was read to find them is let go of before anything is sent."""
+    objects = Objects(packs)
+    selected = select(objects, Graph(objects), job)
+    for pack in packs:
+        unload(pack.data, 0, len(pack.data))
+    return selected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, KeysView, Sequence
 
 from git_store.graph import Graph
 from git_store.objects import Objects
@@ -82,7 +82,8 @@ class PackWriter:
         """`near`: the client understands deltas that name their base by its distance."""
         self._objects = objects
         self._selected = selected
-        self._sending = set(selected.names)
+        names = selected.names
+        self._sending: Collection[bytes] = names if isinstance(names, KeysView) else set(names)
         self._bases = selected.bases if thin else set[bytes]()
         self._near = near
         self._side = side

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from git_store.errors import ProtocolError
@@ -18,7 +18,7 @@ from git_store.packfile import DIRECTORY, GITLINK, TAG, TREE, entries
 
 _WANT, _HAVE = 1, 2
 _SLOP = 64  # commits looked at after the last one to send: clocks of commits are not exact
-_TREES_CACHED = 4000
+_ENTRIES_CACHED = 12_000  # of trees, of some 250 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def walk(
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    names: list[bytes]  # to send, each once
+    names: Collection[bytes]  # to send, each once, in this order
     bases: set[bytes]  # the client surely has these: a thin pack may build on them
 
 
@@ -189,6 +189,7 @@ class Selection:
         self._names: dict[bytes, None] = {}
         self._bases: set[bytes] = set()
         self._visited: set[bytes | tuple[bytes, int]] = set()
+        self._cached = 0
         self._trees: OrderedDict[bytes, frozenset[tuple[bytes, int, bytes]]] = OrderedDict()
 
     def add_commits(self, walked: Walked, cut: set[bytes]) -> None:
@@ -214,7 +215,7 @@ class Selection:
             self._names[name] = None
 
     def selected(self) -> Selected:
-        return Selected(list(self._names), self._bases - self._names.keys())
+        return Selected(self._names.keys(), self._bases - self._names.keys())
 
     def _add_tree(self, root: bytes, bases: Sequence[bytes]) -> None:
         """A tree and what is below it, except what one of the base trees has at the same path."""
@@ -261,8 +262,11 @@ class Selection:
         if found is None:
             found = frozenset(entries(self._objects.get(tree)[1]))
             self._trees[tree] = found
-            if len(self._trees) > _TREES_CACHED:
-                self._trees.popitem(last=False)
+            self._cached += len(found)
+            while self._cached > _ENTRIES_CACHED and len(self._trees) > 1:
+                self._cached -= len(self._trees.popitem(last=False)[1])
+        else:
+            self._trees.move_to_end(tree)
         return found
 
 

@@ -19,7 +19,7 @@ _MODE = re.compile(rb"[0-7]{1,7}")
 _SHA = 20
 _FORMAT = 0o170000
 _FORMATS = {DIRECTORY, REGULAR, LINK, GITLINK}
-_KNOWN = 20_000  # entries; then all are forgotten
+_KNOWN = 10_000  # entries; then all are forgotten
 
 
 class TreeCheck:

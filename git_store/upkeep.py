@@ -324,7 +324,7 @@ def _reachable(objects: Objects, starts: Iterable[bytes]) -> list[bytes]:
         else:
             selection.add(target, kind)
     selection.add_commits(Walked(list(graph.newest_first(commits)), set()), set())
-    return selection.selected().names
+    return list(selection.selected().names)
 
 
 def _listed(connection: Connection, repository_id: str) -> set[str]:
