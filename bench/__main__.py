@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from bench.bombs import bombs
 from bench.browser import log_latency
 from bench.commands import commands
 from bench.engine import events, push_to_first_step, steps, throughput
@@ -37,6 +38,7 @@ ALL: dict[str, Callable[[], list[Result]]] = {
     "git": git_store,
     "repos": repositories,
     "commands": commands,
+    "bombs": bombs,
 }
 
 
