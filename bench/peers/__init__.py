@@ -137,6 +137,7 @@ def _compared(row: Result, own: Result, *, lower: bool) -> Result:
     """The peer's row with how many times better ours on the embedded database is."""
     if row.value is None or own.value is None:
         return row
+    least = 1.0 if row.unit == "MiB" else 1e-9  # below a MiB there is nothing to compare
     one, other = (own.value, row.value) if lower else (row.value, own.value)
-    better = other / max(one, 1.0 if row.unit == "MiB" else 1e-9)
+    better = max(other, least) / max(one, least)
     return replace(row, note=f"ours {better:.2f}x as good")
