@@ -111,7 +111,7 @@ def print_runs(runs: Sequence[Json], *, empty: str) -> None:
     rows = [
         (
             f"#{run['number']}",
-            state_text(run["state"], run["reason"]),
+            state_text(run["state"], run["reason"] or _held(run)),
             run["pipeline"],
             run["ref"].removeprefix("refs/heads/").removeprefix("refs/tags/"),
             run["commit"][:8],
@@ -121,6 +121,14 @@ def print_runs(runs: Sequence[Json], *, empty: str) -> None:
         for run in runs
     ]
     print_table(("", "STATE", "PIPELINE", "REF", "COMMIT", "TOOK", "ID"), rows, empty)
+
+
+def _held(run: Json) -> str | None:
+    """Why a queued run is not taken yet, in a word or two."""
+    if run["state"] != "queued" or not run["waits"]:
+        return None
+    wait = run["waits"][0]
+    return f"waits for group {wait['name']}" if wait["kind"] == "group" else "at a limit"
 
 
 def print_system(system: Json) -> None:
@@ -231,7 +239,11 @@ class Ticker:
         self.out = out
 
     def step_began(self, step: Json) -> None:
-        if step["kind"] in ("sh", "do", "service"):
+        origin = step.get("origin")
+        if origin is not None:
+            shared = Text(f"shared with run #{origin['number']}", style="dim")
+            self._line(step_key(step).label, shared)
+        elif step["kind"] in ("sh", "do", "service"):
             self._line(step_key(step).label, Text("started", style="dim"))
 
     def lines(self, label: str, lines: Sequence[Json]) -> None:

@@ -23,6 +23,7 @@ from ci_platform.model import (
 from ci_platform.ports import RunFilter, Token
 from ci_platform.queries import Queries, SystemView, WorkerView
 from ci_platform.queries import RunRow as FoundRun
+from ci_platform.scheduling import Hold
 from web.filters import duration, first_line
 from web.inputs import Input, inputs_of
 from web.panels import ApprovalPanel, approval_panel
@@ -59,6 +60,10 @@ def run_row(run: Run, repository: Repository) -> RunRow:
     note = ""
     if run.state is RunState.WAITING and run.waits:
         note = f"for {run.waits[0].name or run.waits[0].kind}"
+    elif run.hold is Hold.GROUP:
+        note = f"waits for group {run.place.group}"
+    elif run.hold is Hold.LIMIT:
+        note = "waits for the limit of its repository"
     elif run.pause_requested and run.state is RunState.RUNNING:
         note = "pause requested"
     elif run.reason and run.state is not RunState.PASSED:

@@ -346,6 +346,15 @@ def test_a_run_at_a_limit_says_who_executes(limited: Limited) -> None:
     assert store.runs.standing(RunId("run_c")) == Standing(1, [1])
 
 
+def test_a_due_run_says_when_all_repositories_are_at_their_limit(limited: Limited) -> None:
+    store = limited(RunLimits(every=2))
+    create(store, "a", "b", "c")
+    create(store, "theirs", repository="repo_b")
+    assert store.runs.standing(RunId("run_c")) == Standing(2, [])
+    claim(store, 2)
+    assert store.runs.standing(RunId("run_c")) == Standing(1, [], every=2)
+
+
 def test_a_due_run_says_how_many_of_its_repository_are_ahead(store: Store) -> None:
     create(store, "a", "b")
     create(store, "theirs", repository="repo_b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -84,3 +85,35 @@ def test_markup_in_output_is_not_interpreted() -> None:
     ticker = terminal.Ticker(Console(file=out, width=200, highlight=False, soft_wrap=True))
     ticker.lines("say", [{"number": 1, "stream": "stdout", "text": "[bold]x[/bold] [red"}])
     assert "say │ [bold]x[/bold] [red" in out.getvalue()
+
+
+def test_a_shared_step_is_not_told_as_started_here() -> None:
+    out = io.StringIO()
+    ticker = terminal.Ticker(Console(file=out, width=120))
+    step = {"kind": "sh", "name": "build", "occurrence": 1, "origin": {"id": "r", "number": 7}}
+    ticker.step_began(step)
+    ticker.step_began({**step, "name": "ship", "origin": None})
+    assert [line.split("│ ")[1] for line in out.getvalue().splitlines()] == [
+        "shared with run #7",
+        "started",
+    ]
+
+
+def test_a_list_says_why_a_queued_run_is_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    run = {"number": 2, "state": "queued", "reason": None, "pipeline": "CI", "commit": "c" * 40}
+    run |= {"ref": "refs/heads/main", "started_at": None, "ended_at": None, "id": "run_2"}
+    waits = [[{"kind": "group", "name": "main"}], [{"kind": "limit", "name": "x"}], []]
+    terminal.print_runs([{**run, "waits": each} for each in waits], empty="")
+    said = capsys.readouterr().out
+    assert "queued (waits for group main)" in said
+    assert "queued (at a limit)" in said
+
+
+def test_an_entry_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = {"seq": 3, "at": "now", "kind": "step_passed", "data": {"value": "a\n\x1b[2J" * 500}}
+    entry["key"] = {"kind": "sh", "name": "build", "occurrence": 2}
+    terminal.print_entry(entry, as_json=False)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("3 now step_passed sh:build#2 {") and line.endswith("…")
+    terminal.print_entry(entry, as_json=True)
+    assert json.loads(capsys.readouterr().out) == entry
