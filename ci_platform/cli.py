@@ -212,10 +212,14 @@ def create_repository(
 
 
 @repo.command("list")
-def list_repositories(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the repositories you may see."""
+def list_repositories(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """List the repositories you may see, by name."""
     with context.obj.open() as api:
-        found = api.get("/api/v1/repos")["repositories"]
+        found = list(api.pages("/api/v1/repos", "repositories", limit=limit))
     if wants_json(context, as_json):
         return terminal.print_json(found)
     rows = [(f"{one['owner']}/{one['name']}", one["description"]) for one in found]

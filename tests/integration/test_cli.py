@@ -235,6 +235,9 @@ def test_many_are_created_and_each_said_of(sluice: Sluice) -> None:
     ]
     assert "exists" in done.out
     assert sluice("repo", "create-many", "me/c", "--template", "me/a").code == 0
+    assert sluice("repo", "create-many", *[f"you/{n:03}" for n in range(150)]).code == 0
+    assert len(json.loads(sluice("--json", "repo", "list").out)) == 153
+    assert len(json.loads(sluice("--json", "repo", "list", "--limit", "101").out)) == 101
     assert sluice("repo", "create-many", "nonsense").code == 2
 
 
