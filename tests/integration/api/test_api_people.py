@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ci_platform.errors import NotFound, NotSignedIn, TooMany
+from ci_platform.housekeeping import WorkerRecord
 from ci_platform.identity import Scope
-from ci_platform.model import SYSTEM, Json
+from ci_platform.model import SYSTEM, Json, WorkerId
 from tests.integration.api.front import PASSWORD, Front
 
 pytestmark = pytest.mark.anyio
 TOKENS = "/api/v1/tokens"
 USERS = "/api/v1/users"
+WORKERS = "/api/v1/system/workers"
 
 
 async def test_a_token_is_shown_once_and_works_until_it_is_revoked(front: Front) -> None:
@@ -210,3 +212,26 @@ def test_git_takes_a_token_as_password(front: Front) -> None:
     assert front.identity.of_git("anything", secret).name == "ada"
     with pytest.raises(NotSignedIn):
         front.identity.of_git("ada", PASSWORD)
+
+
+async def test_an_admin_lets_a_worker_drain_by_its_name_or_the_end_of_it(front: Front) -> None:
+    now_ms = front.clock.now_ms()
+    for worker in ("a:1:w1", "b:2:w1", "b:2:w2"):
+        record = WorkerRecord(WorkerId(worker), worker[0], 1, now_ms, now_ms, 10_000, capacity=2)
+        front.store.workers.beat(record)
+    async with front.client(front.token(front.user("ada"))) as client:
+        assert (await client.post(f"{WORKERS}/w2/drain")).status_code == 403
+    async with front.client(front.token(front.user("root", admin=True))) as client:
+        answer = await client.post(f"{WORKERS}/w2/drain")
+        assert (answer.status_code, answer.json()) == (202, {"worker": "b:2:w2"})
+        assert (await client.post(f"{WORKERS}/a:1:w1/drain")).status_code == 202
+        both = await client.post(f"{WORKERS}/w1/drain")
+        assert both.status_code == 400 and "a:1:w1, b:2:w1" in both.json()["detail"]
+        assert (await client.post(f"{WORKERS}/w/drain")).status_code == 404
+        shown = (await client.get("/api/v1/system")).json()["workers"]
+        assert [one["draining"] for one in shown] == [True, False, True]
+        assert shown[0]["capacity"] == 2
+    drained = [
+        one["subject"] for one in front.store.audit.list() if one["action"] == "worker drained"
+    ]
+    assert sorted(drained) == ["a:1:w1", "b:2:w2"]

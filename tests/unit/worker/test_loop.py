@@ -193,3 +193,61 @@ def test_while_no_one_commits_housekeeping_looks_in_one_turn_of_five() -> None:
     worker.hear()
     worker.housekeep()
     assert looks == 4
+
+
+def test_a_worker_that_is_asked_to_drain_ends_by_itself() -> None:
+    world = World()
+    world.settings = replace(world.settings, lease_ms=30)  # and so a heartbeat each 10 ms
+    world.worker = world.another("w1")
+    thread = threading.Thread(target=world.worker.run_forever, args=(threading.Event(),))
+    thread.start()
+    until(lambda: bool(world.store.workers.list()))
+    assert world.store.workers.drain(WorkerId("w1"))
+    thread.join(SECONDS_MAX)
+    assert not thread.is_alive()
+    assert world.store.workers.list() == []
+
+
+def test_a_draining_worker_shows_that_it_is() -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def wait(spec: CommandSpec) -> None:
+        began.set()
+        goes_on.wait(SECONDS_MAX)
+
+    world = World(runner=DummyRunner(before=wait))
+    stop = threading.Event()
+    thread = threading.Thread(target=world.worker.run_forever, args=(stop,))
+    thread.start()
+    run_id = world.start(pipeline('return (await step.sh("a", "x")).exit_code'))
+    assert began.wait(SECONDS_MAX)
+    stop.set()
+    until(lambda: [one.draining for one in world.store.workers.list()] == [True])
+    world.start(pipeline("return 1"))
+    goes_on.set()
+    thread.join(SECONDS_MAX)
+    assert world.kinds(run_id).count("step_passed") == 1
+    assert len(world.runner.ran) == 1
+
+
+def test_a_known_result_is_taken_while_every_place_is_busy() -> None:
+    world = World(runner=DummyRunner())
+    world.settings = replace(world.settings, operations_max=1)
+    world.worker = world.another("w1")
+    cached = pipeline('return (await step.sh("a", "x", cache=True)).from_run')
+    world.start(cached)
+    world.work()
+    busy, goes_on = threading.Event(), threading.Event()
+
+    def wait(spec: CommandSpec) -> None:
+        busy.set()
+        goes_on.wait(SECONDS_MAX)
+
+    world.runner.before = wait
+    with working(world):
+        world.start(pipeline('await step.sh("long", "sleep")'), commit="2" * 40)
+        assert busy.wait(SECONDS_MAX)
+        again = world.start(cached)
+        until(lambda: world.state(again) is RunState.PASSED)
+        goes_on.set()
+    assert world.run(again).output == 1
