@@ -43,19 +43,19 @@ class PackProcesses:
         self._directory = directory
         self._limits = limits
         self._git = git
-        self._free = free
+        self.free = free
 
     def send(self, packs: Sequence[Pack], job: Job, side: SideBand) -> None:
         """Send what the job asks for. Raises StorageFailed if the process fails."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        while not self._free.acquire(timeout=self._limits.keepalive_seconds):
+        while not self.free.acquire(timeout=self._limits.keepalive_seconds):
             side.keep_alive()
         try:
             with tempfile.TemporaryDirectory(dir=self._directory, prefix="fetch_") as place:
                 lay_out(Path(place), packs, job.tags)
                 self._send(Path(place), job, side)
         finally:
-            self._free.release()
+            self.free.release()
 
     def _send(self, place: Path, job: Job, side: SideBand) -> None:
         asked = place / "job"
