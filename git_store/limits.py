@@ -51,7 +51,6 @@ class Limits:
     heavy_threads: int = 2  # of those: packing and indexing at once
     process_bytes: int = 2 * MIB  # pushes from this size on are indexed in a process of their own
     process_objects: int = 2000  # fetches of more are put together in a process of their own
-    git_objects: int = 100_000  # pushes of more are indexed by git, where it is installed
     processes: int = 8  # of pushes and fetches together, at once
     process_memory_bytes: int = 1 * GIB  # of one such process
     process_seconds: int = 3600  # processor time of one
