@@ -392,7 +392,10 @@ class Replay:
         error = asyncio.CancelledError() if main.cancelled() else main.exception()
         if error is None and self.unawaited:
             calls = ", ".join(call for call, _ in self.unawaited.values())
-            error = NeverAwaited(f"{calls} was called but never awaited: write `await step.…`")
+            error = NeverAwaited(
+                f"{calls} was called but never awaited: write `await step.…` "
+                "(`async with` for a service)"
+            )
         if error is None:
             try:
                 encode(main.result(), "what run() returned", bytes_max=self.value_bytes)

@@ -32,6 +32,7 @@ _REACH_SECONDS = 30.0  # to find or become a host
 _AGAIN_SECONDS = 0.05
 _BACKLOG = 128
 _REQUEST_SECONDS = 5.0
+_LOCK = ".lock"
 _HOSTS_MAX = 5  # that end while a command waits for them, one after the other
 
 Output = Callable[[str, bytes], None]
@@ -93,6 +94,8 @@ class Services:
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
         self._here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for path in directory.glob(f"*{_LOCK}"):
+            self._forget(path)
 
     @contextmanager
     def beside(
@@ -163,15 +166,17 @@ class Services:
         """The path of the socket; by way of a descriptor, since such paths must be short."""
         return f"/proc/self/fd/{self._here}/{name}"
 
-    def _host_if_none(self, name: str) -> None:
-        path = self._directory / f"{name}.lock"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(path).st_ino != os.fstat(lock).st_ino:
-                raise FileNotFoundError(path)
-        except (BlockingIOError, FileNotFoundError):  # there is one, or was just now
+    def _forget(self, path: Path) -> None:
+        """Remove what a worker that died has left."""
+        lock = _locked(path)
+        if lock is not None:
+            path.with_suffix("").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             os.close(lock)
+
+    def _host_if_none(self, name: str) -> None:
+        lock = _locked(self._directory / f"{name}{_LOCK}")
+        if lock is None:  # there is one, or was just now
             return
         try:
             self._host(name, lock)
@@ -189,7 +194,7 @@ class Services:
 
         def released() -> None:
             own.unlink(missing_ok=True)
-            own.with_name(f"{name}.lock").unlink(missing_ok=True)
+            own.with_name(f"{name}{_LOCK}").unlink(missing_ok=True)
             os.close(lock)
             with self._lock:
                 self._hosts.discard(host)
@@ -199,6 +204,19 @@ class Services:
                 listener, network=network, ways=self._ways, desk=self._desk, released=released
             )
             self._hosts.add(host)
+
+
+def _locked(path: Path) -> int | None:
+    """The descriptor of a lock file, locked; None if another process has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_ino == os.fstat(lock).st_ino:
+            return lock
+        os.close(lock)  # removed in between, and made anew
+    except (BlockingIOError, FileNotFoundError):
+        os.close(lock)
+    return None
 
 
 class _User:

@@ -317,6 +317,19 @@ def test_a_service_is_under_the_limits_of_commands(world: World) -> None:
     assert "was ended: The command used" in result.detail and "of output" in result.detail
 
 
+def test_what_a_dead_worker_left_is_removed_and_what_a_living_one_holds_is_not(
+    world: World,
+) -> None:
+    first = world.worker()
+    world.sh("true", service(ready={"port": PORT}), on=first)
+    directory = world.directory / "work" / "services"
+    held = set(directory.iterdir())
+    for name in ("dead", "dead.lock"):
+        (directory / name).touch()
+    world.worker()
+    assert set(directory.iterdir()) == held and len(held) == 2
+
+
 @pytest.mark.slow
 def test_an_ordinary_user_has_services_too(tmp_path: Path) -> None:
     """When the tests do not run as root, they show it anyway."""
