@@ -1,5 +1,5 @@
 """A git server that kills itself at a chosen stage of the first push. Run as a module:
-DIRECTORY STAGE; prints its port."""
+DIRECTORY STAGE [DATABASE_URL OBJECTS_URL]; prints its port."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import obstore
+from sqlalchemy import create_engine
+
+from ci_platform.objects import open_objects
 from git_store import Push, PushEvent, packs, quarantine, refs
 from tests.integration.git_world import GitWorld
 
@@ -57,16 +61,29 @@ class Doomed:
             die()
 
 
+def doomed_world(
+    directory: Path, database_url: str | None = None, objects_url: str | None = None
+) -> GitWorld:
+    """A server on SQLite and a directory, or on PostgreSQL and an object store."""
+    if database_url is None or objects_url is None:
+        return GitWorld(directory)
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    return GitWorld(directory, engine=engine, objects=open_objects(objects_url))
+
+
 def main() -> None:
-    directory, stage = sys.argv[1:]
-    world = GitWorld(Path(directory))
+    directory, stage, *elsewhere = sys.argv[1:]
+    world = doomed_world(Path(directory), *elsewhere)
     world.store.listen(Doomed(stage))
     if stage == "receiving":
         after(quarantine.Quarantine, "_check_size")
     elif stage == "indexed":
         after(quarantine, "index_pack")
     elif stage == "pack uploaded":
-        after(packs, "_move_in")
+        if elsewhere:
+            after(obstore, "put")
+        else:
+            after(packs, "_move_in")
     elif stage == "all uploaded":
         after(packs.Packs, "upload")
     elif stage == "refs written":

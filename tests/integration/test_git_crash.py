@@ -6,28 +6,45 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import obstore
 import pytest
 
-from tests.integration.git_doomed import STAGES
+from tests.integration.git_doomed import STAGES, doomed_world
 from tests.integration.git_world import GitWorld
+from tests.postgres import PostgresServer
+from tests.s3 import S3
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(params=["sqlite and a directory", "postgresql and s3"])
+def elsewhere(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Where the server keeps what it is pushed: URLs of database and objects, or nothing."""
+    if request.param.startswith("sqlite"):
+        yield []
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    bucket: S3 = request.getfixturevalue("s3")
+    with server.database() as url:
+        yield [url, bucket.url]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_push_cut_short_by_a_crash_leaves_the_store_whole(tmp_path: Path, stage: str) -> None:
-    world = GitWorld(tmp_path)
+def test_a_push_cut_short_by_a_crash_leaves_the_store_whole(
+    tmp_path: Path, stage: str, elsewhere: list[str]
+) -> None:
+    world = doomed_world(tmp_path, *elsewhere)
     try:
         url = world.create()
         work = world.work("work", url)
         first = world.commit(work, {"a.txt": "1"})
         world.git("push", "-q", "origin", "main", cwd=work)
         second = world.commit(work, {"large.bin": os.urandom(300_000)})
-        push_to_doomed_server(world, url, stage)
+        push_to_doomed_server(world, url, stage, *elsewhere)
 
         repository = world.store.repositories.get("acme", "app")
         committed = stage == "committed"
@@ -48,8 +65,9 @@ def test_a_push_cut_short_by_a_crash_leaves_the_store_whole(tmp_path: Path, stag
         world.close()
 
 
-def push_to_doomed_server(world: GitWorld, url: str, stage: str) -> None:
-    command = [sys.executable, "-m", "tests.integration.git_doomed", str(world.directory), stage]
+def push_to_doomed_server(world: GitWorld, url: str, stage: str, *elsewhere: str) -> None:
+    server_of = [sys.executable, "-m", "tests.integration.git_doomed", str(world.directory)]
+    command = [*server_of, stage, *elsewhere]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = server.stdout.readline().strip()
