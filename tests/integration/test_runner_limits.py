@@ -37,14 +37,15 @@ UID = 211_000 + os.getpid() % 1000 * 100  # of this session's own, to tell its p
 ENDS_WITHIN_SECONDS = 20  # far above what it takes: this machine may be busy
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+@pytest.fixture(params=[None, "python"], ids=["bubblewrap", "python"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     runner = SandboxRunner(
         trees=GivenTrees(),
         objects=objects_in(tmp_path),
         work_dir=tmp_path / "w",
         limits=LIMITS,
         first_uid=UID,
+        launcher=request.param,
     )
     yield Bench(runner)
     runner.close()
