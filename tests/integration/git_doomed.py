@@ -15,7 +15,7 @@ import obstore
 from sqlalchemy import create_engine
 
 from ci_platform.objects import open_objects
-from git_store import Push, PushEvent, packs, quarantine, refs
+from git_store import Limits, Push, PushEvent, packs, quarantine, refs
 from tests.integration.git_world import GitWorld
 
 STAGES = (
@@ -61,14 +61,13 @@ class Doomed:
             die()
 
 
-def doomed_world(
-    directory: Path, database_url: str | None = None, objects_url: str | None = None
-) -> GitWorld:
-    """A server on SQLite and a directory, or on PostgreSQL and an object store."""
-    if database_url is None or objects_url is None:
-        return GitWorld(directory)
+def doomed_world(directory: Path, *elsewhere: str, limits: Limits | None = None) -> GitWorld:
+    """A server on SQLite and a directory, or `elsewhere`: the URLs of a database and of objects."""
+    if not elsewhere:
+        return GitWorld(directory, limits=limits)
+    database_url, objects_url = elsewhere
     engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    return GitWorld(directory, engine=engine, objects=open_objects(objects_url))
+    return GitWorld(directory, engine=engine, objects=open_objects(objects_url), limits=limits)
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
-"""Joins the packs of a store and kills itself at a chosen stage. A module: DIRECTORY STAGE."""
+"""Joins the packs of a store and kills itself at a chosen stage. Run as a module:
+DIRECTORY STAGE [DATABASE_URL OBJECTS_URL]."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import obstore
+
 from git_store import Limits, packs, packwriter, quarantine
-from tests.integration.git_doomed import after
-from tests.integration.git_world import GitWorld
+from tests.integration.git_doomed import after, doomed_world
 
 LIMITS = Limits(repository_packs=2, inline_pack_bytes=500)
 STAGES = {
@@ -21,9 +23,10 @@ STAGES = {
 
 
 def main() -> None:
-    directory, stage = sys.argv[1:]
-    world = GitWorld(Path(directory), limits=LIMITS)
-    after(*STAGES[stage])
+    directory, stage, *elsewhere = sys.argv[1:]
+    world = doomed_world(Path(directory), *elsewhere, limits=LIMITS)
+    uploaded = elsewhere and stage == "pack uploaded"
+    after(*((obstore, "put") if uploaded else STAGES[stage]))
     world.store.maintain()
     world.close()
 

@@ -1,4 +1,5 @@
-"""kill -9 of the server at every stage of a push: nothing half there, nothing acknowledged lost."""
+"""kill -9 at every stage of a push and of joining packs: nothing half there, nothing acknowledged
+lost."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pathlib import Path
 import obstore
 import pytest
 
+from tests.integration import git_doomed_upkeep
 from tests.integration.git_doomed import STAGES, doomed_world
 from tests.integration.git_world import GitWorld
 from tests.postgres import PostgresServer
@@ -61,6 +63,38 @@ def test_a_push_cut_short_by_a_crash_leaves_the_store_whole(
         quarantine = tmp_path / "cache/quarantine"
         assert not quarantine.exists() or not list(quarantine.iterdir())
         assert world.store.fsck(repository.id).problems == ()
+    finally:
+        world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", git_doomed_upkeep.STAGES)
+def test_a_crash_while_packs_are_joined_leaves_the_store_whole(
+    tmp_path: Path, stage: str, elsewhere: list[str]
+) -> None:
+    world = doomed_world(tmp_path, *elsewhere, limits=git_doomed_upkeep.LIMITS)
+    try:
+        url = world.create()
+        work = world.work("work", url)
+        for number in range(6):
+            world.commit(work, {f"f{number}": os.urandom(600)})
+            world.git("push", "-q", "origin", "main", cwd=work)
+        repository = world.store.repositories.get("acme", "app")
+        before = world.store.fsck(repository.id)
+        command = [sys.executable, "-m", "tests.integration.git_doomed_upkeep"]
+        command += [str(tmp_path), stage, *elsewhere]
+        died = subprocess.run(command, cwd=ROOT, check=False, timeout=60)
+        assert died.returncode == -signal.SIGKILL
+        assert world.store.fsck(repository.id) == before
+        world.store.maintain()
+        joined = world.store.fsck(repository.id)
+        assert joined.packs == 1 and joined.objects == before.objects and joined.problems == ()
+        world.fsck(world.clone(url, "clone"))
+        world.clock.ms = 4_000_000_000_000
+        world.store.sweep()
+        left = [item["path"] for page in obstore.list(world.objects) for item in page]
+        assert len(left) == 2, "one pack and its index"
+        assert not list((tmp_path / "cache/quarantine").iterdir())
     finally:
         world.close()
 

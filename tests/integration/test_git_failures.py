@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from git_store import Limits, ObjectNotFound, StorageFailed, packs
-from tests.integration.git_doomed_upkeep import LIMITS, STAGES
 from tests.integration.git_world import GitWorld
 
 ROOT = Path(__file__).parents[2]
@@ -132,35 +128,6 @@ def test_a_full_disk_refuses_a_push_and_keeps_what_is_there(tmp_path: Path) -> N
         assert not list((tmp_path / "cache/quarantine").iterdir())
         world.git("push", "-q", "origin", "main", cwd=work)
         world.fsck(world.clone(url, "clone"))
-    finally:
-        world.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_crash_while_packs_are_joined_leaves_the_store_whole(tmp_path: Path, stage: str) -> None:
-    world = GitWorld(tmp_path, limits=LIMITS)
-    try:
-        url = world.create()
-        work = world.work("work", url)
-        for number in range(6):
-            world.commit(work, {f"f{number}": os.urandom(600)})
-            world.git("push", "-q", "origin", "main", cwd=work)
-        repository = world.store.repositories.get("acme", "app")
-        before = world.store.fsck(repository.id)
-        command = [sys.executable, "-m", "tests.integration.git_doomed_upkeep"]
-        died = subprocess.run([*command, str(tmp_path), stage], cwd=ROOT, check=False, timeout=60)
-        assert died.returncode == -signal.SIGKILL
-        assert world.store.fsck(repository.id) == before
-        world.store.maintain()
-        joined = world.store.fsck(repository.id)
-        assert joined.packs == 1 and joined.objects == before.objects and joined.problems == ()
-        world.fsck(world.clone(url, "clone"))
-        world.clock.ms = 4_000_000_000_000
-        world.store.sweep()
-        left = [item["path"] for page in obstore.list(world.objects) for item in page]
-        assert len(left) == 2, "one pack and its index"
-        assert not list((tmp_path / "cache/quarantine").iterdir())
     finally:
         world.close()
 
