@@ -107,6 +107,7 @@ class Bench:
     """Both servers and a directory of the client's own."""
 
     sides: Sequence[Side]
+    alone: Side  # ours, on a machine without git
     directory: Path
 
     def git(self, *arguments: str, cwd: Path | str = ".", given: bytes | None = None) -> str:
@@ -122,9 +123,21 @@ class Bench:
             raise RuntimeError(f"git {arguments[0]} failed: {done.stderr.decode()[-300:]}")
         return done.stdout.decode().strip()
 
-    def both(self, what: str, work: Callable[[Side], object], *, rounds: int = 1) -> None:
+    @property
+    def all(self) -> Sequence[Side]:
+        return [*self.sides, self.alone]
+
+    def both(
+        self,
+        what: str,
+        work: Callable[[Side], object],
+        *,
+        rounds: int = 1,
+        sides: Sequence[Side] | None = None,
+    ) -> None:
+        sides = sides or self.sides
         for number in range(rounds):
-            for side in self.sides if number % 2 else reversed(self.sides):
+            for side in sides if number % 2 else reversed(sides):
                 side.measure(what, lambda side=side: work(side))  # type: ignore[misc]
 
 
@@ -142,7 +155,12 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _both() -> Iterator[Bench]:
-    with serving(workers=1) as server, tempfile.TemporaryDirectory(prefix="git-bench-") as place:
+    with (
+        serving(workers=1) as server,
+        _without_git(),
+        serving(workers=1) as lone,
+        tempfile.TemporaryDirectory(prefix="git-bench-") as place,
+    ):
         bare, clients = Path(place, "bare"), Path(place, "clients")
         bare.mkdir()
         clients.mkdir()
@@ -155,19 +173,33 @@ def _both() -> Iterator[Bench]:
         try:
             assert peer.stdout is not None
             url = f"http://127.0.0.1:{int(peer.stdout.readline())}"
-            ours = psutil.Process(server.process.pid)
             yield Bench(
                 [
-                    Side("ours", lambda name: _create(server, name), ours, True),
+                    _side("ours", server),
                     Side(
                         "git", lambda name: _init(bare, url, name), psutil.Process(peer.pid), False
                     ),
                 ],
+                _side("alone", lone),
                 clients,
             )
         finally:
             peer.terminate()
             peer.wait()
+
+
+@contextlib.contextmanager
+def _without_git() -> Iterator[None]:
+    os.environ["SLUICE_GIT_BINARY"] = ""
+    try:
+        yield
+    finally:
+        del os.environ["SLUICE_GIT_BINARY"]
+
+
+def _side(name: str, server: Server) -> Side:
+    process = psutil.Process(server.process.pid)
+    return Side(name, lambda repository: _create(server, repository), process, True)
 
 
 def _create(server: Server, name: str) -> str:
@@ -190,13 +222,16 @@ def git_store() -> list[Result]:
     with _both() as bench:
         _small(bench)
         _large(bench)
+        _real(bench)
         _blob(bench)
         _many_refs(bench)
         meanwhile = [_meanwhile(bench, side) for side in bench.sides]
         ours, theirs = bench.sides
-    rows = [
-        _row(what, ours.costs[what], theirs.costs[what], small=what in _SMALL_ONES)
-        for what in ours.costs
+        alone = bench.alone
+    rows = [_row(what, ours.costs[what], theirs.costs[what], bar=_bar(what)) for what in ours.costs]
+    rows += [
+        _row(f"{what}, without git", alone.costs[what], theirs.costs[what], bar=_ALONE)
+        for what in alone.costs
     ]
     return rows + meanwhile
 
@@ -207,13 +242,20 @@ _COMMIT_PUSH = "push of one commit to 50,000 objects"
 _COMMIT_FETCH = "fetch of one commit of 50,000 objects"
 _LS_REMOTE = f"ls-remote of {REFS:,} refs"
 _SMALL_ONES = {_PUSHES, _CLONES, _COMMIT_PUSH, _COMMIT_FETCH}
+_ALONE = (3.0, None)  # at most so many times git's wall time, and its CPU
 
 
-def _row(what: str, ours: Sequence[Cost], theirs: Sequence[Cost], *, small: bool) -> Result:
+def _bar(what: str) -> tuple[float, float | None]:
+    return (0.5, 0.2) if what in _SMALL_ONES else (1.5, None)
+
+
+def _row(
+    what: str, ours: Sequence[Cost], theirs: Sequence[Cost], *, bar: tuple[float, float | None]
+) -> Result:
     wall, their_wall = (percentile([c.wall for c in side], 0.5) for side in (ours, theirs))
     cpu, their_cpu = (sum(c.cpu for c in side) / len(side) for side in (ours, theirs))
     memory = max(cost.memory for cost in ours) >> 20
-    wall_bar, cpu_bar = (0.5, 0.2) if small else (3.0, None)
+    wall_bar, cpu_bar = bar
     passed = wall <= wall_bar * their_wall and memory <= MEMORY_MIB
     passed = passed and (cpu_bar is None or cpu <= cpu_bar * their_cpu)
     return Result(
@@ -265,14 +307,16 @@ def _large(bench: Bench) -> None:
     bench.git("init", "-q", "-b", "main", "large")
     bench.git("fast-import", "--quiet", cwd="large", given=history(COMMITS))
     bench.git("reset", "-q", "--hard", "main", cwd="large")
-    urls = {side.name: side.create("large") for side in bench.sides}
+    urls = {side.name: side.create("large") for side in bench.all}
     bench.both(
         "push of 50,000 objects",
         lambda side: bench.git("push", "-q", urls[side.name], "main", cwd="large"),
+        sides=bench.all,
     )
     bench.both(
         "clone of 50,000 objects",
         lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-large"),
+        sides=bench.all,
     )
     bench.both(
         "shallow clone of 50,000 objects",
@@ -293,6 +337,36 @@ def _large(bench: Bench) -> None:
     bench.both(
         "clone of them again, in several packs",
         lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-again"),
+    )
+    for side in bench.all:  # what a deleted branch leaves behind may not be sent: no pack as it is
+        moved = ["main:refs/heads/gone", "+main~5:refs/heads/main"]
+        bench.git("push", "-q", urls[side.name], *moved, cwd="large")
+        bench.git("push", "-q", urls[side.name], ":refs/heads/gone", cwd="large")
+    bench.both(
+        "clone of them, chosen one by one",
+        lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-chosen"),
+        sides=bench.all,
+    )
+
+
+def _real(bench: Bench) -> None:
+    """This project with its full history, where this is a checkout that has it."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return
+    bench.git("clone", "-q", "--bare", "--no-local", str(here), "real")
+    if (bench.directory / "real" / "shallow").exists():
+        return
+    urls = {side.name: side.create("real") for side in bench.all}
+    bench.both(
+        "push of this project's history",
+        lambda side: bench.git("push", "-q", urls[side.name], "HEAD:refs/heads/main", cwd="real"),
+        sides=bench.all,
+    )
+    bench.both(
+        "clone of this project's history",
+        lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-real"),
+        sides=bench.all,
     )
 
 
@@ -346,16 +420,18 @@ def _blob(bench: Bench) -> None:
     work.joinpath("blob.bin").write_bytes(random.Random(8).randbytes(BLOB_BYTES))
     bench.git("-c", "core.compression=0", "add", "-A", cwd="blob")
     bench.git("commit", "-qm", "blob", cwd="blob")
-    urls = {side.name: side.create("blob") for side in bench.sides}
+    urls = {side.name: side.create("blob") for side in bench.all}
     bench.both(
         "push of a 200 MB file",
         lambda side: bench.git(
             "-c", "core.compression=0", "push", "-q", urls[side.name], "main", cwd="blob"
         ),
+        sides=bench.all,
     )
     bench.both(
         "clone of a 200 MB file",
         lambda side: bench.git("clone", "-q", "--bare", urls[side.name], f"{side.name}-blob"),
+        sides=bench.all,
     )
 
 
