@@ -46,6 +46,21 @@ class CacheDirs:
         self.workspace.caches_bytes = sum(one.total_bytes for one in found.values())
         return found
 
+    def grown(self, before: Mapping[str, Manifest]) -> int:
+        """By how many bytes a command has made them larger, or smaller."""
+        return sum(
+            self._now(name, known).total_bytes - known.total_bytes for name, known in before.items()
+        )
+
+    def _now(self, name: str, known: Manifest) -> Manifest:
+        root = self._open(name)
+        try:
+            return scan(root, self.limits)
+        except TooManyFiles:  # it will not be kept, and counts as it was
+            return known
+        finally:
+            os.close(root)
+
     def keep(self, before: Mapping[str, Manifest]) -> Mapping[str, str]:
         """Pack those that the command changed; name -> digest of what a later run shall find."""
         if not self.spec.trusted:

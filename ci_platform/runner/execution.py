@@ -189,7 +189,8 @@ class Execution:
         excess = ending.excess or self._late_excess(ending)
         if excess is None:
             try:
-                result, fit = self._finish(workspace, spec, before, ending, output)
+                beside = caches.grown(cached)
+                result, fit = self._finish(workspace, spec, before, ending, output, beside)
                 if result.exit_code == 0:
                     result = replace(result, caches=caches.keep(cached))
                 if fit:
@@ -216,13 +217,15 @@ class Execution:
         before: Manifest,
         ending: Ending,
         output: Output,
+        beside: int,
     ) -> tuple[CommandResult, bool]:
-        """Judge what the command left behind; keep its changes if it succeeded."""
+        """Judge what the command left behind; keep its changes if it succeeded. `beside`: bytes by
+        which its caches have grown."""
         try:
             after = workspace.scan(self._limits)
         except TooManyFiles as error:
             raise _Refused(Excess("files", str(error))) from error
-        grown = after.total_bytes - before.total_bytes
+        grown = after.total_bytes - before.total_bytes + beside
         if grown >= self._limits.disk_bytes:
             raise _Refused(over_disk(grown, self._limits))
         result = _result(ending, None)
