@@ -165,7 +165,7 @@ def test_open_files_are_limited(bench: Bench) -> None:
 def test_a_program_that_holds_all_its_open_files_ends_with_the_name_of_the_limit(
     bench: Bench,
 ) -> None:
-    code = "import time\nl=[]\ntry:\n  while True: l.append(open(\"/dev/null\"))\n"
+    code = 'import time\nl=[]\ntry:\n  while True: l.append(open("/dev/null"))\n'
     result = bench.sh(python(code + "except OSError: time.sleep(30)"))
     assert (result.exit_code, result.ended) == (None, "open_files")
     assert "the limit is 256 (SLUICE_COMMAND_OPEN_FILES)" in result.detail
