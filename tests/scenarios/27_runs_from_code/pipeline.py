@@ -32,9 +32,17 @@ class Scenario(Pipeline):
             status = await first.status()
             other = next(run for run in await runs.list(pipeline="Waiter") if run.id != first.id)
             other = await other.cancel()
-            again = await first.restart()
-            await first.delete()
-            return [status["output"], other.state, again.state, again.id != first.id]
+            again = await first.restart(from_step=("wait", "go"), commit="newest", id="again")
+            journal = await first.journal(type=["step_passed"], step=["wait:go"])
+            ended = await runs.list(state=["passed", "cancelled"], trigger="run", limit=1)
+            report = await runs.delete_batch([first.id, other.id, again.id])
+            return [
+                status["output"],
+                [other.state, again.state, again.id],
+                [entry["kind"] for entry in journal["entries"]],
+                [ended[0].id == other.id, ended.cursor is not None],
+                [one["status"] for one in report],
+            ]
 
         async def foreign():
             try:
