@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from bench.git import history
+from git_store.pktline import packet
 from tests.integration.git_world import TOKEN
 
 COMMITS = 12_600  # each a commit, two trees and a file
@@ -172,3 +173,22 @@ def test_the_server_itself_does_little_of_large_work(
     children = after.children_user + after.children_system
     children -= before.children_user + before.children_system
     assert own < children
+
+
+def test_what_works_for_a_server_ends_with_it(server: Server, large: Path, tmp_path: Path) -> None:
+    """The last test of a server. Its client asks for much and reads nothing of it."""
+    url = server.url("app3")
+    git(large, "push", "-q", url, "+main:refs/heads/main")
+    head = subprocess.run(
+        ["git", "rev-parse", "main"], cwd=large, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    wanted = f"want {head} ofs-delta\n".encode()
+    asked = packet(wanted) + packet(b"deepen 2147483646\n") + b"0000" + packet(b"done\n")
+    kind = {"content-type": "application/x-git-upload-pack-request"}
+    with httpx.stream("POST", f"{url}/git-upload-pack", content=asked, headers=kind) as answer:
+        assert answer.status_code == 200
+        children = server.process.children(recursive=True)
+        assert children
+        server.process.kill()
+        gone, alive = psutil.wait_procs(children, timeout=20)
+        assert alive == []
