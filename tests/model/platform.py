@@ -100,6 +100,9 @@ class TwoRepositories:
             raise RepositoryNotFound()
         return self._known[name]
 
+    def by_id(self, repository_id: RepositoryId) -> Repository:
+        return self._known[repository_id.removeprefix("repo_")]
+
 
 class Runner:
     """Commands: each has its effect, and fails as often as its script says."""
@@ -161,7 +164,7 @@ class Platform:
         self.source = FakeSource()
         self.sandbox = InProcessSandbox()
         self.settings = Settings(
-            lease_ms=LEASE_MS, activations_max=3, operations_max=2, always_hibernate=hibernate
+            lease_ms=LEASE_MS, activations_max=2, operations_max=2, always_hibernate=hibernate
         )
         self._repositories = TwoRepositories()
         parts = self._parts(self.store)

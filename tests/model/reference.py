@@ -276,9 +276,8 @@ class Told:
     def _run_resumed(self, entry: Entry) -> None:
         holds(self.held, "only what is held is resumed")
         shift = entry.data["shifted_ms"]
-        if self.paused_ms is not None:
-            waited = entry.at_ms - self.paused_ms
-            holds(shift <= waited, "timers move by the time paused")
+        waited = 0 if self.paused_ms is None else entry.at_ms - self.paused_ms
+        holds(abs(shift - waited) <= self.slack_ms, "timers move by the time paused")
         for step in self.open.values():
             if step.due_ms is not None:
                 step.due_ms += shift
