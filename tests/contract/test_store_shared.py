@@ -46,7 +46,11 @@ def test_a_gate_that_is_shared_keeps_its_answers_and_goes_with_its_own_run(
 ) -> None:
     old = started(store)
     answer = RecordDecision(GATE, "usr_ada", "ada", "approve", "looks good", "page", {"why": "it"})
-    effects: list[Effect] = [gate(expires_ms=clock.now_ms() + 9), answer, CloseApproval(GATE, "approved")]
+    effects: list[Effect] = [
+        gate(expires_ms=clock.now_ms() + 9),
+        answer,
+        CloseApproval(GATE, "approved"),
+    ]
     for effect in effects:
         append(store, store.runs.get(old.id), fence=old.fence, effects=[effect])
     before = store.approvals.get(old.id, GATE)
