@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -22,7 +22,7 @@ from ci_platform.identity import ANONYMOUS, Action, Identity, authorise
 from ci_platform.model import Actor, Json, RepositoryId
 from ci_platform.ports import Repositories
 from ci_platform.source import push_of
-from ci_platform.store.notices import write_notice
+from ci_platform.store.notices import write_notices
 from ci_platform.telling import Notice, NoticeKind
 
 
@@ -101,8 +101,12 @@ class PushListener:
             say(line)
 
 
-def record(connection: Connection, event: git_store.RepositoryEvent) -> None:
-    """git_store.Record: what happens to repositories becomes a notice, in its transaction."""
+def record(connection: Connection, events: Sequence[git_store.RepositoryEvent]) -> None:
+    """git_store.Record: what happens to repositories becomes notices, in its transaction."""
+    write_notices(connection, [_notice(event) for event in events])
+
+
+def _notice(event: git_store.RepositoryEvent) -> Notice:
     repository, source = event.repository, event.source
     detail: dict[str, Json] = {"repository": repository.full_name}
     told = repository.id
@@ -112,11 +116,10 @@ def record(connection: Connection, event: git_store.RepositoryEvent) -> None:
             "repository": source.full_name,
             "fork": {"id": repository.id, "full_name": repository.full_name},
         }
-    notice = Notice(
+    return Notice(
         id=new_id("evt", event.at_ms),
         kind=NoticeKind(event.kind.value),
         repository_id=RepositoryId(told),
         at_ms=event.at_ms,
         detail=detail,
     )
-    write_notice(connection, notice)

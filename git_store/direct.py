@@ -42,13 +42,31 @@ class Direct:
         with closing(connection.connection.cursor()) as cursor:
             self._run(connection, cursor, values)
 
-    def _run(self, connection: Connection, cursor: Any, values: Values) -> None:
+    def many(self, connection: Connection, rows: Sequence[Values]) -> None:
+        """Execute it once for each of `rows`, which are not none."""
+        with closing(connection.connection.cursor()) as cursor:
+            self._run(connection, cursor, rows[0], rows)
+
+    def _run(
+        self,
+        connection: Connection,
+        cursor: Any,
+        values: Values,
+        rows: Sequence[Values] | None = None,
+    ) -> None:
         """Raises DBAPIError, as SQLAlchemy does."""
         dialect: Any = connection.dialect
         text, order, constants = self._made.get(dialect.name) or self._make(dialect, values)
-        every = {**constants, **values} if constants else values
+
+        def given(values: Values) -> Values | list[object]:
+            every = {**constants, **values} if constants else values
+            return every if order is None else [every[name] for name in order]
+
         try:
-            cursor.execute(text, every if order is None else [every[name] for name in order])
+            if rows is None:
+                cursor.execute(text, given(values))
+            else:
+                cursor.executemany(text, [given(row) for row in rows])
         except dialect.loaded_dbapi.Error as error:
             gone = dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor)
             if gone:

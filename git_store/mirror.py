@@ -93,7 +93,7 @@ class Mirrors:
                     changes=changes,
                     options=wanted.options,
                     chunks=chunks_of(spool) if fetched else None,
-                    also=partial(self._repositories.tell, kind=IMPORTED, repository=repository),
+                    also=partial(self._repositories.tell, kind=IMPORTED, of=[repository]),
                 ),
                 say=lambda text: None,
                 progress=lambda text: None,

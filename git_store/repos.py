@@ -64,8 +64,8 @@ class RepositoryEvent:
     source: Repository | None = None
 
 
-Record = Callable[[Connection, RepositoryEvent], None]
-"""Writes an event down in the transaction of what happened. What it raises undoes that."""
+Record = Callable[[Connection, Sequence[RepositoryEvent]], None]
+"""Writes events down in the transaction of what happened. What it raises undoes that."""
 
 _COLUMNS = (
     repositories.c.id,
@@ -77,8 +77,13 @@ _COLUMNS = (
     repositories.c.pack_bytes,
 )
 
+_NAMES = [column.name for column in _COLUMNS]
+
 _BY_NAME = Direct(select(*_COLUMNS).where(repositories.c.full_name == bindparam("full_name")))
 _BY_ID = Direct(select(*_COLUMNS).where(repositories.c.id == bindparam("id")))
+_INSERT = Direct(
+    insert(repositories).values({one.name: bindparam(one.name) for one in repositories.c})
+)
 _LOCK = Direct(
     select(repositories.c.generation).where(repositories.c.id == bindparam("id")).with_for_update()
 )
@@ -174,7 +179,7 @@ class Repositories:
             gone = delete(repositories).where(repositories.c.id == repository_id)
             if not connection.execute(gone).rowcount:
                 raise RepoNotFound()
-            self.tell(connection, RepositoryEventKind.DELETED, found)
+            self.tell(connection, RepositoryEventKind.DELETED, [found])
             listed = select(repository_packs.c.pack_id).where(
                 repository_packs.c.repository_id == repository_id
             )
@@ -188,12 +193,13 @@ class Repositories:
         self,
         connection: Connection,
         kind: RepositoryEventKind,
-        repository: Repository,
+        of: Sequence[Repository],
         source: Repository | None = None,
     ) -> None:
-        """Have an event written down, in the transaction of what happened."""
+        """Have an event of each written down, in the transaction of what happened."""
         if self._record is not None:
-            self._record(connection, RepositoryEvent(kind, repository, self._clock(), source))
+            now_ms = self._clock()
+            self._record(connection, [RepositoryEvent(kind, one, now_ms, source) for one in of])
 
     def _checked(self, wanted: NewRepository) -> NewRepository | BadName:
         try:
@@ -234,12 +240,11 @@ class Repositories:
             answers.append(self._new(one, parent))
         made = [one for one in answers if isinstance(one, Repository)]
         if made:
-            connection.execute(insert(repositories), [_row(one) for one in made])
+            _INSERT.many(connection, [_row(one) for one in made])
             if parent is not None:
                 _share(connection, parent.id, [one.id for one in made])
-        kind = RepositoryEventKind.CREATED if parent is None else RepositoryEventKind.FORKED
-        for repository in made:
-            self.tell(connection, kind, repository, parent)
+            kind = RepositoryEventKind.CREATED if parent is None else RepositoryEventKind.FORKED
+            self.tell(connection, kind, made, parent)
         return answers
 
     def _new(self, wanted: NewRepository, parent: Repository | None) -> Repository:
@@ -268,7 +273,7 @@ def lock(connection: Connection, repository_id: str) -> int:
 
 
 def _row(made: Repository) -> dict[str, object]:
-    values: dict[str, object] = {column.name: getattr(made, column.name) for column in _COLUMNS}
+    values: dict[str, object] = {name: getattr(made, name) for name in _NAMES}
     return {**values, "full_name": made.full_name, "generation": 0}
 
 

@@ -13,7 +13,7 @@ from ci_platform.ports import Clock, Token
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
 from ci_platform.store.ids import new_id
-from ci_platform.store.notices import write_notice
+from ci_platform.store.notices import write_notices
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.tables import LINKS, ROLES, TOKENS, USERS
 from ci_platform.telling import Notice, NoticeKind
@@ -93,7 +93,7 @@ class SqlIdentityStore:
 
         def work(connection: Connection) -> None:
             connection.execute(TOKENS.insert(), columns)
-            write_notice(connection, _notice(NoticeKind.TOKEN_CREATED, token, token.created_ms))
+            write_notices(connection, [_notice(NoticeKind.TOKEN_CREATED, token, token.created_ms)])
 
         self._database.write(work)
 
@@ -115,7 +115,7 @@ class SqlIdentityStore:
             row = connection.execute(gone).one_or_none()
             if row is not None:
                 notice = _notice(NoticeKind.TOKEN_REVOKED, _token_of(row), now_ms)
-                write_notice(connection, notice)
+                write_notices(connection, [notice])
 
         self._database.write(work)
 

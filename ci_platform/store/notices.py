@@ -1,6 +1,6 @@
 """The outbox of notices, the subscriptions to them, and what is on its way to those.
 
-`write_notice` is for whoever has a transaction in which something happens that others may hear of.
+`write_notices` is for whoever has a transaction in which something happens that others may hear of.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from ci_platform.model import RepositoryId
 from ci_platform.store.cipher import Cipher
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.telling_tables import NOTICES, SENDINGS, SUBSCRIPTIONS
 from ci_platform.telling import Notice, NoticeKind, Sending, Subscription
 
+_WRITE = Direct(NOTICES.insert().values({one.name: bindparam(one.name) for one in NOTICES.c}))
 _PENDING = select(NOTICES).order_by(NOTICES.c.id).limit(bindparam("count"))
 _ADD = {
     "sqlite": sqlite.insert(SENDINGS).on_conflict_do_nothing().returning(SENDINGS.c.notice_id),
@@ -70,16 +72,19 @@ _LEFT = (
 _DROP_ENDED = SUBSCRIPTIONS.delete().where(SUBSCRIPTIONS.c.ended_ms < bindparam("before"), ~_LEFT)
 
 
-def write_notice(connection: Connection, notice: Notice) -> None:
-    """Put a notice into the outbox, in a transaction of what it tells of."""
-    columns = {
-        "id": notice.id,
-        "kind": str(notice.kind),
-        "repository_id": notice.repository_id,
-        "at_ms": notice.at_ms,
-        "detail": pack(dict(notice.detail), "detail"),
-    }
-    connection.execute(NOTICES.insert(), columns)
+def write_notices(connection: Connection, notices: Sequence[Notice]) -> None:
+    """Put notices, which are not none, into the outbox, in a transaction of what they tell of."""
+    rows = [
+        {
+            "id": one.id,
+            "kind": str(one.kind),
+            "repository_id": one.repository_id,
+            "at_ms": one.at_ms,
+            "detail": pack(dict(one.detail), "detail"),
+        }
+        for one in notices
+    ]
+    _WRITE.many(connection, rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -523,12 +523,13 @@ def test_each_event_of_a_repository_is_recorded_in_its_transaction(
     heard: list[tuple[str, str, str | None]] = []
     broken: list[bool] = []
 
-    def record(connection: Connection, event: RepositoryEvent) -> None:
+    def record(connection: Connection, events: Sequence[RepositoryEvent]) -> None:
         if broken:
             raise RuntimeError("the outbox broke")
         assert connection.in_transaction()
-        source = None if event.source is None else event.source.full_name
-        heard.append((event.kind, event.repository.full_name, source))
+        for event in events:
+            source = None if event.source is None else event.source.full_name
+            heard.append((event.kind, event.repository.full_name, source))
 
     store = GitStore(engine, objects, tmp_path / "cache", clock=Clock(), record=record)
     store.create_tables()

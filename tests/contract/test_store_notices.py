@@ -10,7 +10,7 @@ import pytest
 from ci_platform.model import RepositoryId
 from ci_platform.ports import Token
 from ci_platform.store import SqlStore
-from ci_platform.store.notices import write_notice
+from ci_platform.store.notices import write_notices
 from ci_platform.telling import Notice, NoticeKind, Subscription
 from tests.contract.conftest import OpenStore
 
@@ -30,8 +30,7 @@ def notice(
 
 def write(store: SqlStore, *notices: Notice) -> None:
     with store.engine.begin() as connection:
-        for one in notices:
-            write_notice(connection, one)
+        write_notices(connection, notices)
 
 
 def subscribe(
@@ -82,7 +81,7 @@ def test_one_notice_spread_by_many_is_sent_once(open_sql_store: OpenStore) -> No
 
 def test_a_transaction_that_fails_tells_nobody(store: SqlStore) -> None:
     with pytest.raises(RuntimeError), store.engine.begin() as connection:
-        write_notice(connection, notice(1))
+        write_notices(connection, [notice(1)])
         raise RuntimeError
     assert store.notices.pending() == []
 
