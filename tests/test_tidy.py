@@ -218,6 +218,7 @@ def test_every_module_is_imported_by_something() -> None:
     entered = {  # started by the interpreter or by the guest's builder, not by an import
         "ci_platform.cli",
         "ci_platform.sandbox.child",
+        "ci_platform.sandbox.compile",
         "ci_platform.sandbox.guest.guest_app",
         "pipelines.guest",
         "pipelines.testing",

@@ -22,13 +22,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-
-import wasmtime
-from wasmtime.component import Component
+from typing import BinaryIO
 
 import pipelines
 from ci_platform.errors import SandboxUnavailable
-from ci_platform.sandbox.machine import engine_config
 
 KEPT_BUILDS = 3  # older ones are removed
 BUILD_SECONDS_MAX = 600
@@ -135,7 +132,7 @@ def _build(path: Path, report: Progress) -> None:
         command += ["componentize", "guest_app", "-p", str(app), "-o", str(wasm)]
         _watch(command, report, stage="build", text="building the sandbox", span=(0.0, 0.6))
         compiled = Path(folder, "guest.cwasm")
-        command = [sys.executable, "-m", "ci_platform.sandbox.build", str(wasm), str(compiled)]
+        command = [sys.executable, "-m", "ci_platform.sandbox.compile", str(wasm), str(compiled)]
         _watch(command, report, stage="compile", text="compiling the sandbox", span=(0.6, 1.0))
         with compiled.open("rb") as file:
             note = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -187,15 +184,24 @@ def _prune(cache: Path, *, keep: Path) -> None:
         reverse=True,
     )
     for path in others[KEPT_BUILDS - 1 :]:
-        path.unlink(missing_ok=True)
-        _note(path).unlink(missing_ok=True)
+        if _unused(path):
+            path.unlink(missing_ok=True)
+            _note(path).unlink(missing_ok=True)
+    for left in cache.glob("build-*"):  # by a build that was killed: there is one at a time
+        shutil.rmtree(left, ignore_errors=True)
 
 
-def compile_component(wasm: Path, into: Path) -> None:
-    """Compile a component for this machine's CPU."""
-    engine = wasmtime.Engine(engine_config())
-    into.write_bytes(Component.from_file(engine, str(wasm)).serialize())
+def _unused(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
-if __name__ == "__main__":
-    compile_component(Path(sys.argv[1]), Path(sys.argv[2]))
+def hold(guest: Path) -> BinaryIO:
+    """Keep a guest from being removed by a newer program's build, until the file is closed."""
+    file = guest.open("rb")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file

@@ -23,6 +23,7 @@ HOST = "sluice:pipeline/host@1.0.0"
 WALL_CLOCK = "wasi:clocks/wall-clock@0.2.9"
 UNANSWERED = '{"error":{"type":"NotGranted","message":"nobody is there to answer"}}'
 TICK_SECONDS = 0.02  # how exactly CPU time is measured
+IDLE_TICKS_MAX = 50  # without an activation, until it is measured no more
 BODY_GRACE_SECONDS = 1.0  # for a step's body to end in good order when its time is over
 BODY_MS_MAX = 366 * 86_400_000  # beyond any timeout
 BODY_NAME_MAX = 600  # characters
@@ -75,7 +76,9 @@ class Machine:
         self._body_name = ""
         self._body_until = float("inf")  # on the monotonic clock
         self._overran = False  # the body named had to be stopped
-        self.calls: Calls | None = None
+        self.calls: Calls | None = None  # of the activation that executes
+        self._resting = False  # the thread that ticks waits for the next one
+        self._wake = threading.Event()
         self._component = Component.deserialize_file(self._engine, str(guest))
         self._linker = self._link()
         threading.Thread(target=self._tick, name="epochs", daemon=True).start()
@@ -118,6 +121,8 @@ class Machine:
     def activate(self, instance: Instance, message: str, calls: Calls) -> str:
         """Run one activation in an instance. Raises Trap; the instance is useless then."""
         self.calls = calls
+        if self._resting:
+            self._wake.set()
         self._outside(0)
         self._overran = False
         instance.store.set_epoch_deadline(1)
@@ -137,12 +142,25 @@ class Machine:
     def _tick(self) -> None:
         """Stop the guest once the main thread has used its CPU time; waiting costs none. A step's
         body is stopped when its own time is over, which is no fault of the rest of the run."""
+        idle = 0
         while True:
             time.sleep(TICK_SECONDS)
+            idle = 0 if self.calls is not None else idle + 1
+            if idle > IDLE_TICKS_MAX:
+                self._rest()
+                idle = 0
             if time.monotonic() > self._body_until:
                 self._stop_body()
             elif time.clock_gettime(self._cpu_clock) > self._cpu_until:
                 self._engine.increment_epoch()
+
+    def _rest(self) -> None:
+        """Wait for the next activation, at no cost."""
+        self._wake.clear()
+        self._resting = True  # said before looking, as `activate` looks after saying
+        if self.calls is None:
+            self._wake.wait()
+        self._resting = False
 
     def _stop_body(self) -> None:
         self._overran = True

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ci_platform.errors import SandboxUnavailable
+from ci_platform.sandbox.build import hold
 from ci_platform.sandbox.channel import Channel, ChannelClosed, Frame, Silence
 from ci_platform.sandbox.limits import SandboxLimits
 
@@ -57,6 +58,7 @@ class Processes:
     def __init__(self, limits: SandboxLimits, guest: Path) -> None:
         self._limits = limits
         self._guest = guest
+        self._held = hold(guest)
         self._changed = threading.Condition()
         self._idle: list[Process] = []  # the longest idle first
         self._count = 0  # idle, busy and starting
@@ -136,6 +138,7 @@ class Processes:
             self._changed.notify_all()
         for process in idle:
             process.kill()
+        self._held.close()
 
     def _start(self) -> None:
         """Start a process in the background. The caller holds the lock."""

@@ -163,17 +163,17 @@ def _claim(
 ) -> list[tuple[int, Run]]:
     """Lease the first of the runs `ns` that are still free."""
     rows = _LOCK_DUE.rows(connection, {"ns": ns, "now": lease.now_ms})
-    free = {row.n: head_of(row) for row in rows}
+    free = {row.n: row for row in rows}
     chosen = [n for n in ns if n in free][:limit]
     if lease.limits:
-        due = [(n, free[n]) for n in ns if n in free]
+        due = [(n, head_of(free[n])) for n in ns if n in free]
         chosen, over = slots.choose(connection, due, lease.limits, limit=limit)
         slots.hold(connection, over, lease.now_ms)
     claimed = []
     entries = []
     for n in chosen:
         run, entry = moves.claimed(
-            free[n],
+            head_of(free[n]),
             lease.worker,
             lease_ms=lease.lease_ms,
             now_ms=lease.now_ms,

@@ -13,9 +13,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from sqlite3 import SQLITE_FULL
 from sqlite3 import Connection as SqliteConnection
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
@@ -32,6 +31,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from ci_platform.errors import Conflict, InvalidRequest, StoreFull, StoreUnavailable
 from ci_platform.store import direct
 from ci_platform.store.turn import Turn
+
+if TYPE_CHECKING:  # SQLAlchemy loads it where the database is one of its
+    import psycopg
 
 CONNECTIONS_KEPT = 8  # of one process; each is a file handle or a server process
 SQLITE_CONNECTIONS_MAX = 48  # beyond the web server's threads, so that none of them waits

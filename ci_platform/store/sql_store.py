@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ci_platform.store.approvals import SqlApprovalStore
 from ci_platform.store.audit import SqlAuditStore
 from ci_platform.store.bell import Bells, Listener, Wire
 from ci_platform.store.cipher import Cipher
-from ci_platform.store.clock import ServerClock, SystemClock
+from ci_platform.store.clock import SystemClock
 from ci_platform.store.database import Database
 from ci_platform.store.datagrams import DatagramWire
 from ci_platform.store.descriptions import SqlDescriptionStore
@@ -28,7 +29,6 @@ from ci_platform.store.logs import SqlLogStore
 from ci_platform.store.memos import SqlMemoStore
 from ci_platform.store.mirrors import SqlMirrorStore
 from ci_platform.store.notices import SqlNoticeStore
-from ci_platform.store.notifications import NotifyWire
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.runs import SqlRunStore
 from ci_platform.store.schedules import SqlScheduleStore
@@ -153,9 +153,20 @@ class SqlStore:
         self._database.close()
 
 
+def _clock(database: Database) -> Clock:
+    if database.sqlite:
+        return SystemClock()
+    # Loaded here and nowhere else, as below: those on SQLite need not wait for PostgreSQL's driver.
+    server_clock = importlib.import_module("ci_platform.store.server_clock")
+    clock: Clock = server_clock.ServerClock(database.url)
+    return clock
+
+
 def _wire(database: Database, bell_dir: Path | None, name: str) -> Wire:
     if not database.sqlite:
-        return NotifyWire(database.url, f"sluice_{name}")
+        notifications = importlib.import_module("ci_platform.store.notifications")
+        wire: Wire = notifications.NotifyWire(database.url, f"sluice_{name}")
+        return wire
     assert database.url.database is not None
     directory = bell_dir or Path(database.url.database).with_suffix(".bells")
     return DatagramWire(directory / name)
@@ -188,7 +199,7 @@ def open_store(
     try:
         schema.prepare(database, beside, migrate=migrate)
         if clock is None:
-            clock = SystemClock() if database.sqlite else ServerClock(database.url)
+            clock = _clock(database)
         return SqlStore(
             database,
             clock=clock,

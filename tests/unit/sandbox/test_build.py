@@ -106,3 +106,20 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SandboxUnavailable, match="cannot be kept in"):
         ensure_guest(tmp_path / "file" / "cache")
+
+
+def test_a_guest_that_a_process_uses_outlives_newer_builds(
+    built: list[Path], tmp_path: Path
+) -> None:
+    """After an upgrade, workers of the program before still start sandboxes."""
+    old = [tmp_path / f"guest-{number}.cwasm" for number in range(KEPT_BUILDS + 2)]
+    for number, path in enumerate(old):
+        path.write_bytes(b"code")
+        os.utime(path, (number, number))
+    killed = tmp_path / "build-killed"
+    killed.mkdir()
+    with build.hold(old[0]):
+        ensure_guest(tmp_path)
+    assert built
+    assert [path.exists() for path in old[:3]] == [True, False, False]
+    assert not killed.exists()
