@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from obstore.store import ObjectStore
 from sqlalchemy import Engine, MetaData
@@ -34,6 +35,10 @@ from ci_platform.store.runs import SqlRunStore
 from ci_platform.store.schedules import SqlScheduleStore
 from ci_platform.store.shelves import SqlShelfStore
 from ci_platform.store.workers import SqlWorkerStore
+
+if TYPE_CHECKING:  # those on SQLite need not wait for PostgreSQL's driver
+    from ci_platform.store.notifications import NotifyWire
+    from ci_platform.store.server_clock import ServerClock
 
 
 class SqlStore:
@@ -156,17 +161,16 @@ class SqlStore:
 def _clock(database: Database) -> Clock:
     if database.sqlite:
         return SystemClock()
-    # Loaded here and nowhere else, as below: those on SQLite need not wait for PostgreSQL's driver.
     server_clock = importlib.import_module("ci_platform.store.server_clock")
-    clock: Clock = server_clock.ServerClock(database.url)
-    return clock
+    make: type[ServerClock] = server_clock.ServerClock
+    return make(database.url)
 
 
 def _wire(database: Database, bell_dir: Path | None, name: str) -> Wire:
     if not database.sqlite:
         notifications = importlib.import_module("ci_platform.store.notifications")
-        wire: Wire = notifications.NotifyWire(database.url, f"sluice_{name}")
-        return wire
+        make: type[NotifyWire] = notifications.NotifyWire
+        return make(database.url, f"sluice_{name}")
     assert database.url.database is not None
     directory = bell_dir or Path(database.url.database).with_suffix(".bells")
     return DatagramWire(directory / name)
