@@ -22,6 +22,7 @@ from ci_platform.ports import FileChange
 from ci_platform.processes import worker_tools
 from ci_platform.testing import FakeClock
 from ci_platform.worker import Worker
+from tests.wakers import check_nobody_is_forgotten
 
 OWNER = console("owner")
 TURNS_MAX = 1000  # of the worker until a run must rest
@@ -111,6 +112,7 @@ def deployed(data: Path, *, cache: Path, **settings: Any) -> Iterator[Deployment
         if not platform.repositories.list():
             platform.commands.repositories.create(OWNER, *REPOSITORY)
         yield Deployment(platform, worker, clock)
+        check_nobody_is_forgotten(platform.store, clock.now_ms())
     finally:
         runner.close()
         platform.close()

@@ -47,6 +47,7 @@ from tests.model import plans
 from tests.model.platform import ADA, NAMES, RUNS_MAX, Moment, Platform, identity
 from tests.model.reference import Told, holds
 from tests.postgres import PostgresServer
+from tests.wakers import check_nobody_is_forgotten
 
 SCALE = settings().max_examples / 100  # 1 in the default profile
 LIVE_MAX = 12  # runs that have not ended, until no more are started
@@ -374,6 +375,7 @@ class PlatformMachine(RuleBasedStateMachine):
         if not hasattr(self, "platform"):
             return
         try:
+            check_nobody_is_forgotten(self.platform.store, self.platform.clock.now_ms())
             self.let_alone()
             self.every_journal_keeps_its_promises()
         finally:

@@ -45,6 +45,7 @@ COMMIT = "1" * 40
 NEWER = "2" * 40
 LIMITS = Limits()
 TURNS_MAX = 200
+MADE: list[World] = []  # in the test that executes: nobody may be forgotten at its end
 
 
 def pipeline(body: str, *, head: str = "") -> str:
@@ -70,6 +71,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.store = self.make_store(self.clock)
+        MADE.append(self)
         self.worker = self.another("w1")
 
     def another(self, name: str, *, labels: tuple[str, ...] = ()) -> Worker:
