@@ -1,4 +1,5 @@
-"""A deployment of separate processes: `sluice web` and `sluice worker`, any number of each.
+"""A deployment of separate processes: `sluice web` and `sluice worker`, any number of each, or
+`sluice serve`, which has both.
 
 On SQLite they share a data directory. On PostgreSQL each has a directory of its own, as on machines
 of their own, and they share the database and an object store: a directory unless told otherwise.
@@ -110,6 +111,15 @@ class Cluster:
         assert member.process.stdout is not None
         member.url = member.process.stdout.readline().strip()
         assert member.url.startswith("http"), member.log.read_text()
+        return member
+
+    def serve(self, name: str, *, workers: int) -> Member:
+        """A whole `sluice serve`, which replaces those of its processes that die."""
+        member = self._start(name, "serve", "--port", "0", "--workers", str(workers))
+        assert member.process.stdout is not None
+        line = member.process.stdout.readline()
+        assert "http" in line, member.log.read_text()
+        member.url = line[line.index("http") :].split()[0].rstrip("/")
         return member
 
     def client(self, web: Member) -> httpx.Client:

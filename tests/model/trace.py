@@ -5,9 +5,11 @@ The sandbox of these tests is this interpreter, so the author's code can import 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+DELAY = "5 s"  # of planned failures, until the next attempt
 Teller = Callable[[str, str, int, Any], Any]
 
 
@@ -26,3 +28,8 @@ def executed(run: str, key: str, attempt: int, known: Any, fails: int | None) ->
     if fails is not None and attempt <= fails:
         raise RuntimeError(f"attempt {attempt} of {key} fails, as planned")
     return value
+
+
+def script(key: str, known: Any, fails: int) -> str:
+    """A command as the world of the test understands it."""
+    return json.dumps({"fails": fails, "seen": known})
