@@ -54,6 +54,7 @@ class Indexed:
     wanted: set[bytes]  # referred to by them, and not among them
     roots: list[bytes]  # those of them nothing else in the pack refers to
     bases: list[tuple[bytes, int, bytes]]  # missing delta bases found elsewhere: append them
+    modules: set[bytes]  # the files that its trees have at .gitmodules
 
 
 class Source:
@@ -248,6 +249,7 @@ class _Indexer:
             roots=[name for name in types if name not in wanted],
             # One that the pack itself turned out to make, later than it was asked for, is no news.
             bases=[base for base in bases if base[0] not in types],
+            modules=self._trees.modules,
         )
 
     def _kids(self, position: int, name: bytes) -> list[int]:

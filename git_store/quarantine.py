@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from git_store.errors import BadPack, OverLimit
+from git_store.gitmodules import BYTES_MAX, check_gitmodules
 from git_store.index import Lookup, Progress, index_pack
 from git_store.index_process import Indexing
 from git_store.limits import Limits
 from git_store.objects import Objects
 from git_store.pack import Pack, map_file
-from git_store.packfile import TRAILER, Buffer
+from git_store.packfile import BLOB, TRAILER, Buffer
 from git_store.packs import NewPack
 from git_store.settle import Settled, settle, settle_files
 
@@ -37,6 +38,7 @@ class Arrived:
     pack: Pack
     needs: frozenset[bytes]  # what its objects refer to and only the repository has
     completed: frozenset[bytes]  # what was added from the repository, so that it can be read alone
+    modules: frozenset[bytes]  # the files that its trees have at .gitmodules
 
 
 class Quarantine:
@@ -81,6 +83,7 @@ class Quarantine:
         for name in arrived.needs:
             if not objects.has(name):
                 raise BadPack(f"missing necessary objects: {name.hex()} is referred to, not sent")
+        _check_modules(arrived, objects)
         if objects.packs and not _brings_news(arrived, objects):
             return None
         return arrived if arrived.new.objects else None
@@ -179,7 +182,7 @@ class Quarantine:
             index_file=self._index_file if held is None else None,
         )
         pack = Pack(self._id, data, index, settled.roots)
-        return Arrived(new, pack, settled.needs, settled.completed)
+        return Arrived(new, pack, settled.needs, settled.completed, settled.modules)
 
     def _check_size(self, size: int, room: int) -> None:
         if size > self._limits.push_bytes:
@@ -198,6 +201,21 @@ class Quarantine:
     def _open(self) -> BinaryIO:
         self._directory.mkdir(parents=True, exist_ok=True)
         return self._pack_file.open("xb")
+
+
+def _check_modules(arrived: Arrived, objects: Objects) -> None:
+    """Look into every `.gitmodules`, also one that was here before under another name."""
+    everything = Objects([arrived.pack, *objects.packs])
+    for name in arrived.modules:
+        kind, size = everything.info(name) or (None, 0)
+        if kind != BLOB:
+            raise BadPack(f"{name.hex()} is a .gitmodules, and no file")
+        if size > BYTES_MAX:
+            raise OverLimit(
+                f"a .gitmodules of {size} bytes is over the limit of {BYTES_MAX}",
+                limit="gitmodules",
+            )
+        check_gitmodules(everything.get(name)[1])
 
 
 def _brings_news(arrived: Arrived, objects: Objects) -> bool:

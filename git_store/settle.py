@@ -28,6 +28,7 @@ class Settled:
     roots: tuple[bytes, ...] | None  # None: too many to be of use
     needs: frozenset[bytes]  # what it refers to and lacks
     completed: frozenset[bytes]  # what was added to it, because its deltas build on it
+    modules: frozenset[bytes]  # the files that its trees have at .gitmodules
 
 
 def settle(data: bytes, indexed: Indexed) -> tuple[Settled, bytes, bytes]:
@@ -64,7 +65,15 @@ def _settled(indexed: Indexed, checksum: bytes, size: int, added: int) -> Settle
     roots = tuple(indexed.roots) if len(indexed.roots) <= ROOTS_KEPT else None
     count = len(indexed.entries) + added
     completed = frozenset(base[0] for base in indexed.bases)
-    return Settled(checksum, size, count, roots, frozenset(indexed.wanted), completed)
+    return Settled(
+        checksum=checksum,
+        size=size,
+        objects=count,
+        roots=roots,
+        needs=frozenset(indexed.wanted),
+        completed=completed,
+        modules=frozenset(indexed.modules),
+    )
 
 
 def _completion(data: Buffer, indexed: Indexed) -> tuple[bytes, bytes, list[Entry]]:

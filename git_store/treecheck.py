@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs
 
 from git_store.errors import BadPack
+from git_store.gitmodules import is_gitmodules
 from git_store.packfile import DIRECTORY, GITLINK, LINK, REGULAR, TREE, references
 
 _ENTRY = re.compile(rb"[^\0]+\0.{20}", re.DOTALL)
@@ -26,6 +27,7 @@ class TreeCheck:
     def __init__(self) -> None:
         self._keys: dict[bytes, bytes] = {}  # entry -> what trees are sorted by
         self._names: dict[bytes, bytes] = {}
+        self.modules: set[bytes] = set()  # names of the files found at .gitmodules
 
     def references(self, kind: int, content: bytes) -> Sequence[bytes]:
         """As packfile's `references`, but of a tree only those not answered before. Raises
@@ -56,6 +58,10 @@ class TreeCheck:
         if mode & _FORMAT not in _FORMATS:
             raise BadPack("a tree has an entry with a mode git does not know")
         check_name(name)
+        if is_gitmodules(name):
+            if mode & _FORMAT != REGULAR:
+                raise BadPack(f"a tree has {name!r}, which must be a file and no link")
+            self.modules.add(entry[-_SHA:])
         self._names[entry] = name
         self._keys[entry] = name + b"/" if mode == DIRECTORY else name
         return None if mode == GITLINK else entry[-_SHA:]

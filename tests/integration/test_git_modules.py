@@ -1,0 +1,87 @@
+"""`.gitmodules` that would harm a clone: git judges as we do, and pushes of them are refused."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from git_store import Limits
+from git_store.errors import BadPack
+from git_store.packfile import TREE
+from git_store.treecheck import checked_references
+from tests.integration.git_world import GitWorld
+from tests.unit.git_store.test_gitmodules import BAD, GOOD, NAMES
+
+EVIL = '[submodule "x"]\n\tpath = x\n\turl = -u./run\n'
+
+
+def git(at: Path, *arguments: str, given: bytes = b"") -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=at, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout.decode()
+
+
+def test_git_refuses_the_same_contents(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", ".")
+    texts = [*GOOD, *(bad for _, bad in BAD)]
+    for number, text in enumerate(texts):
+        (tmp_path / str(number)).write_bytes(text.encode())
+    blobs = git(tmp_path, "hash-object", "-w", *map(str, range(len(texts)))).split()
+    trees = [f"100644 blob {blob}\t.gitmodules\n" for blob in blobs]
+    git(tmp_path, "mktree", "--batch", given="\n".join(trees).encode())
+    said = git(tmp_path, "fsck", "--strict")
+    for blob, text in zip(blobs, texts, strict=True):
+        assert (f"error in blob {blob}" not in said) == (text in GOOD), text
+
+
+def test_git_refuses_the_same_links(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", ".")
+    (tmp_path / "target").write_text("elsewhere")
+    (blob,) = git(tmp_path, "hash-object", "-w", "target").split()
+    others = [b".gitattributes", b".gitignore", b".mailmap", b"gi7eba~10", b"gitmod~5", b"~123456"]
+    names = [*NAMES, *others]
+    given = b"\n".join(b"120000 blob %s\t%s\n" % (blob.encode(), name) for name in names)
+    trees = git(tmp_path, "mktree", "--batch", given=given).split()
+    said = git(tmp_path, "fsck", "--strict")
+    for name, tree in zip(names, trees, strict=True):
+        refused = f"error in tree {tree}: gitmodulesSymlink" in said
+        assert refused == (name in NAMES), name
+        try:
+            checked_references(TREE, b"120000 %s\0%s" % (name, bytes.fromhex(blob)))
+            assert not refused, name
+        except BadPack:
+            assert refused, name
+
+
+@pytest.fixture(params=["in the server", "in a process"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GitWorld]:
+    apart = replace(Limits(), process_bytes=100, inline_pack_bytes=50)
+    made = GitWorld(tmp_path, limits=apart if request.param == "in a process" else Limits())
+    yield made
+    made.close()
+
+
+def test_pushes_of_them_are_refused_and_leave_nothing(world: GitWorld) -> None:
+    url = world.create()
+    work = world.work("evil")
+    world.commit(work, {"harmless.txt": EVIL})
+    world.git("push", "-q", url, "main", cwd=work)
+    good = world.head(work)
+    world.commit(work, {".gitmodules": EVIL})  # the file is there already, under another name
+    said = world.git("push", url, "main", cwd=work, ok=False)
+    assert "submodule with the url '-u./run'" in said
+    world.git("reset", "-q", "--hard", good, cwd=work)
+    blob = world.head(work, "HEAD:harmless.txt")  # a link, which git itself would not add
+    tree = git(work, "mktree", given=f"120000 blob {blob}\t.gitmodules\n".encode()).strip()
+    link = world.git("commit-tree", "-m", "link", "-p", good, tree, cwd=work).strip()
+    said = world.git("push", url, f"{link}:refs/heads/main", cwd=work, ok=False)
+    assert ".gitmodules', which must be a file" in said
+    world.commit(work, {".gitmodules": GOOD[0]})
+    world.git("push", "-q", url, "main", cwd=work)
+    clone = world.clone(url, "clone")
+    assert world.head(clone) == world.head(work)
