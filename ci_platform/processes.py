@@ -30,6 +30,7 @@ from ci_platform.server_log import log_to_stderr
 from ci_platform.shell import Runner
 from ci_platform.worker import Settings, Tools, Worker
 
+SWITCH_SECONDS = 0.0005  # for a thread of a worker, while another one is at a flood of output
 TICK_SECONDS = 1.0  # how old the date of an answer may be
 STREAMS_SECONDS = 2  # how long open event streams may hold up the end of a web process
 ENDING_SECONDS = 17  # of the drain: for commands that were told to end, and to let go of leases
@@ -102,6 +103,7 @@ def run_web(
 def run_worker(config: Config, *, name: str | None) -> None:
     """Execute runs and their commands until told to stop."""
     log_to_stderr(name or "worker", as_json=config.log_json)
+    sys.setswitchinterval(SWITCH_SECONDS)
     platform = open_platform(config, sandboxes=config.sandboxes_max)
     runner = runner_of(platform)
     tools = worker_tools(platform, runner, worker_id(config, name))

@@ -14,6 +14,7 @@ from typing import Protocol
 from ci_platform.model import Json, RepositoryId, RunId, StepKey
 
 SERVICES_MAX = 8  # around one command
+LINE_BYTES_MIN = 32  # of output, as it is limited: a line has a number and a time besides its text
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from ci_platform.runner.limits import (
     over_time,
     was_cancelled,
 )
+from ci_platform.shell import LINE_BYTES_MIN
 
 _READ_BYTES = 1 << 16
 _TICK_SECONDS = 0.1
@@ -83,7 +84,7 @@ class _Watcher:
     def take(self, stream: str, data: bytes) -> None:
         """Pass output on, up to the limit; what comes after it is read and thrown away."""
         left = self.limits.output_bytes - self.output_bytes
-        self.output_bytes += len(data)
+        self.output_bytes += max(len(data), data.count(b"\n") * LINE_BYTES_MIN)
         if data[:left] and left > 0:
             self.output(stream, data[:left])
             self.tail += data[:left]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ci_platform.shell import LINE_BYTES_MIN
+
 MIB = 1 << 20
 GIB = 1 << 30
 SCRIPT_BYTES_MAX = MIB
@@ -25,7 +27,7 @@ class RunnerLimits:
     memory_bytes: int = 4 * GIB  # resident, all processes of the command together
     disk_bytes: int = 4 * GIB  # growth of the workspace
     files: int = 500_000  # entries in the workspace
-    output_bytes: int = GIB  # standard output and error together
+    output_bytes: int = GIB  # standard output and error; of each line LINE_BYTES_MIN
     pids: int = 1024  # processes and threads
     cpu_seconds: int = 14_400  # all processes together
     open_files: int = 4096  # of each process
@@ -57,7 +59,8 @@ def over_disk(used: int, limits: RunnerLimits) -> Excess:
 
 
 def over_output(used: int, limits: RunnerLimits) -> Excess:
-    return _bytes_over("output", "output", used, limits.output_bytes)
+    what = f"output, a line counting as {LINE_BYTES_MIN} B at least"
+    return _bytes_over("output", what, used, limits.output_bytes)
 
 
 def over_files(used: int, limits: RunnerLimits) -> Excess:

@@ -135,7 +135,7 @@ class SandboxProcess:
             return enforced
         if not self._yields:
             self._yields = True
-            _yield_to_platform(self.init)
+            _weigh(self.init, NICE)  # its session exists only after it was let go
         try:
             found = self._namespace.excess(self._limits)
         except FileNotFoundError:  # ended meanwhile
@@ -152,6 +152,7 @@ class SandboxProcess:
         if _readable(self._launched.fileno(), 0):
             return
         self._killed = True
+        _weigh(self.init, 0)  # hundreds of processes need their turn to end
         # Not the outer process: it ends with the inner one, whose remains it has to collect.
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._init, signal.SIGKILL)
@@ -268,13 +269,13 @@ def _memory_file(theirs: ExitStack, content: bytes) -> int:
     return fd
 
 
-def _yield_to_platform(init: int) -> None:
-    """Let a command's session be as nice as its processes. Kernels that share the processor out
-    by session look at that first. It has its session only after it was let go."""
+def _weigh(init: int, nice: int) -> None:
+    """Make a command's session as nice as that. Kernels that share the processor out by session
+    look at it before they look at the processes."""
     main = _first_child(init)
-    # No such kernel, or over already.
+    # No such kernel, not ours to lower, or over already.
     with suppress(OSError), open(f"/proc/{main}/autogroup", "w") as file:
-        file.write(str(NICE))
+        file.write(str(nice))
 
 
 def _first_child(pid: int) -> int | None:

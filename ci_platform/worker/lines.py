@@ -10,19 +10,22 @@ import codecs
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ci_platform.errors import LeaseLost, SluiceError, StoreUnavailable
 from ci_platform.log_store import Held, LogStore
 from ci_platform.model import LogLine, RunId
 from ci_platform.ports import Clock
+from ci_platform.shell import LINE_BYTES_MIN
 
 FLUSH_MS = 100  # a line waits no longer than this for others to share its write
 BATCH_LINES_MAX = 500  # a batch is written at once when it has so many lines
 BATCH_CHARS_MAX = 256 << 10  # … or so much text
 WRITE_LINES_MAX = 5_000  # in one write to the store: a read of short lines holds many more
 LINE_CHARS_MAX = 16 << 10  # a longer line goes on in the next one
+FLOOD_LINES = 1000  # in one piece of output, all short: a flood, and its command is slowed down …
+FLOOD_LINES_PER_SECOND = 500_000  # … so that the worker's other threads have their turn
 HELD_LINES_MAX = 100_000  # of one log, while the store is away
 HELD_CHARS_MAX = 16 << 20
 AWAY_SECONDS = 0.25  # a write takes so long then: the command is slowed down, not stopped
@@ -31,7 +34,7 @@ GROUP, END_GROUP = "group", "endgroup"  # the streams of lines that begin and en
 _GROUP, _END_GROUP = "::group::", "::endgroup::"  # as commands write them
 
 _log = logging.getLogger(__name__)
-_UNWRITABLE: Mapping[int, str] = {0: "\N{REPLACEMENT CHARACTER}"}  # no database takes a NUL
+_UNWRITABLE = ("\0", "\N{REPLACEMENT CHARACTER}")  # no database takes a NUL
 
 
 @dataclass(slots=True)
@@ -90,6 +93,8 @@ class StepLog:
             away = not self._flush_batch()
         if away:
             self.pause(AWAY_SECONDS)
+        elif seconds := _flood_seconds(raw):
+            self.pause(seconds)
 
     def _full(self) -> bool:
         """Whether so much waits for the store that no more is taken."""
@@ -144,9 +149,9 @@ class StepLog:
         stream = self._streams.get(name)
         if stream is None:
             stream = self._streams[name] = _Stream(codecs.getincrementaldecoder("utf-8")("replace"))
-        *lines, rest = (stream.rest + stream.decoder.decode(raw)).split("\n")
-        for line in lines:
-            self._add_line(name, line.removesuffix("\r"))
+        text = stream.decoder.decode(raw).replace(*_UNWRITABLE)
+        *lines, rest = (stream.rest + text).split("\n")
+        self._add_lines(name, lines)
         while len(rest) > LINE_CHARS_MAX:
             self._add(name, rest[:LINE_CHARS_MAX])
             rest = rest[LINE_CHARS_MAX:]
@@ -160,6 +165,22 @@ class StepLog:
             if rest:
                 self._add(name, rest.removesuffix("\r"))
 
+    def _add_lines(self, stream: str, lines: Sequence[str]) -> None:
+        """Whole lines. Floods of short ones are why they are not looked at one by one."""
+        if self._gone is not None or not lines:
+            return
+        text = "\n".join(lines)
+        if "::" in text or "\r" in text or max(map(len, lines)) > LINE_CHARS_MAX:
+            for line in lines:
+                self._add_line(stream, line.removesuffix("\r"))
+            return
+        first, at_ms = self.last + 1, self.clock.now_ms()
+        self._pending += [
+            LogLine(number, at_ms, stream, line) for number, line in enumerate(lines, first)
+        ]
+        self._number = self._pending[-1].number
+        self._chars += len(text)
+
     def _add_line(self, stream: str, text: str) -> None:
         """A whole line: one that begins or ends a group is marked as that, once and for all."""
         if text.startswith("::"):
@@ -172,13 +193,21 @@ class StepLog:
     def _add(self, stream: str, text: str) -> None:
         if self._gone is not None:
             return
-        if self._number is None:
-            self._number = self.store.last(self.run_id, self.step)
+        number, at_ms = self.last, self.clock.now_ms()
         for start in range(0, max(len(text), 1), LINE_CHARS_MAX):
-            piece = text[start : start + LINE_CHARS_MAX].translate(_UNWRITABLE)
-            self._number += 1
-            self._pending.append(LogLine(self._number, self.clock.now_ms(), stream, piece))
+            piece = text[start : start + LINE_CHARS_MAX].replace(*_UNWRITABLE)
+            number += 1
+            self._pending.append(LogLine(number, at_ms, stream, piece))
             self._chars += len(piece)
+        self._number = number
+
+
+def _flood_seconds(raw: bytes) -> float:
+    """How long whoever wrote so many short lines at once is kept waiting."""
+    lines = raw.count(b"\n")
+    if lines < FLOOD_LINES or len(raw) >= lines * LINE_BYTES_MIN:
+        return 0.0
+    return lines / FLOOD_LINES_PER_SECOND
 
 
 class Spool:

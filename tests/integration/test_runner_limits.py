@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ci_platform.runner import RunnerLimits, SandboxRunner
+from ci_platform.shell import LINE_BYTES_MIN
 from tests.integration.runner_world import (
     Bench,
     GivenTrees,
@@ -29,11 +30,13 @@ LIMITS = RunnerLimits(
     cpu_seconds=1,
     open_files=256,
     tmp_bytes=16 << 20,
+    output_bytes=32 << 20,
     grace_seconds=1.0,
 )
 pytestmark = pytest.mark.slow  # each bomb takes its seconds
 
 UID = 211_000 + os.getpid() % 1000 * 100  # of this session's own, to tell its processes
+READ_BYTES = 1 << 16  # of output at once
 ENDS_WITHIN_SECONDS = 20  # far above what it takes: this machine may be busy
 
 
@@ -71,6 +74,11 @@ BOMBS = {
         ),
         "pids",
     ),
+    "forks that never rest": (
+        python("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"),
+        "pids",
+    ),
+    "lines without end, all tiny": ("exec yes", "output"),
     "threads without end": (
         python(
             "import threading,time\nwhile True:\n  try:\n"
@@ -124,6 +132,13 @@ def test_a_fork_bomb_of_a_shell_chokes_on_the_limit_or_is_ended(bench: Bench) ->
     assert result.ended == "pids" or "Cannot fork" in result.output_tail
     assert time.monotonic() - began < ENDS_WITHIN_SECONDS
     assert processes_of(range(UID, UID + 100)) == []
+
+
+def test_a_line_counts_as_a_number_of_bytes_at_least(bench: Bench) -> None:
+    result = bench.sh("yes | head -n 3000000")
+    assert result.ended == "output"
+    lines = len(bench.text("stdout")) // 2
+    assert lines <= LIMITS.output_bytes // LINE_BYTES_MIN + READ_BYTES
 
 
 def test_memory_shared_between_processes_counts_once(bench: Bench) -> None:

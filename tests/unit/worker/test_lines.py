@@ -15,6 +15,8 @@ from ci_platform.testing import FakeClock, InMemoryStore
 from ci_platform.worker.lines import (
     AWAY_SECONDS,
     BATCH_LINES_MAX,
+    FLOOD_LINES,
+    FLOOD_LINES_PER_SECOND,
     HELD_CHARS_MAX,
     LINE_CHARS_MAX,
     WRITE_LINES_MAX,
@@ -237,3 +239,23 @@ def test_lines_that_begin_and_end_a_group_are_marked() -> None:
         ("endgroup", ""),
         ("stdout", "::group"),
     ]
+
+
+def test_a_flood_of_tiny_lines_slows_its_command_down() -> None:
+    pauses = list[float]()
+    store = Lines()
+    log = StepLog(store, FakeClock(), RUN, "sh:test", 1 << 30, pause=pauses.append)
+    for _ in range(4):
+        log.write("stdout", b"y\n" * 25_000)
+    log.close()
+    assert pauses == [25_000 / FLOOD_LINES_PER_SECOND] * 4
+    assert len(store.kept) == 100_000
+    assert store.kept[-1] == LogLine(100_000, FakeClock().now_ms(), "stdout", "y")
+
+
+def test_output_in_lines_of_ordinary_length_is_not_slowed_down() -> None:
+    pauses = list[float]()
+    log = StepLog(Lines(), FakeClock(), RUN, "sh:test", 1 << 30, pause=pauses.append)
+    log.write("stdout", b"a line as compilers and tests print it\n" * 100_000)
+    log.write("stdout", b"y\n" * (FLOOD_LINES - 1))
+    assert pauses == []
