@@ -6,7 +6,7 @@ Contract of all of them: methods block, are safe to call from any thread, and ra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,7 +112,7 @@ class RunFilter:
 @dataclass(frozen=True, slots=True)
 class RunPage:
     runs: Sequence[Run]  # newest first
-    cursor: str | None  # for the next page; None on the last
+    cursor: str | None  # where to look on, though this page may be short or empty; None: the end
 
 
 class RunStore(Retention, Scheduling, Protocol):
@@ -529,8 +529,13 @@ class Repositories(Hosting, Protocol):
     def by_id(self, repository_id: RepositoryId) -> Repository:
         """Raises RepositoryNotFound."""
 
-    def list(self, *, after: str = "", limit: int = 100) -> list[Repository]:
-        """By full name, ascending."""
+    def by_ids(self, ids: Iterable[RepositoryId]) -> Sequence[Repository]:
+        """In no order, without those that are gone."""
+
+    def list(
+        self, *, after: str = "", limit: int = 100, among: Iterable[RepositoryId] | None = None
+    ) -> list[Repository]:
+        """By full name, ascending; `among`: only those of these ids."""
 
     def delete(self, repository_id: RepositoryId) -> None: ...
 

@@ -15,7 +15,6 @@ from ci_platform.engine.summary import artifacts, rollback, shown, steps
 from ci_platform.errors import (
     NotFound,
     NotSignedIn,
-    RepositoryNotFound,
     RunNotFound,
     SourceError,
     StepNotFound,
@@ -246,11 +245,7 @@ class Queries:
         """The repositories the actor sees, by full name, those after `after`."""
         _signed_in(actor)
         limit = max(1, min(limit, LIST_MAX))
-        ids = readable(actor)
-        if ids is None:
-            return self.repositories.list(after=after, limit=limit)
-        found = sorted(self.names(ids).values(), key=lambda one: one.full_name)
-        return [one for one in found if one.full_name > after][:limit]
+        return self.repositories.list(after=after, limit=limit, among=readable(actor))
 
     def repository(self, actor: Actor, owner: str, name: str) -> Repository:
         _signed_in(actor)
@@ -450,11 +445,7 @@ class Queries:
 
     def names(self, ids: Iterable[RepositoryId]) -> Mapping[RepositoryId, Repository]:
         """The repositories behind ids, without those that are gone. Asks no one's leave."""
-        found: dict[RepositoryId, Repository] = {}
-        for repository_id in dict.fromkeys(ids):
-            with suppress(RepositoryNotFound):  # deleted while we looked
-                found[repository_id] = self.repositories.by_id(repository_id)
-        return found
+        return {one.id: one for one in self.repositories.by_ids(ids)}
 
     def _at(self, actor: Actor, owner: str, name: str, ref: str | None) -> tuple[Repository, str]:
         """A repository, and the commit of a ref of it; the default branch if none is named."""

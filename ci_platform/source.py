@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,9 +254,15 @@ class GitRepositories:
         with translated():
             return _repository(self._store.repositories.by_id(repository_id))
 
-    def list(self, *, after: str = "", limit: int = 100) -> list[Repository]:
+    def by_ids(self, ids: Iterable[RepositoryId]) -> Sequence[Repository]:
         with translated():
-            found = self._store.repositories.list(after=after, limit=limit)
+            return [_repository(one) for one in self._store.repositories.by_ids(ids)]
+
+    def list(
+        self, *, after: str = "", limit: int = 100, among: Iterable[RepositoryId] | None = None
+    ) -> list[Repository]:
+        with translated():
+            found = self._store.repositories.list(after=after, limit=limit, among=among)
         return [_repository(one) for one in found]
 
     def delete(self, repository_id: RepositoryId) -> None:

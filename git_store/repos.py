@@ -7,7 +7,7 @@ told in the same transaction. Called through `GitStore.repositories`.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,6 +23,7 @@ from git_store.tables import packs, push_events, refs, repositories, repository_
 _DESCRIPTION_CHARACTERS = 1000
 _PAGE = 1000
 _MANY = 1000  # created in one transaction
+_PORTION = 10_000  # ids in one statement: databases take few more parameters
 _CREATE_TRIES = 3  # while others take the same names
 
 
@@ -139,16 +140,34 @@ class Repositories:
         with self._database.reading() as connection:
             return _by_id(connection, repository_id)
 
-    def list(self, *, after: str = "", limit: int = 100) -> builtins.list[Repository]:
-        """By full name, ascending, those after the full name `after`; at most 1,000."""
+    def by_ids(self, ids: Iterable[str]) -> builtins.list[Repository]:
+        """In no order, without those that are gone."""
+        statement = select(*_COLUMNS)
+        with self._database.reading() as connection:
+            return [
+                _repository(row)
+                for some in _portions(ids)
+                for row in connection.execute(statement.where(repositories.c.id.in_(some)))
+            ]
+
+    def list(
+        self, *, after: str = "", limit: int = 100, among: Iterable[str] | None = None
+    ) -> builtins.list[Repository]:
+        """By full name, ascending, those after the full name `after`; at most 1,000. `among`: only
+        those of these ids."""
+        limit = max(0, min(limit, _PAGE))
         page = (
             select(*_COLUMNS)
             .where(repositories.c.full_name > after)
             .order_by(repositories.c.full_name)
-            .limit(max(0, min(limit, _PAGE)))
+            .limit(limit)
         )
+        pages = [page]
+        if among is not None:
+            pages = [page.where(repositories.c.id.in_(some)) for some in _portions(among)]
         with self._database.reading() as connection:
-            return [_repository(row) for row in connection.execute(page)]
+            found = [_repository(row) for each in pages for row in connection.execute(each)]
+        return sorted(found, key=lambda one: one.full_name)[:limit]
 
     def fork(self, repository_id: str, owner: str, name: str) -> Repository:
         """Copy refs (not hidden ones) and pack list; the packs are shared. Raises as `create`."""
@@ -301,6 +320,11 @@ def _share(connection: Connection, parent_id: str, new_ids: Sequence[str]) -> No
         .where(ours)
     )
     connection.execute(insert(repository_packs).from_select(["repository_id", "pack_id"], owned))
+
+
+def _portions(ids: Iterable[str]) -> Iterator[Sequence[str]]:
+    left = list(dict.fromkeys(ids))
+    return (left[at : at + _PORTION] for at in range(0, len(left), _PORTION))
 
 
 def _by_id(connection: Connection, repository_id: str) -> Repository:

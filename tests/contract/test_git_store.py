@@ -12,6 +12,7 @@ import obstore
 import pytest
 from obstore.store import LocalStore, ObjectStore
 from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.event import listen
 
 from git_store import (
     BadName,
@@ -586,3 +587,22 @@ def test_many_of_a_template_that_is_gone_are_none(store: GitStore) -> None:
     with pytest.raises(RepoNotFound):
         store.repositories.create_many([NewRepository("a", "b")], template="repo_x")
     assert store.repositories.list() == []
+
+
+# --- some of many ---------------------------------------------------------------------------------
+
+
+def test_those_of_thousands_of_ids_are_listed_by_one_query(store: GitStore, engine: Engine) -> None:
+    made = []
+    for first in range(0, 3000, 1000):
+        wanted = [NewRepository("acme", f"r{first + number:04}") for number in range(1000)]
+        made += store.repositories.create_many(wanted)
+    ids = [one.id for one in made if isinstance(one, Repository)][::2]
+    asked: list[str] = []
+    listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    page = store.repositories.list(after="acme/r0100", limit=3, among=[*ids, ids[0], "repo_gone"])
+    assert [one.name for one in page] == ["r0102", "r0104", "r0106"]
+    assert len(asked) == 1
+    assert store.repositories.list(among=[]) == []
+    found = store.repositories.by_ids([*reversed(ids), "repo_gone", ids[1]])
+    assert sorted(one.id for one in found) == sorted(ids)
