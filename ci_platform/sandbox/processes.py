@@ -91,8 +91,12 @@ class Processes:
                 if self._idle:
                     process = self._best(key)
                     self._idle.remove(process)
-                    self._taken += 1
-                    return process
+                    if process.popen.poll() is None:
+                        self._taken += 1
+                        return process
+                    self._count -= 1  # it was killed meanwhile, for its memory perhaps
+                    process.channel.close()
+                    continue
                 if self._count == 0 and self._failure is not None:
                     failure, self._failure = self._failure, None
                     raise failure

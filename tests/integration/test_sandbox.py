@@ -418,6 +418,21 @@ def test_a_sandbox_process_that_is_killed_breaks_one_activation_only(guest_cache
         sandbox.close()
 
 
+def test_processes_that_were_killed_while_they_were_idle_break_no_activation(
+    guest_cache: Path,
+) -> None:
+    sandbox = WasmSandbox(SandboxLimits(processes=1), guest_cache)
+    try:
+        for _ in range(2):
+            killed = sandbox.processes.idle()[0].popen
+            killed.kill()
+            os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+            assert activate(sandbox, pipeline("return 1")) == Returned(1)
+            assert sandbox.processes.idle()[0].popen is not killed
+    finally:
+        sandbox.close()
+
+
 def test_a_closed_sandbox_refuses_and_leaves_no_process(guest_cache: Path) -> None:
     sandbox = WasmSandbox(SandboxLimits(processes=1), guest_cache)
     child = sandbox.processes.idle()[0].popen
