@@ -137,7 +137,7 @@ def check(http: httpx.Client, what: Play, run: Mapping[str, Any]) -> None:
             assert len(children) == 2, "each step starts one run, however often it is begun"
 
 
-def read(http: httpx.Client, run: Mapping[str, Any]) -> Told:
+def read(http: httpx.Client, run: Mapping[str, Any], *, slack_ms: int = SLACK_MS) -> Told:
     """Let the reference read a run's journal."""
     entries = [entry_of(data) for data in journal(http, run["id"])]
     row = SimpleNamespace(
@@ -145,7 +145,7 @@ def read(http: httpx.Client, run: Mapping[str, Any]) -> Told:
         resume="latest" if "stored" in run["id"] else "pinned",
         timeout_ms=None,
     )
-    told = Told(cast(Run, row), slack_ms=SLACK_MS)
+    told = Told(cast(Run, row), slack_ms=slack_ms)
     told.hear(entries)
     assert told.ended
     return told
