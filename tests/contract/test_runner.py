@@ -269,8 +269,9 @@ def test_a_timeout_ends_the_command_and_says_so(bench: Bench) -> None:
     result = bench.sh(f"echo begun; exec sleep {nap(61)}", timeout_ms=300)
     assert (result.exit_code, result.ended) == (None, "timeout")
     assert "0.3 s" in result.detail
-    assert result.output_tail == "begun\n"
-    assert time.monotonic() - began < 5
+    # The shell around it may live long enough to say that it was terminated.
+    assert result.output_tail.removesuffix("Terminated\n") == "begun\n"
+    assert time.monotonic() - began < 15
     assert processes_that_say(nap(61)) == []
 
 

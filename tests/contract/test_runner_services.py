@@ -245,7 +245,7 @@ def test_a_service_that_does_not_become_ready_in_time_fails_the_command(world: W
 
 def test_an_address_that_answers_an_error_is_not_ready(world: World) -> None:
     ready = {"http": f"http://127.0.0.1:{PORT}/missing"}
-    result = world.sh("true", service(ready=ready, ready_ms=1_500))
+    result = world.sh("true", service(ready=ready, ready_ms=5_000))
     assert "/missing answers 404" in result.detail
 
 
