@@ -1,26 +1,56 @@
 """Pages of runs, newest first. Builds statements; runs.py executes them.
 
 A list that names several states or repositories is the merge of one short list for each, so that
-every part is read from an index and stops early, however many rows there are.
+every part is read from an index and stops early, however many rows there are. What no index
+answers is looked for among so many of the newest runs, and the page's cursor leads on from there.
 """
 
 from __future__ import annotations
 
 from itertools import product
 
-from sqlalchemy import ColumnElement, Select, select, union_all
+from sqlalchemy import Column, ColumnElement, Select, select, union_all
 
 from ci_platform.errors import InvalidRequest
-from ci_platform.model import RepositoryId, RunState
+from ci_platform.model import TERMINAL_STATES, RepositoryId, RunState
 from ci_platform.ports import RunFilter
 from ci_platform.store.tables import RUNS
 
 PAGE_MAX = 500  # runs of one page
 PARTS_MAX = 64  # states times repositories that are read one by one; more are read together
+LOOKED_MAX = 10_000  # runs that one page is looked for in, when no index answers its filter
+
+
+def place(which: RunFilter) -> Column[int]:
+    """What a cursor counts: of one repository the numbers, which have the order of `n` there."""
+    number: Column[int] = RUNS.c.number if _one(which) else RUNS.c.n
+    return number
+
+
+def floor(which: RunFilter, *, cursor: str | None) -> Select[int] | None:
+    """Select the place of the last run that is looked at; no row: all are. None: an index leads to
+    the runs. Raises InvalidRequest."""
+    one, column = _one(which), place(which)
+    if which.commit is not None and one is not None:
+        return None
+    ended = one is not None and which.states and not _live(which)
+    if not _others(which) and not ended:
+        return None
+    before = position(cursor)
+    conditions = _equal(one, None)
+    if before is not None:
+        conditions.append(column < before)
+    ordered = select(column).where(*conditions).order_by(column.desc())
+    return ordered.limit(1).offset(LOOKED_MAX - 1)
 
 
 def page(
-    base: Select[tuple[object, ...]], which: RunFilter, *, cursor: str | None, limit: int
+    base: Select[tuple[object, ...]],
+    which: RunFilter,
+    *,
+    cursor: str | None,
+    floor: int | None,
+    limit: int,
 ) -> Select[tuple[object, ...]] | None:
     """Select one row more than `limit`, to see whether there is a next page. None: no rows.
 
@@ -29,12 +59,19 @@ def page(
     check_limit(limit)
     if which.repository_ids is not None and not which.repository_ids:
         return None
-    common = _common(which, position(cursor))
+    column, before = place(which), position(cursor)
+    common = _others(which)
+    if _live(which):
+        common.append(RUNS.c.ended_ms.is_(None))  # they have an index
+    common += [] if before is None else [column < before]
+    common += [] if floor is None else [column >= floor]
     repositories: list[RepositoryId | None] = [None]
     if which.repository_ids is not None:
         repositories = [*sorted(set(which.repository_ids))]
     states: list[RunState | None] = [*sorted(set(which.states))] or [None]
-    if len(repositories) * len(states) <= PARTS_MAX:
+    one = _one(which)
+    together = floor is not None or (one is not None and _live(which))
+    if not together and len(repositories) * len(states) <= PARTS_MAX:
         parts = [
             _part([*common, *_equal(repository, state)], repository, limit + 1)
             for repository, state in product(repositories, states)
@@ -44,11 +81,25 @@ def page(
         else:
             chosen = select(union_all(*(select(part.subquery()) for part in parts)).subquery())
     else:
-        some = [RUNS.c.repository_id.in_(repositories)] if which.repository_ids else []
-        some += [RUNS.c.state.in_(which.states)] if which.states else []
-        chosen = _part([*common, *some], None, limit + 1)
+        some = [*common, *_equal(one, None)]
+        if which.states:
+            some.append(RUNS.c.state.in_(which.states))
+        if which.repository_ids and one is None:
+            some.append(RUNS.c.repository_id.in_(repositories))
+        chosen = _part(some, one, limit + 1)
     ns = chosen.subquery()
     return base.where(RUNS.c.n.in_(select(ns.c.n))).order_by(RUNS.c.n.desc()).limit(limit + 1)
+
+
+def _live(which: RunFilter) -> bool:
+    """Whether runs that have not ended are asked for."""
+    return bool(which.states) and TERMINAL_STATES.isdisjoint(which.states)
+
+
+def _one(which: RunFilter) -> RepositoryId | None:
+    """The only repository that is asked for."""
+    ids = set(which.repository_ids or ())
+    return ids.pop() if len(ids) == 1 else None
 
 
 def check_limit(limit: int) -> None:
@@ -64,10 +115,9 @@ def position(cursor: str | None) -> int | None:
     return int(cursor)
 
 
-def _common(which: RunFilter, before: int | None) -> list[ColumnElement[bool]]:
+def _others(which: RunFilter) -> list[ColumnElement[bool]]:
+    """What is asked for besides repositories and states."""
     conditions: list[ColumnElement[bool]] = []
-    if before is not None:
-        conditions.append(RUNS.c.n < before)
     if which.pipeline is not None:
         conditions.append(RUNS.c.pipeline == which.pipeline)
     if which.branch is not None:

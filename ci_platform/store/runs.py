@@ -114,12 +114,8 @@ class SqlRunStore:
         return whole(row)
 
     def list(self, which: RunFilter, *, cursor: str | None = None, limit: int = 50) -> RunPage:
-        statement = listing.page(_WITH_INPUTS, which, cursor=cursor, limit=limit)
-        if statement is None:
-            return RunPage((), None)
-        rows = self._database.read(lambda connection: connection.execute(statement).all())
-        last = str(rows[limit - 1].n) if len(rows) > limit else None
-        return RunPage([whole(row) for row in rows[:limit]], last)
+        listing.check_limit(limit)
+        return self._database.read(partial(_list, which=which, cursor=cursor, limit=limit))
 
     def counts(self) -> Mapping[RunState, int]:
         rows = self._database.read(lambda connection: connection.execute(_COUNTS).all())
@@ -226,6 +222,19 @@ def _get(connection: Connection, run_id: RunId) -> Run:
     if row is None:
         raise RunNotFound(f"no run has the id {run_id}")
     return whole(row)
+
+
+def _list(connection: Connection, *, which: RunFilter, cursor: str | None, limit: int) -> RunPage:
+    look = listing.floor(which, cursor=cursor)
+    floor = None if look is None else connection.execute(look).scalar_one_or_none()
+    statement = listing.page(_WITH_INPUTS, which, cursor=cursor, floor=floor, limit=limit)
+    if statement is None:
+        return RunPage((), None)
+    rows = connection.execute(statement).all()
+    last = None if floor is None else str(floor)
+    if len(rows) > limit:
+        last = str(getattr(rows[limit - 1], listing.place(which).name))
+    return RunPage([whole(row) for row in rows[:limit]], last)
 
 
 def _journal(

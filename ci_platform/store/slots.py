@@ -212,9 +212,13 @@ _PENDING = (
     select(
         RUNS.c.n, RUNS.c.id, RUNS.c.number, RUNS.c.repository_id, RUNS.c.group_key, RUNS.c.on_new
     )
-    .join(SUPERSESSIONS, SUPERSESSIONS.c.run_n == RUNS.c.n)
+    # Not a join: SQLite, which thinks both tables are large, would begin with all runs.
+    .where(
+        RUNS.c.n.in_(
+            select(SUPERSESSIONS.c.run_n).order_by(SUPERSESSIONS.c.run_n).limit(bindparam("count"))
+        )
+    )
     .order_by(RUNS.c.n)
-    .limit(bindparam("count"))
 )
 _EARLIER = select(RUNS.c.id).where(*_GROUPED, RUNS.c.n < bindparam("before")).order_by(RUNS.c.n)
 _NOT_BEGUN = (RUNS.c.state == RunState.QUEUED.value, RUNS.c.started_ms.is_(None))

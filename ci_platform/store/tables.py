@@ -32,7 +32,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 LOG_HOT_BYTES = 64 << 10  # of rows: a log that has fewer stays rows when its step has ended
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
@@ -91,6 +91,8 @@ class RunRow(StoreTable, table=True):
         CheckConstraint(f"state IN ({_RUN_STATES})", name="run_state"),
         UniqueConstraint("repository_id", "number"),
         Index("runs_by_state", "state", "n"),
+        Index("runs_of_commit", "repository_id", "commit", "number"),
+        _partial("runs_live", "repository_id", "number", where="ended_ms IS NULL"),
         # What may be claimed: a million sleepers without a time are in neither of these two.
         _partial("runs_due", "ready_ms", "n", where="ready_ms IS NOT NULL"),
         _partial("runs_due_of", "repository_id", "ready_ms", "n", where="ready_ms IS NOT NULL"),
