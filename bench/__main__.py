@@ -17,6 +17,7 @@ from bench.browser import log_latency
 from bench.commands import commands
 from bench.engine import events, push_to_first_step, steps, throughput
 from bench.git import git_store
+from bench.imports import imports
 from bench.load import load
 from bench.measure import Result, as_json, compared, machine, missing, show
 from bench.peers import peers
@@ -37,6 +38,7 @@ ALL: dict[str, Callable[[], list[Result]]] = {
     "browser": log_latency,
     "git": git_store,
     "repos": repositories,
+    "imports": imports,
     "commands": commands,
     "bombs": bombs,
 }

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,13 +151,17 @@ def run_cli(data: Path, *arguments: str, database_url: str | None = None) -> str
 
 
 def launch(
-    data: Path, *, workers: int, database_url: str | None = None
+    data: Path,
+    *,
+    workers: int,
+    database_url: str | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> tuple[subprocess.Popen[str], str]:
     """Start `sluice serve` and wait for the line with its URL."""
     process = subprocess.Popen(
         [sys.executable, "-m", "ci_platform.cli", "--data", str(data), "serve", "--port", "0"]
         + ["--workers", str(workers)],
-        env=environment(database_url),
+        env={**environment(database_url), **(settings or {})},
         stdout=subprocess.PIPE,
         stderr=(data.parent / "serve.log").open("a"),
         text=True,
@@ -178,12 +182,20 @@ def connect(data: Path, process: subprocess.Popen[str], url: str, token: str) ->
 
 
 @contextlib.contextmanager
-def serving(*, workers: int | None = None, database_url: str | None = None) -> Iterator[Server]:
+def serving(
+    *,
+    workers: int | None = None,
+    database_url: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
     """A server on a fresh data directory, and that database if not its own; ended with it."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as directory:
         data = Path(directory) / "data"
         process, url = launch(
-            data, workers=workers or os.cpu_count() or 1, database_url=database_url
+            data,
+            workers=workers or os.cpu_count() or 1,
+            database_url=database_url,
+            settings=settings,
         )
         given = ("token", "create", "--name", "bench", "--scope", "admin")
         token = run_cli(data, *given, database_url=database_url)
