@@ -208,7 +208,7 @@ def open_platform(
     )
     commands = Commands.over(parts)
     git.listen(PushListener(commands))
-    queries = Queries(store, source, repositories, clock, StoredArtifacts(objects))
+    queries = Queries(store, source, repositories, clock, StoredArtifacts(objects), store.mirrors)
     reading = Reading(queries, config.base_url)
     return Platform(
         config=config,

@@ -31,6 +31,7 @@ from ci_platform.explain import (
 )
 from ci_platform.housekeeping import WorkerRecord
 from ci_platform.identity import Action, authorise, may, may_decide, readable, role_in
+from ci_platform.mirroring import Mirror, MirrorStore
 from ci_platform.model import (
     TERMINAL_STATES,
     Actor,
@@ -121,6 +122,8 @@ class RepositoryView:
     may_start: bool
     may_configure: bool
     described: Description  # of the head of the default branch: manual inputs, or why it fails
+    mirror: Mirror | None = None
+    may_sync: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +223,7 @@ class Queries:
     repositories: Repositories
     clock: Clock
     kept: Artifacts | None = None  # contents of artifacts; none where no command runs
+    mirrors: MirrorStore | None = None
 
     def home(self, actor: Actor) -> Home:
         """What needs this actor."""
@@ -276,6 +280,8 @@ class Queries:
             may_start=may(actor, Action.START_RUN, repository.id),
             may_configure=may(actor, Action.CONFIGURE_REPOSITORY, repository.id),
             described=described,
+            mirror=None if self.mirrors is None else self.mirrors.get(repository.id),
+            may_sync=may(actor, Action.WRITE_REPOSITORY, repository.id),
         )
 
     def runs(

@@ -185,6 +185,13 @@ def revoke(visit: Person, token_id: str, form: Posted) -> Response:
 repository_router = APIRouter()
 
 
+@repository_router.post("/{owner}/{name}/mirror/sync")
+def sync_mirror(visit: Person, owner: str, name: str, form: Posted) -> Response:
+    """Have a worker look at the remote now."""
+    visit.site.commands.mirrors.sync(visit.actor, owner, name)
+    return to(f"/{owner}/{name}")
+
+
 @repository_router.post("/{owner}/{name}/runs")
 def start(visit: Person, owner: str, name: str, form: Posted) -> Response:
     """Start a run by hand, with the inputs its pipeline declares."""

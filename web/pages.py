@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from ci_platform.errors import InvalidRequest
 from ci_platform.identity import Scope
+from ci_platform.mirroring import Mirror
 from ci_platform.model import (
     Actor,
     ErrorInfo,
@@ -145,6 +146,33 @@ class StartForm:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorPanel:
+    """Which remote a repository follows, and how that goes. Never its credentials."""
+
+    url: str
+    every: str  # nothing: only when told to
+    synced_ms: int | None
+    next_ms: int | None
+    failures: int  # since it last worked
+    checked_ms: int | None
+    outcome: str
+    may_sync: bool
+
+
+def mirror_panel(mirror: Mirror, *, may_sync: bool) -> MirrorPanel:
+    return MirrorPanel(
+        url=mirror.url,
+        every="" if mirror.every_ms is None else duration(mirror.every_ms),
+        synced_ms=mirror.synced_ms,
+        next_ms=mirror.next_ms,
+        failures=mirror.tries,
+        checked_ms=mirror.checked_ms,
+        outcome=mirror.outcome or "",
+        may_sync=may_sync,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryPage:
     repository: Repository
     clone_url: str
@@ -162,6 +190,7 @@ class RepositoryPage:
     opened: str
     description_error: ErrorInfo | None
     described_commit: str
+    mirror: MirrorPanel | None
 
 
 def repository_page(
@@ -199,6 +228,7 @@ def repository_page(
         opened=filters.start,
         description_error=view.described.error,
         described_commit=view.head.sha if view.head is not None else "",
+        mirror=mirror_panel(view.mirror, may_sync=view.may_sync) if view.mirror else None,
     )
 
 

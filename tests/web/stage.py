@@ -85,9 +85,11 @@ class Stage:
                 describe=lambda files: Description(),
                 clock=self.clock,
                 base_url=BASE_URL,
+                mirrors=self.store.mirrors,
             )
         )
-        self.queries = Queries(self.store, source, repositories, self.clock)
+        mirrors = self.store.mirrors
+        self.queries = Queries(self.store, source, repositories, self.clock, mirrors=mirrors)
         sessions = Sessions(b"sixteen bytes or more", self.clock)
         self.identity = Identity(self.store.identity, sessions, self.clock)
         self.live = Live(self.store.bell)

@@ -246,3 +246,47 @@ async def test_another_password_ends_the_sessions_of_that_user_and_of_nobody_els
         assert (await away.get("/")).status == 200
         await at_home.sign_in("ben", "another battery staple")
         assert (await at_home.get("/")).status == 200
+
+
+async def test_a_mirror_says_what_it_follows_and_is_synchronised_by_hand(stage: Stage) -> None:
+    stage.commands.mirrors.put(
+        SYSTEM,
+        "ana",
+        "hello",
+        url="https://example.org/hello.git",
+        credentials=("robot", "never shown"),
+        every_seconds=7200,
+        overwrite=True,
+    )
+    async with Browser(stage.app) as browser:
+        await browser.sign_in("ben")
+        page = (await browser.get("/ana/hello")).page
+        assert "Follows https://example.org/hello.git, looked at every 2h" in page.text
+        assert "Last synchronised: never. Next: just now." in page.text
+        now_ms = stage.clock.now_ms()
+        (taken,) = stage.store.mirrors.take(now_ms, until_ms=now_ms + 1000, limit=1)
+        told = "the remote said <b>no</b>"
+        later_ms = now_ms + 7_200_000
+        stage.store.mirrors.done(taken, now_ms, next_ms=later_ms, outcome=told, worked=False)
+        page = (await browser.get("/ana/hello")).page
+        assert page.one(role="alert").text == f"The last look failed: {told}"
+        assert "Next: in 2 hours" in page.text
+        assert "never shown" not in page.text and "robot" not in page.text
+        form = page.form("/ana/hello/mirror/sync")
+        answer = await browser.send(form, "Sync now")
+        assert (answer.status, answer.location) == (303, "/ana/hello")
+        due = stage.store.mirrors.get(stage.repository.id)
+        assert due is not None and due.next_ms is not None and due.next_ms < later_ms
+
+
+async def test_who_may_not_write_sees_a_mirror_and_no_button(stage: Stage) -> None:
+    url = "https://example.org/hello.git"
+    stage.commands.mirrors.put(SYSTEM, "ana", "hello", url=url, every_seconds=None, overwrite=True)
+    stage.commands.people.set_role(SYSTEM, "ana", "hello", user="cleo", role=Role.READER)
+    async with Browser(stage.app) as browser:
+        await browser.sign_in("cleo")
+        answer = await browser.get("/ana/hello")
+        assert "looked at when told to" in answer.page.text
+        assert "Sync now" not in answer.page.text
+        csrf = answer.page.form("/sign-out").fields["csrf"]
+        assert (await browser.post("/ana/hello/mirror/sync", {"csrf": csrf})).status == 403
