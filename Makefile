@@ -14,6 +14,10 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 JOBS    ?= 2
 ARGS    ?=
 
+# What runs pipelines, and is run a second time with every sandbox dropped at every await.
+ASLEEP := tests/unit/worker $(patsubst %,tests/integration/test_%.py,worker_real control children \
+          asked_runs restart_from_step playground app hibernation)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check format bench pins clean chromium
 
@@ -28,6 +32,7 @@ serve: $(RUN)  ## run the server on http://127.0.0.1:8080 (DATA=DIR PORT=N WORKE
 
 test: $(TEST) chromium  ## the whole test suite, with all it needs (JOBS=2 ARGS="-k word")
 	@$(ENV) python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(if $(ARGS),,$(ENV) python -m pytest -q -n $(JOBS) --hibernate=always $(ASLEEP))
 
 check: $(TEST)  ## format, lint, types, tidy and the fast tests: under a minute
 	@$(ENV) ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,19 @@ from tests.postgres import PostgresServer, postgres_server
 from tests.s3 import S3, S3Server
 
 settings.register_profile("long", max_examples=2_000)  # twenty times the default
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    said = "always: every sandbox is dropped at every await, in all that tests start"
+    parser.addoption("--hibernate", choices=["auto", "always"], default=None, help=said)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Through the environment: deployments read their settings there, in processes of theirs, too;
+    what a test asks for itself stays as it is."""
+    chosen = config.getoption("--hibernate")
+    if chosen is not None:
+        os.environ["SLUICE_HIBERNATE"] = chosen
 
 
 @pytest.fixture(scope="session")

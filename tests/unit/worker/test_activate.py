@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ci_platform.model import StepKey
-from tests.unit.worker.world import COMMIT, MAIN, NEWER, World, pipeline
+from tests.unit.worker.world import COMMIT, EAGER, MAIN, NEWER, World, pipeline
 
 
 def test_three_steps_pass_in_one_activation_and_their_values_are_kept() -> None:
-    world = World()
+    world = World(settings=EAGER)
     run = world.play(
         """
         a = await step.do("a", lambda: event.params["n"])
@@ -82,7 +82,7 @@ def test_prints_go_to_the_log_of_the_run_or_of_the_step_and_only_once() -> None:
 
 
 def test_concurrent_steps_finish_in_whatever_order_and_replay_as_they_were() -> None:
-    world = World()
+    world = World(settings=EAGER)
     run = world.play(
         """
         async def part(n):

@@ -22,7 +22,7 @@ from pipelines import Step
 from pipelines import guest as guest_module
 from tests.unit.pipelines import replay_world
 from tests.unit.pipelines.test_random_pipelines import PLAN, perform
-from tests.unit.worker.world import World, pipeline
+from tests.unit.worker.world import EAGER, World, pipeline
 
 TURNS_MAX = 200
 Trail = list[tuple[str, int]]
@@ -174,7 +174,7 @@ def test_the_order_is_the_same_with_and_without_early_completions(
 
 
 def test_three_steps_take_four_appends() -> None:
-    world = World(make_store=MeddledStore)
+    world = World(make_store=MeddledStore, settings=EAGER)
     appends: list[int] = []
     meddled(world, lambda: appends.append(1))
     world.play(
@@ -188,7 +188,7 @@ def test_three_steps_take_four_appends() -> None:
 
 
 def test_a_step_and_a_sleep_behind_it_suspend_in_one_append() -> None:
-    world = World(make_store=MeddledStore)
+    world = World(make_store=MeddledStore, settings=EAGER)
     appends: list[int] = []
     meddled(world, lambda: appends.append(1))
     run = world.play('await step.do("a", lambda: 1)\nawait step.sleep("nap", 60)')
@@ -257,7 +257,7 @@ def test_a_result_that_the_host_refuses_fails_the_run_that_went_on_with_it() -> 
 
 
 def test_an_error_behind_a_step_is_journaled_with_its_end() -> None:
-    world = World()
+    world = World(settings=EAGER)
     run = world.play('await step.do("a", lambda: 1)\nraise ValueError("no")')
     assert run.state == "failed"
     assert world.kinds(run.id)[-2:] == ["step_passed", "run_failed"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from textwrap import dedent, indent
 
+from ci_platform.config import Config
 from ci_platform.engine import (
     Answer,
     Decision,
@@ -44,6 +45,7 @@ MAIN = "refs/heads/main"
 COMMIT = "1" * 40
 NEWER = "2" * 40
 LIMITS = Limits()
+EAGER = Settings(lease_ms=30_000)  # for tests of what is saved while a sandbox is kept
 TURNS_MAX = 200
 MADE: list[World] = []  # in the test that executes: nobody may be forgotten at its end
 
@@ -64,7 +66,9 @@ class World:
     source: FakeSource = field(default_factory=FakeSource)
     runner: DummyRunner = field(default_factory=DummyRunner)
     sandbox: Sandbox = field(default_factory=InProcessSandbox)
-    settings: Settings = field(default_factory=lambda: Settings(lease_ms=30_000))
+    settings: Settings = field(
+        default_factory=lambda: replace(EAGER, always_hibernate=Config().hibernate == "always")
+    )
     make_store: Callable[[FakeClock], Store] = InMemoryStore
     store: Store = field(init=False)
     worker: Worker = field(init=False)
