@@ -15,7 +15,7 @@ import obstore
 
 from ci_platform.app import Platform, open_platform, runner_of
 from ci_platform.config import PREFIX, Config
-from ci_platform.errors import SluiceError
+from ci_platform.errors import NotFound, SluiceError
 from ci_platform.guest import build_guest
 from ci_platform.model import RepositoryId, SourceFiles
 from ci_platform.runner import UnsandboxedRunner
@@ -131,4 +131,4 @@ class NoFiles:
         return NO_TREE
 
     def history(self, repository_id: str, commit: str, into: Path, *, depth: int) -> None:
-        raise NotImplementedError("the probe asks for no history")
+        raise NotFound(f"{commit} has no history: it is a tree without files")
