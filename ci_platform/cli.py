@@ -242,11 +242,15 @@ def create_hook(
     remote: Annotated[
         str | None, typer.Option(help="Where the commits of a delivery are fetched from.")
     ] = None,
+    provider: Annotated[
+        str, typer.Option(help="Who sends: github, gitlab, gitea (also Forgejo) or bitbucket.")
+    ] = "github",
     as_json: AsJson = False,
 ) -> None:
-    """Create a webhook for GitHub; prints its address and its secret, once."""
+    """Create a webhook for a forge; prints its address and its secret, once."""
+    wanted = {"remote_url": remote, "provider": provider}
     with context.obj.open() as api:
-        made = api.post(client.repo_path(name) + "/hooks", {"remote_url": remote})
+        made = api.post(client.repo_path(name) + "/hooks", wanted)
     show(context, made, as_json, f"url     {made['url']}\nsecret  {made['secret']}")
 
 

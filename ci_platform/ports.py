@@ -79,6 +79,7 @@ class Append:
     fence: int | None = None  # given by the lease's holder; None for people and operations
     effects: Sequence[Effect] = ()
     identity: tuple[RepositoryId, int] | None = None  # as of the run that was decided about
+    group: str | None = None  # that the run is in, which is locked before its row
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,7 @@ class Hook:
 
     id: str
     repository_id: RepositoryId
-    provider: str  # github
+    provider: str  # github, gitlab, gitea, bitbucket
     secret: bytes  # stored encrypted
     remote_url: str | None
     created_ms: int

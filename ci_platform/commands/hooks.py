@@ -6,16 +6,14 @@ in this process or, after a crash, in any other. Both ends meet the same command
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ci_platform.commands.forges import FORGES, News, pusher_of
 from ci_platform.commands.mirrors import Mirrors
 from ci_platform.commands.parts import Parts, check_text
 from ci_platform.commands.pushes import Pushes
@@ -24,7 +22,6 @@ from ci_platform.errors import (
     HookNotFound,
     InvalidRequest,
     NotFound,
-    NotSignedIn,
     SluiceError,
     TooLarge,
 )
@@ -36,11 +33,7 @@ HOOKS_MAX = 50  # of one repository
 SECRET_MIN = 8
 BATCH = 10  # deliveries taken into memory at once; each may have body_bytes
 URL_MAX = 2000
-MOVES = frozenset({"push", "create", "delete"})  # events after which a mirror looks
 RETRY_MS = 5_000  # before the second try of a delivery's work; doubles each time
-_SHA = re.compile(r"[0-9a-f]{40}")
-_GONE = "0" * 40
-_WORD = re.compile(r"[\x21-\x7e]{1,100}")  # a delivery id, an event's name
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +71,8 @@ class Hooks:
     ) -> NewHook:
         """Make a webhook; commits are fetched from `remote_url`, never from what a payload says."""
         repository = self.parts.repository(actor, Action.CONFIGURE_REPOSITORY, owner, name)
-        if provider != "github":
-            raise InvalidRequest("provider must be github", field="provider")
+        if provider not in FORGES:
+            raise InvalidRequest(f"provider must be one of {', '.join(FORGES)}", field="provider")
         if remote_url is not None:
             check_remote_url(remote_url)
         if secret is not None and len(check_text(secret, field="secret")) < SECRET_MIN:
@@ -115,27 +108,31 @@ class Hooks:
             raise TooLarge(
                 f"the body has {len(body):,} bytes; the limit is {self.parts.limits.body_bytes:,}"
             )
-        check_signature(hook.secret, headers.get("x-hub-signature-256", ""), body)
+        forge = FORGES[hook.provider]
+        forge.check(hook.secret, headers, body)
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise InvalidRequest(
                 "set the webhook's content type to application/json", field="content-type"
             )
-        event = _word(headers, "x-github-event")
-        delivery_id = _word(headers, "x-github-delivery")
+        event = forge.event(headers)
+        delivery_id = forge.delivery(headers, body)
         payload = parse_payload(body)
-        if event == "ping":
+        news = forge.news.get(event, News.OTHER)
+        if news is News.PING:
             return Receipt("ping", "the webhook works")
-        if event in MOVES and self.mirrors.hasten(hook.repository_id):
+        if news is not News.OTHER and self.mirrors.hasten(hook.repository_id):
             return Receipt("accepted", "the mirror is brought up to date")
-        if event != "push":
+        if news is not News.PUSH:
             return Receipt("ignored", f"{event} events start nothing here")
-        update, _ = read_push(payload)
-        if update.after is None:
-            return Receipt("ignored", f"{update.ref} was deleted")
-        delivery = Delivery(hook_id, delivery_id, event, body, self.parts.clock.now_ms())
+        updates = [update for update, _ in forge.pushed(payload)]
+        kept = [f"{one.ref} at {one.after[:8]}" for one in updates if one.after is not None]
+        if not kept:
+            gone = ", ".join(one.ref for one in updates)
+            return Receipt("ignored", f"{gone or 'nothing'} was deleted")
+        delivery = Delivery(hook_id, delivery_id, "push", body, self.parts.clock.now_ms())
         if not self.parts.store.hooks.enqueue(delivery):
             return Receipt("repeated", "this delivery is known; it starts nothing again")
-        return Receipt("accepted", f"{update.ref} at {update.after[:8]}")
+        return Receipt("accepted", ", ".join(kept))
 
     def finish_pending(self) -> int:
         """Do the work of kept deliveries that are due. Returns how many ended."""
@@ -171,16 +168,18 @@ class Hooks:
     def _finish(self, delivery: Delivery) -> str:
         hook = self.parts.store.hooks.get(delivery.hook_id)
         payload = parse_payload(delivery.body)
-        update, commit = read_push(payload)
-        assert update.after is not None  # receive keeps no deletions
-        self._bring(hook, commit, update.ref)
+        updates = []
+        for update, commit in FORGES[hook.provider].pushed(payload):
+            if update.after is not None:
+                self._bring(hook, commit, update.ref)
+                updates.append(RefUpdate(update.ref, update.before, commit))
         push = Push(
             id=f"{hook.id}:{delivery.id}",
             repository_id=hook.repository_id,
             at_ms=delivery.received_ms,
-            actor=_pusher(payload),
+            actor=pusher_of(payload),
             actor_id=None,
-            updates=[RefUpdate(update.ref, update.before, commit)],
+            updates=updates,
             payload=payload,
         )
         return "; ".join(self.pushes.received(push))
@@ -202,16 +201,6 @@ class Hooks:
         return True
 
 
-def check_signature(secret: bytes, header: str, body: bytes) -> None:
-    """GitHub's: HMAC-SHA256 of the raw body. Raises NotSignedIn unless it is there and right."""
-    wanted = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
-    # Bytes, because compare_digest refuses text that is not ASCII.
-    if not hmac.compare_digest(wanted.encode(), header.encode("utf-8", "surrogateescape")):
-        raise NotSignedIn(
-            "X-Hub-Signature-256 is missing, or is not sha256= of this body under the hook's secret"
-        )
-
-
 def parse_payload(body: bytes) -> Mapping[str, Json]:
     try:
         payload = json.loads(body.decode())
@@ -222,20 +211,6 @@ def parse_payload(body: bytes) -> Mapping[str, Json]:
     if not isinstance(payload, dict):
         raise InvalidRequest("the body must be a JSON object")
     return payload
-
-
-def read_push(payload: Mapping[str, Json]) -> tuple[RefUpdate, str]:
-    """The moved ref of a push event, and the commit it leads to (a tag's, not the tag)."""
-    ref = payload.get("ref")
-    if not isinstance(ref, str) or not ref.startswith("refs/"):
-        raise InvalidRequest("ref must be a full ref name", field="ref")
-    check_text(ref, field="ref")
-    before, after = _sha(payload, "before"), _sha(payload, "after")
-    head = payload.get("head_commit")
-    commit = head.get("id") if isinstance(head, dict) else None
-    if not isinstance(commit, str) or not _SHA.fullmatch(commit):
-        commit = after or _GONE
-    return RefUpdate(ref, before, after), commit
 
 
 def check_remote_url(url: str) -> str:
@@ -250,25 +225,3 @@ def check_remote_url(url: str) -> str:
             "remote_url must be the http or https address of a git repository", field="remote_url"
         )
     return url
-
-
-def _sha(payload: Mapping[str, Json], field: str) -> str | None:
-    value = payload.get(field)
-    if not isinstance(value, str) or not _SHA.fullmatch(value):
-        raise InvalidRequest(f"{field} must be a commit id of 40 hex digits", field=field)
-    return None if value == _GONE else value
-
-
-def _word(headers: Mapping[str, str], name: str) -> str:
-    value = headers.get(name, "")
-    if not _WORD.fullmatch(value):
-        raise InvalidRequest(f"the header {name} is missing or malformed", field=name)
-    return value
-
-
-def _pusher(payload: Mapping[str, Json]) -> str:
-    for field, key in (("pusher", "name"), ("sender", "login")):
-        found = payload.get(field)
-        if isinstance(found, dict) and isinstance(found.get(key), str) and found[key]:
-            return "".join(char for char in found[key][:100] if char.isprintable())
-    return "webhook"

@@ -225,7 +225,7 @@ async def test_webhooks_are_made_listed_and_removed(front: Front) -> None:
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"provider": "gitlab"}, "provider"),
+        ({"provider": "sourceforge"}, "provider"),
         ({"secret": "short"}, "secret"),
         ({"remote_url": "file:///etc"}, "remote_url"),
         ({"remote_url": "https://"}, "remote_url"),

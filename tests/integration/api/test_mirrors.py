@@ -125,6 +125,37 @@ def test_a_signed_ping_makes_it_look_at_once(front: Front, source: Path) -> None
     assert len(front.runs(front.parts.repositories.get("acme", "copy"))) == 1
 
 
+FORGES = {
+    "gitlab": ("x-gitlab-event", "Push Hook", "x-gitlab-token", "{secret}"),
+    "gitea": ("x-gitea-event", "create", "x-gitea-signature", "{digest}"),
+    "bitbucket": ("x-event-key", "repo:push", "x-hub-signature", "sha256={digest}"),
+}
+
+
+@pytest.mark.parametrize("provider", FORGES)
+async def test_pings_of_other_forges_are_verified_in_their_way(
+    front: Front, source: Path, provider: str
+) -> None:
+    follow(front, source, every_seconds=None)
+    front.commands.mirrors.sync_due()
+    newer = commit(source)
+    event_header, event, proof_header, proof = FORGES[provider]
+    body = b"{}"  # what a mirror looks at is its remote, not the payload
+    digest = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    async with front.client(front.token()) as client:
+        wanted = {"provider": provider, "secret": SECRET}
+        made = (await client.post(f"{HERE}/hooks", json=wanted)).json()
+        assert made["provider"] == provider
+        headers = {"content-type": "application/json", event_header: event}
+        door = f"/hooks/{made['id']}"
+        assert (await client.post(door, content=body, headers=headers)).status_code == 401
+        assert front.commands.mirrors.sync_due() == 0
+        headers[proof_header] = proof.format(secret=SECRET, digest=digest)
+        assert (await client.post(door, content=body, headers=headers)).status_code == 202
+    assert front.commands.mirrors.sync_due() == 1
+    assert head(front) == newer
+
+
 async def test_nobody_else_can_push_to_a_mirror(front: Front, source: Path) -> None:
     follow(front, source)
     front.commands.mirrors.sync_due()

@@ -13,7 +13,7 @@ import pytest
 
 import git_store
 from ci_platform.commands import Limits
-from ci_platform.commands.hooks import check_signature
+from ci_platform.commands.forges import check_signature
 from ci_platform.errors import NotSignedIn
 from ci_platform.model import Json, Repository
 from ci_platform.ports import Hook
