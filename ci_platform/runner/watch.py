@@ -122,7 +122,7 @@ class Namespace:
     def _crowd(self) -> int:
         """How many processes there are, in one look at the /proc that they see themselves."""
         try:
-            names = os.listdir(f"/proc/{self.init}/root/proc")
+            names = os.listdir(Path(f"/proc/{self.init}/root", "proc"))
         except OSError:  # ended, or of a user whose processes we may not look into
             return 0
         return sum(name.isdigit() for name in names) - 1
