@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 
 from bench.measure import Result, latency, missing, most, percentile
 from bench.pipelines import HEAD, THREE_STEPS
@@ -19,6 +20,8 @@ RUNS = 60
 SECONDS_MAX = 5.0
 FACTOR_MAX = 2.0
 _LIMIT_SECONDS = 120
+_STEP = "sh:bomb"
+_LAST_LINES = 20
 _BOMBS: Mapping[str, str] = {
     "fork": "exec python3 -c 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass'",
     "memory": "exec python3 -c 'a = []\nwhile True: a.append(b\"x\" * 10**7)'",
@@ -42,7 +45,7 @@ def bombs() -> list[Result]:
         alone = _one_by_one(server, RUNS)
         with _going_off(server) as started:
             beside = _one_by_one(server, RUNS)
-        ends = [_ended(server, name, run_id) for name, run_id in started.items()]
+        ends = [row for name, run_id in started.items() for row in _ended(server, name, run_id)]
     ratio = percentile(beside, 0.99) / percentile(alone, 0.99)
     return [
         *ends,
@@ -81,13 +84,29 @@ def _going_off(server: Server) -> Iterator[Mapping[str, str]]:
         server.wait(run_id, seconds=_LIMIT_SECONDS)
 
 
-def _ended(server: Server, name: str, run_id: str) -> Result:
-    """From the start of a bomb to its end, which is later than from its limit."""
-    what = f"{name} bomb: from its start to its end"
+def _ended(server: Server, name: str, run_id: str) -> list[Result]:
+    """How long a bomb went on after the line of its log that says the limit it went over, and in
+    all: what it takes to get there depends on how busy the machine is."""
+    what = f"{name} bomb: from its limit to its end"
     entries = server.journal(run_id)
     step = [entry for entry in entries if (entry.get("key") or {}).get("kind") == "sh"]
     said = str(server.run(run_id).get("error"))
-    if "SLUICE_COMMAND_" not in said:
-        return missing(what, f"it did not end by its limit: {said[:80]}")
-    seconds = (step[-1]["at_ms"] - step[0]["at_ms"]) / 1e3
-    return most(what, seconds, "s", bar=SECONDS_MAX)
+    told_ms = _told_ms(server, run_id)
+    if "SLUICE_COMMAND_" not in said or told_ms is None:
+        return [missing(what, f"it did not end by its limit: {said[:80]}")]
+    began_ms, ended_ms = step[0]["at_ms"], step[-1]["at_ms"]
+    return [
+        most(what, (ended_ms - told_ms) / 1e3, "s", bar=SECONDS_MAX),
+        Result(f"{name} bomb: from its start to its end", (ended_ms - began_ms) / 1e3, "s", 1),
+    ]
+
+
+def _told_ms(server: Server, run_id: str) -> float | None:
+    """When the log of a bomb said that it was over a limit."""
+    path = f"/api/v1/runs/{run_id}/logs"
+    after = server.http.get(path, params={"step": _STEP}).json()["logs"]
+    last = next(one["lines"] for one in after if one["step"] == _STEP)
+    asked = {"step": _STEP, "after": max(0, last - _LAST_LINES), "limit": _LAST_LINES}
+    lines = server.http.get(path, params=asked).json()["lines"]
+    said = (line["at"] for line in lines if "SLUICE_COMMAND_" in line["text"])
+    return next((datetime.fromisoformat(at).timestamp() * 1e3 for at in said), None)
