@@ -131,6 +131,10 @@ class HostLoop(asyncio.AbstractEventLoop):
         self._alive: list[asyncio.Task[Json]] = []
         self._alive_max = 1_000  # at which those that are done are forgotten
 
+    def forget_ready(self) -> None:
+        """Leave the code that could go on where it stands."""
+        self._ready.clear()
+
     def drain(self, main: asyncio.Future[Json] | None) -> None:
         """Run callbacks until none is ready or `main` is done."""
         ready, enter = self._ready, self._senses.enter

@@ -463,6 +463,7 @@ class Replay:
         self._rolling_back, self._fatal = True, None
         for key in list(self.bodies.running):
             self.bodies.close(key)
+        self.loop.forget_ready()  # what ended together with the step that failed the run
         self._undone, self._requests = self._requests, {}
         for left in (self._asked, self._out, self._open, self.unawaited):
             left.clear()
