@@ -46,6 +46,7 @@ def propose(view: RunView, decision: Decision, now_ms: int, *, fence: int | None
         fence=fence,
         effects=decision.effects,
         identity=(view.run.repository_id, view.run.number),
+        group=view.run.place.group,
     )
 
 

@@ -147,6 +147,7 @@ def unreadable(run: Run, error: SluiceError, fence: int) -> Append:
         ),
         fence=fence,
         effects=(StopOperations(), CloseApproval(None, "cancelled")),
+        group=run.place.group,
     )
 
 

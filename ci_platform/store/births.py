@@ -90,6 +90,7 @@ class Creator:
             if not isinstance(indexes, SluiceError)
             for index in indexes
         )
+        slots.lock(connection, _groups(batch))
         numbers = _take_numbers(connection, wanted)
         births = _Births(now_ms, numbers)
         answers: list[list[Run] | SluiceError] = []
@@ -115,6 +116,15 @@ class Creator:
             else [moves.admitted(run, now_ms) if run.id in admitted else run for run in answer]
             for answer in answers
         ]
+
+
+def _groups(batch: Sequence[Creation]) -> set[tuple[str, str]]:
+    return {
+        (one.repository_id, one.place.group)
+        for creation in batch
+        for one in creation.new
+        if one.place.group is not None
+    }
 
 
 def _existing(connection: Connection, ids: Sequence[str]) -> set[str]:

@@ -32,7 +32,7 @@ _LOCK_DUE = Direct(
     select(RUNS)
     .where(RUNS.c.n.in_(bindparam("ns", expanding=True)), RUNS.c.ready_ms <= bindparam("now"))
     .order_by(RUNS.c.n)
-    .with_for_update(skip_locked=True),
+    .with_for_update(skip_locked=True, key_share=True),
     each="ns",
 )
 _LOCK_EXPIRED = (
@@ -40,13 +40,13 @@ _LOCK_EXPIRED = (
     .where(RUNS.c.worker.is_not(None), RUNS.c.lease_until_ms <= bindparam("now"))
     .order_by(RUNS.c.worker, RUNS.c.n)  # as the index of leases has them
     .limit(bindparam("count"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, key_share=True)
 )
 _LOCK_LEASED = (
     select(RUNS)
     .where(RUNS.c.worker.is_not(None))
     .order_by(RUNS.c.worker, RUNS.c.n)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 _LOCK_LEASED_BY = _LOCK_LEASED.where(RUNS.c.worker == bindparam("by_worker"))
 _JOURNALS = Direct(

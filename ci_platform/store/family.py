@@ -76,9 +76,14 @@ def add(connection: Connection, new: Sequence[NewRun], numbered: Mapping[str, in
         connection.execute(FAMILY.insert(), rows)
 
 
+def lock(connection: Connection, runs: Sequence[int]) -> list[int]:
+    """Lock the links of these runs, in the order in which everybody does. Returns the children."""
+    return [row.child_n for row in _LOCK_OF.rows(connection, {"runs": list(runs)})]
+
+
 def mark(connection: Connection, runs: Sequence[int]) -> None:
     """Note that these runs have ended, or let go of their children."""
-    children = [row.child_n for row in _LOCK_OF.rows(connection, {"runs": list(runs)})]
+    children = lock(connection, runs)
     if children:
         connection.execute(_MARK, {"children": children})
 

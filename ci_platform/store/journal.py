@@ -32,7 +32,8 @@ _LOCK_RUNS = Direct(
     select(RUNS)
     .where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(RUNS.c.n)
-    .with_for_update(),
+    # No key moves: who writes logs of these runs, or starts children of them, need not wait.
+    .with_for_update(key_share=True),
     each="ids",
 )
 _ADD_ENTRIES = Direct(ENTRIES.insert())
@@ -122,6 +123,7 @@ class Appender:
     def __call__(
         self, connection: Connection, batch: Sequence[Prepared]
     ) -> list[Verdict | SluiceError]:
+        slots.lock(connection, filter(None, (_group(prepared.append) for prepared in batch)))
         runs = lock_runs(connection, sorted({prepared.append.run_id for prepared in batch}))
         now_ms = self._clock.now_ms()  # when the locks are held: entries are in order of time
         moved: dict[int, Run] = {}
@@ -157,6 +159,14 @@ class Appender:
             effects.end(connection, ended, now_ms)
             family.mark(connection, ended)
         return verdicts
+
+
+def _group(append: Append) -> tuple[str, str] | None:
+    """The group in which this append may free a slot, or find one: see `slots.concerns`."""
+    may = append.update.state.terminal or append.fence is None
+    if append.group is None or append.identity is None or not may:
+        return None
+    return append.identity[0], append.group
 
 
 def _decide(

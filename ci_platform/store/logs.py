@@ -29,7 +29,13 @@ LINE_CHARACTERS_MAX = 1 << 20
 READ_BYTES_MAX = 8 << 20  # before compression, of one read; at least one chunk is returned
 
 _RUN = select(RUNS.c.n).where(RUNS.c.id == bindparam("run_id")).scalar_subquery()
-_NUMBERS = select(RUNS.c.id, RUNS.c.n).where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
+# Their rows before those of their logs, as whoever deletes a run has them.
+_NUMBERS = (
+    select(RUNS.c.id, RUNS.c.n)
+    .where(RUNS.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(RUNS.c.n)
+    .with_for_update(read=True, key_share=True)
+)
 _LAST = select(LOGS.c.last).where(LOGS.c.run_n == _RUN, LOGS.c.step == bindparam("step"))
 _STEPS = select(LOGS.c.step, LOGS.c.last).where(LOGS.c.run_n == _RUN).order_by(LOGS.c.step)
 _OF_LOG = and_(LOG_CHUNKS.c.run_n == _RUN, LOG_CHUNKS.c.step == bindparam("step"))

@@ -69,13 +69,18 @@ _LOCK_EXPIRED = (
     .limit(bindparam("count"))
     .with_for_update(skip_locked=True)
 )
-_LOCK_LEASED = (
+_LEASED = select(OPERATIONS.c.n).where(OPERATIONS.c.worker.is_not(None))
+_LEASED_BY = _LEASED.where(OPERATIONS.c.worker == bindparam("by_worker"))
+_LOCK_ONE = (
     select(OPERATIONS.c.n)
-    .where(OPERATIONS.c.worker.is_not(None))
-    .order_by(OPERATIONS.c.worker, OPERATIONS.c.n)
+    .where(OPERATIONS.c.n == bindparam("of_n"), OPERATIONS.c.worker == bindparam("by_worker"))
     .with_for_update()
 )
-_LOCK_LEASED_BY = _LOCK_LEASED.where(OPERATIONS.c.worker == bindparam("by_worker"))
+_LOCK_ONE_OF_ANY = (
+    select(OPERATIONS.c.n)
+    .where(OPERATIONS.c.n == bindparam("of_n"), OPERATIONS.c.worker.is_not(None))
+    .with_for_update()
+)
 _RUN_OVER = (
     select(RUNS.c.n)
     .where(RUNS.c.n == OPERATIONS.c.run_n, RUNS.c.state.in_([s.value for s in TERMINAL_STATES]))
@@ -206,9 +211,17 @@ class SqlOperationStore:
     def release(self, worker: WorkerId | None) -> int:
         """The same for `RunStore.release`."""
         now_ms = self._clock.now_ms()
-        leased = _LOCK_LEASED if worker is None else _LOCK_LEASED_BY
-        return self._database.write(
-            lambda connection: _take_back(connection, leased, {"by_worker": worker}, now_ms)
+        leased, lock = (_LEASED, _LOCK_ONE_OF_ANY) if worker is None else (_LEASED_BY, _LOCK_ONE)
+        asked = {"by_worker": worker}
+        ns = self._database.read(
+            lambda connection: list(connection.execute(leased, asked).scalars())
+        )
+        # One after the other: appends lock those of a run after the run, in no order of theirs.
+        return sum(
+            self._database.write(
+                partial(_take_back, leased=lock, asked={**asked, "of_n": n}, now_ms=now_ms)
+            )
+            for n in ns
         )
 
 

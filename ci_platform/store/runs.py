@@ -27,7 +27,7 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.scheduling import RunLimits, Standing, Superseded
-from ci_platform.store import births, journal, listing, pools, retention, slots
+from ci_platform.store import births, family, journal, listing, pools, retention, slots
 from ci_platform.store.bell import Bells
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
@@ -260,6 +260,7 @@ def _delete(connection: Connection, run_id: RunId) -> None:
         raise RunNotFound(f"no run has the id {run_id}")
     if not RunState(row.state).terminal:
         raise Conflict(f"{run_id} is {row.state}: only a run that has ended can be deleted")
+    family.lock(connection, [row.n])  # they go with it, in no order of their own
     gone = connection.execute(_DELETE, {"run_n": row.n}).rowcount
     if gone != 1:
         raise StoreUnavailable(f"{run_id}: {gone} rows went instead of one")

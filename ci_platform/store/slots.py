@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, text
+from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, text
 from sqlalchemy.sql.elements import ColumnElement
 
 from ci_platform.model import Run, RunState
@@ -40,7 +40,7 @@ _NEXT_HELD = (
     .where(*_GROUPED, RUNS.c.hold == Hold.GROUP.value, RUNS.c.state == RunState.QUEUED.value)
     .order_by(RUNS.c.priority.desc(), RUNS.c.n)
     .limit(1)
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 _OVER = text("hold = 'limit'")
 _NEXT_OVER = (
@@ -48,7 +48,7 @@ _NEXT_OVER = (
     .where(RUNS.c.repository_id == bindparam("of_repository"), _OVER)
     .order_by(RUNS.c.priority.desc(), RUNS.c.n)
     .limit(bindparam("count"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, key_share=True)
 )
 # By the index of held runs alone: without a bound it would be a scan of it.
 _REPOSITORIES_OVER = select(RUNS.c.repository_id).where(_OVER, RUNS.c.repository_id > "").distinct()
@@ -71,17 +71,19 @@ _DUE_OF = (
     )
     .order_by(RUNS.c.ready_ms, RUNS.c.n)
     .limit(HELD_MAX)
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, key_share=True)
 )
 _USED = (
     select(RUNS.c.repository_id, func.count())
     .where(RUNS.c.slot.is_not(None))
     .group_by(RUNS.c.repository_id)
 )
+# A sum has no index: SQLite would take the one of all that is due, and not that of the few slots.
+_ready = RUNS.c.ready_ms + literal_column("0")
 _CONTINUING = (
     select(RUNS.c.n)
-    .where(RUNS.c.slot.is_not(None), RUNS.c.ready_ms <= bindparam("now"))
-    .order_by(RUNS.c.ready_ms, RUNS.c.n)
+    .where(RUNS.c.slot.is_not(None), _ready <= bindparam("now"))
+    .order_by(_ready, RUNS.c.n)
     .limit(bindparam("count"))
 )
 
@@ -89,11 +91,19 @@ _CONTINUING = (
 # --- groups ---------------------------------------------------------------------------------------
 
 
+def lock(connection: Connection, groups: Iterable[tuple[str, str]]) -> None:
+    """Let nobody else give slots of these groups until the transaction ends. Before any row is
+    locked: who gives a slot locks rows of others, which must not wait for the same groups then."""
+    for repository_id, group in sorted(set(groups)):
+        _take_lock(connection, f"group {repository_id} {group}")
+
+
 def admit(connection: Connection, groups: Iterable[tuple[str, str]], now_ms: int) -> list[int]:
     """Give the free slots of groups, (repository, group), to those who are next. Returns them."""
     admitted: list[int] = []
-    for repository_id, group in sorted(set(groups)):
-        _take_lock(connection, f"group {repository_id} {group}")
+    wanted = sorted(set(groups))
+    lock(connection, wanted)
+    for repository_id, group in wanted:
         asked = {"of_repository": repository_id, "of_group": group}
         taken = sum(
             connection.execute(one, asked).scalar_one() for one in (_HOLDERS, _HOLDERS_OVER)
