@@ -88,6 +88,8 @@ def stuck(steps: Sequence[Step], workers: Sequence[WorkerRecord]) -> list[Stuck]
             found.append(Stuck(step.key, f"no worker{named} is there"))
         elif all(worker.draining and not worker.operations for worker in able):
             found.append(Stuck(step.key, f"every worker{named} is about to end"))
+        elif all(worker.obstacle and not worker.operations for worker in able):
+            found.append(Stuck(step.key, f"every worker{named} waits: {able[0].obstacle}"))
     return found
 
 

@@ -60,6 +60,7 @@ class WorkerRecord:
     draining: bool = False  # it ends what it has, and takes nothing new
     runs: int = 0  # leased now; told by `list` alone
     operations: int = 0  # commands, likewise
+    obstacle: str | None = None  # why it starts no command now
 
     def alive(self, now_ms: int) -> bool:
         """Whether it can be taken to be there: it has not missed several heartbeats."""

@@ -138,7 +138,7 @@ class Execution:
             return None
         self._workspaces.make_room()
         free = free_bytes(place)
-        return None if free >= floor else short_of_disk(place, free, self._limits)
+        return None if free >= floor else short_of_disk(free, self._limits)
 
     def collision(self, layer: str, other: str) -> str | None:
         return overlap(self._layers.listing(layer), self._layers.listing(other))

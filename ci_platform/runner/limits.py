@@ -7,7 +7,6 @@ its setting, so that the message in the log says what to turn.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ci_platform.shell import LINE_BYTES_MIN
 
@@ -83,10 +82,11 @@ def over_open_files(used: int, limits: RunnerLimits) -> Excess:
     return _count_over("open_files", "open files in one process", used, limits.open_files)
 
 
-def short_of_disk(place: Path, free: int, limits: RunnerLimits) -> str:
+def short_of_disk(free: int, limits: RunnerLimits) -> str:
+    """Not where: readers of a run are told this, too."""
     return (
-        f"The disk of {place} has {in_words(free)} free; commands wait until it has "
-        f"{in_words(limits.free_bytes)} (SLUICE_COMMAND_FREE_BYTES)."
+        f"the worker's disk has {in_words(free)} free; commands wait until it has "
+        f"{in_words(limits.free_bytes)} (SLUICE_COMMAND_FREE_BYTES)"
     )
 
 

@@ -32,7 +32,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0009"
+SCHEMA_VERSION = "0010"
 LOG_HOT_BYTES = 64 << 10  # of rows: a log that has fewer stays rows when its step has ended
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
@@ -363,6 +363,7 @@ class WorkerRow(StoreTable, table=True):
     capacity: int = Field(sa_column=_zero())  # commands at once
     draining: bool = Field(sa_column=_no())  # it takes nothing new
     drain: bool = Field(sa_column=_no())  # somebody wants it to end
+    obstacle: str | None  # why it starts no command now
 
 
 class ScheduleRow(StoreTable, table=True):

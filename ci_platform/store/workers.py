@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.housekeeping import WorkerRecord
 from ci_platform.model import WorkerId
-from ci_platform.store.codec import plain
+from ci_platform.store.codec import plain, plain_or_none
 from ci_platform.store.database import Database
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.tables import OPERATIONS, RUNS, WORKERS
@@ -18,7 +18,7 @@ LISTED_MAX = 1000
 
 _SHOWN = (
     *("host", "pid", "started_ms", "seen_ms", "beat_ms"),
-    *("labels", "capacity", "draining"),
+    *("labels", "capacity", "draining", "obstacle"),
 )
 
 
@@ -51,6 +51,7 @@ class SqlWorkerStore:
             "labels": pack(list(record.labels), "labels"),
             "capacity": record.capacity,
             "draining": record.draining,
+            "obstacle": plain_or_none(record.obstacle, "obstacle"),
             "drain": False,  # of a new row
         }
         return self._database.write(
@@ -92,6 +93,7 @@ def _list(connection: Connection) -> list[WorkerRecord]:
             draining=row.draining or row.drain,
             runs=runs.get(row.id, 0),
             operations=operations.get(row.id, 0),
+            obstacle=row.obstacle,
         )
         for row in connection.execute(_ALL)
     ]

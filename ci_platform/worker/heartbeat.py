@@ -17,6 +17,7 @@ class Heartbeat:
         self._holding = holding
         self._started_ms = tools.clock.now_ms()
         self.draining = False  # told to people
+        self.obstacle: str | None = None  # likewise: why no command is started
         self.asked = False  # somebody wants this worker to drain
 
     @property
@@ -44,6 +45,7 @@ class Heartbeat:
                 labels=tools.labels,
                 capacity=tools.settings.operations_max,
                 draining=self.draining,
+                obstacle=self.obstacle,
             )
         )
 

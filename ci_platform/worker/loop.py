@@ -121,6 +121,7 @@ class Worker:
 
     def run_once(self) -> int:
         """Do everything that is due now, in this thread. Returns how many things that was."""
+        self.heartbeat.obstacle = self.operations.obstacle
         self.heartbeat.run_once()
         done = self.expiry.run_once() + self.strays.run_once() + self.pushes.run_once()
         done += self.superseding.run_once() + self.families.run_once()
@@ -246,6 +247,7 @@ class Worker:
             self._wake.set()
 
         def beat() -> None:
+            self.heartbeat.obstacle = self.operations.obstacle
             self.heartbeat.run_once()
             if self.heartbeat.asked:
                 stop.set()

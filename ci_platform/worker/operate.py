@@ -93,7 +93,7 @@ class Operations:
         self._strays = strays
         self._holding = holding
         self.draining = threading.Event()  # set: commands stop and are handed back
-        self._obstacle: str | None = None  # why no command is claimed
+        self.obstacle: str | None = None  # why no command is claimed
 
     def run_once(self) -> int:
         """Run what is due now, one after the other. Returns how many commands that was."""
@@ -123,9 +123,9 @@ class Operations:
     def _is_blocked(self) -> bool:
         """Whether commands had better wait, for another worker or for this one. Said once."""
         obstacle = self._tools.runner.obstacle()
-        if obstacle is not None and self._obstacle is None:
+        if obstacle is not None and self.obstacle is None:
             _log.warning("no command is started: %s", obstacle)
-        self._obstacle = obstacle
+        self.obstacle = obstacle
         return obstacle is not None
 
     def execute(self, operation: Operation) -> None:

@@ -303,7 +303,7 @@ def test_a_command_stopped_before_it_starts_is_never_run(bench: Bench) -> None:
 
 
 def test_too_much_output_ends_the_command(bench: Bench) -> None:
-    result = bench.sh("yes")
+    result = bench.sh(f"yes {'x' * 99}")
     assert (result.exit_code, result.ended) == (None, "output")
     assert "1 MiB (SLUICE_COMMAND_OUTPUT_BYTES)" in result.detail
     assert len(bench.text("stdout")) == 1 << 20

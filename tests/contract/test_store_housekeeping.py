@@ -138,6 +138,8 @@ def test_finished_deliveries_are_forgotten_after_thirty_days(store: Store) -> No
 def test_a_worker_is_shown_from_its_first_beat_until_it_is_gone(store: Store) -> None:
     assert store.workers.list() == []
     store.workers.beat(SELF)
+    store.workers.beat(replace(SELF, seen_ms=15, obstacle="the disk is full"))
+    assert [one.obstacle for one in store.workers.list()] == ["the disk is full"]
     store.workers.beat(replace(SELF, seen_ms=20))
     store.workers.beat(replace(SELF, id=WorkerId("w0"), labels=()))
     assert store.workers.list() == [

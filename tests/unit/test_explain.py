@@ -66,6 +66,16 @@ def test_a_command_that_no_worker_can_take_says_which_labels_it_misses() -> None
 _PASSED = StepState.PASSED
 
 
+def test_a_command_that_waits_for_room_on_the_disks_of_workers_says_so() -> None:
+    full, free = replace(worker("gpu"), obstacle="the worker's disk has 1 MiB free"), worker()
+    assert stuck([command("plain")], [full, free]) == []
+    assert stuck([command("big", "gpu")], [replace(full, operations=1), free]) == []
+    (found,) = stuck([command("big", "gpu")], [full, free])
+    assert found.reason == (
+        "every worker with the label gpu waits: the worker's disk has 1 MiB free"
+    )
+
+
 def test_a_run_says_which_other_one_it_does_again() -> None:
     origin = Origin(RunId("run_1"), 1)
     shared = {"run": "run_1", "number": 1, "from": "sh:x"}

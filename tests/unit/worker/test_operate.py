@@ -60,13 +60,14 @@ def test_a_waiting_command_shows_its_run_as_running() -> None:
 def test_commands_wait_while_their_worker_can_start_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    world = World(runner=DummyRunner(blocked="The disk of /work has 1 MiB free."))
+    world = World(runner=DummyRunner(blocked="the worker's disk has 1 MiB free"))
     run = world.play('return (await step.sh("test", "pytest")).exit_code')
     assert (run.state, world.runner.ran) == (RunState.RUNNING, [])
     world.later(60)
     assert world.run(run.id).output is None
     said = [one.getMessage() for one in caplog.records if "no command is started" in one.message]
-    assert said == ["no command is started: The disk of /work has 1 MiB free."]
+    assert said == ["no command is started: the worker's disk has 1 MiB free"]
+    assert [one.obstacle for one in world.store.workers.list()] == [world.runner.blocked]
     world.runner.blocked = None
     world.later(60)
     assert world.run(run.id).output == 0
