@@ -17,6 +17,7 @@ from bench.browser import log_latency
 from bench.commands import commands
 from bench.engine import events, push_to_first_step, steps, throughput
 from bench.git import git_store
+from bench.growth import growth
 from bench.imports import imports
 from bench.load import load
 from bench.measure import Result, as_json, compared, machine, missing, show
@@ -34,6 +35,7 @@ ALL: dict[str, Callable[[], list[Result]]] = {
     "timers": timers,
     "waiting": waiting,
     "load": load,
+    "growth": growth,
     "peers": peers,
     "browser": log_latency,
     "git": git_store,
