@@ -222,4 +222,4 @@ def test_it_changes_nothing_on_sqlite_either(how: str, tmp_path: Path) -> None:
         return open_store(f"sqlite:///{directory / 'sluice.db'}", clock=clock, key=KEY)
 
     for name in ("commands", "children"):
-        compare(make, PLAYS[name], how, step=7)
+        compare(make, PLAYS[name], how, step=23)
