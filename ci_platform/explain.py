@@ -88,8 +88,10 @@ def stuck(steps: Sequence[Step], workers: Sequence[WorkerRecord]) -> list[Stuck]
             found.append(Stuck(step.key, f"no worker{named} is there"))
         elif all(worker.draining and not worker.operations for worker in able):
             found.append(Stuck(step.key, f"every worker{named} is about to end"))
-        elif all(worker.obstacle and not worker.operations for worker in able):
-            found.append(Stuck(step.key, f"every worker{named} waits: {able[0].obstacle}"))
+        else:
+            held_up = [one.obstacle for one in able if one.obstacle and not one.operations]
+            if len(held_up) == len(able):
+                found.append(Stuck(step.key, held_up[0]))
     return found
 
 
