@@ -1,5 +1,5 @@
 """The command line's commands on other servers: mirrors that follow them, subscriptions that tell
-them, and repositories made many at once.
+them, hosts that commands may reach; and repositories made many at once.
 
 Parses arguments and calls the API. Part of cli.py.
 """
@@ -70,6 +70,37 @@ def mirror_repository(
         if found[field] is not None
     ]
     show(context, found, as_json, "\n".join(lines))
+
+
+@repo_remotes.command("network")
+def network(
+    context: typer.Context,
+    name: Name,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="All it may reach: name, *.name, name:port; repeatable."),
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="No network at all.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="What the server allows.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show or set which hosts a repository's commands may reach, of those the server allows."""
+    if sum((bool(allow), none, clear)) > 1:
+        raise typer.BadParameter("give --allow, --none or --clear")
+    path = client.repo_path(name) + "/network"
+    with context.obj.open() as api:
+        if clear:
+            api.delete(path)
+        elif allow or none:
+            api.put(path, {"hosts": allow or []})
+        found = api.get(path)
+    hosts = found["hosts"]
+    said = f"commands of {name} may reach "
+    if hosts is None:
+        said += "what the server allows"
+    else:
+        said += ", ".join(hosts) or "no host"
+    show(context, found, as_json, said)
 
 
 @repo_remotes.command("create-many")

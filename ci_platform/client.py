@@ -76,6 +76,9 @@ class Client:
         """`seconds`: how long to wait for an answer, where the usual time is too short."""
         return self._send("POST", path, body=body, seconds=seconds)
 
+    def put(self, path: str, body: Json) -> Json:
+        return self._send("PUT", path, body=body)
+
     def delete(self, path: str) -> Json:
         return self._send("DELETE", path)
 

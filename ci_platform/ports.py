@@ -45,7 +45,7 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.scheduling import ScheduleStore, Scheduling
-from ci_platform.shell import MemoStore
+from ci_platform.shell import MemoStore, NetworkPolicies
 
 
 class Clock(Protocol):
@@ -391,6 +391,8 @@ class Store(Protocol):
     def schedules(self) -> ScheduleStore: ...
     @property
     def shelves(self) -> ShelfStore: ...
+    @property
+    def networks(self) -> NetworkPolicies: ...
     def bell(self, *, work: bool = False) -> Bell:
         """A new listener; the caller closes it. `work`: it hears only what may make work due."""
 

@@ -33,6 +33,7 @@ class CommandSpec:
     secrets: Sequence[str] = ()
     timeout_ms: int = 3_600_000
     network: Sequence[str] = ()  # hosts; none: no network
+    allowed: Sequence[str] | None = None  # hosts, by the repository; None: any. Set by the worker
     artifacts: Sequence[str] = ()
     reports: Sequence[str] = ()
     labels: Sequence[str] = ()
@@ -174,6 +175,19 @@ class Artifacts(Protocol):
 
     def layer(self, digest: str) -> Iterator[bytes]:
         """A workspace layer, as it is stored. Raises the same."""
+
+
+class NetworkPolicies(Protocol):
+    """The hosts that commands of a repository may ask for, of those that the server allows."""
+
+    def get(self, repository_id: RepositoryId) -> Sequence[str] | None:
+        """None: all of them; an empty list: none."""
+
+    def put(self, repository_id: RepositoryId, hosts: Sequence[str]) -> None:
+        """Make or replace the list."""
+
+    def remove(self, repository_id: RepositoryId) -> bool:
+        """False if there was none."""
 
 
 class MemoStore(Protocol):

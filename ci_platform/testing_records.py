@@ -381,3 +381,17 @@ class InMemoryShelves:
         with self._lock:
             gone = [key for key in self._found if key[0] == repository_id]
             return [self._found.pop(key).object for key in gone]
+
+
+class InMemoryNetworks:
+    def __init__(self) -> None:
+        self._found: dict[RepositoryId, Sequence[str]] = {}
+
+    def get(self, repository_id: RepositoryId) -> Sequence[str] | None:
+        return self._found.get(repository_id)
+
+    def put(self, repository_id: RepositoryId, hosts: Sequence[str]) -> None:
+        self._found[repository_id] = tuple(hosts)
+
+    def remove(self, repository_id: RepositoryId) -> bool:
+        return self._found.pop(repository_id, None) is not None

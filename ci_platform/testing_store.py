@@ -57,6 +57,7 @@ from ci_platform.testing_records import (
     InMemoryHooks,
     InMemoryIdentity,
     InMemoryMemos,
+    InMemoryNetworks,
     InMemoryShelves,
     InMemoryWorkers,
 )
@@ -111,6 +112,7 @@ class InMemoryStore:
         self._duties = InMemoryDuties(clock)
         self._schedules = InMemorySchedules()
         self._shelves = InMemoryShelves()
+        self._networks = InMemoryNetworks()
 
     @property
     def runs(self) -> _Runs:
@@ -167,6 +169,10 @@ class InMemoryStore:
     @property
     def shelves(self) -> InMemoryShelves:
         return self._shelves
+
+    @property
+    def networks(self) -> InMemoryNetworks:
+        return self._networks
 
     def bell(self, *, work: bool = False) -> Listener:
         return self._bells.listener(work=work)

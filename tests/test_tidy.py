@@ -31,6 +31,7 @@ CORE = {
     "ci_platform.durable",
     "ci_platform.envelope",
     "ci_platform.hosting",
+    "ci_platform.hosts",
     "ci_platform.mirroring",
     "ci_platform.telling",
 }
@@ -67,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ci_platform.family": set(),
     "ci_platform.shell": CORE,
     "ci_platform.hosting": CORE,
+    "ci_platform.hosts": set(),
     "ci_platform.mirroring": CORE,
     "ci_platform.telling": CORE,
     "ci_platform.outgoing": CORE | {"git_store"},

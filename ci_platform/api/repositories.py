@@ -1,8 +1,10 @@
-"""Routes of repositories: the things themselves, their files, roles and webhooks."""
+"""Routes of repositories: the things themselves, their files, roles, webhooks, and the hosts that
+their commands may reach."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -146,6 +148,36 @@ def set_role(caller: From, owner: str, name: str, body: requests.RoleOf) -> None
     caller.desk.commands.people.set_role(
         caller.actor(), owner, name, user=body.user, role=body.role
     )
+
+
+class AllowedHosts(requests.Body):
+    hosts: list[str]  # name, *.name or name:port; an empty list: no network
+
+
+class NetworkAnswer(answers.Answer):
+    hosts: list[str] | None  # null: what the server allows
+
+    @classmethod
+    def of(cls, hosts: Sequence[str] | None) -> NetworkAnswer:
+        return cls(hosts=None if hosts is None else list(hosts))
+
+
+@router.get("/{owner}/{name}/network")
+def get_network(caller: From, owner: str, name: str) -> NetworkAnswer:
+    return NetworkAnswer.of(caller.desk.commands.networks.get(caller.actor(), owner, name))
+
+
+@router.put("/{owner}/{name}/network")
+def set_network(caller: From, owner: str, name: str, body: AllowedHosts) -> NetworkAnswer:
+    """Let its commands reach these hosts, of those that the server allows, and no others."""
+    networks = caller.desk.commands.networks
+    return NetworkAnswer.of(networks.put(caller.actor(), owner, name, body.hosts))
+
+
+@router.delete("/{owner}/{name}/network", status_code=204)
+def clear_network(caller: From, owner: str, name: str) -> None:
+    """Leave it to the server again."""
+    caller.desk.commands.networks.remove(caller.actor(), owner, name)
 
 
 @router.get("/{owner}/{name}/hooks")

@@ -12,6 +12,7 @@ from ci_platform.commands.approvals import Approvals, Decided
 from ci_platform.commands.family import Family
 from ci_platform.commands.hooks import Hooks, NewHook, Receipt
 from ci_platform.commands.mirrors import Mirrors
+from ci_platform.commands.networks import Networks
 from ci_platform.commands.parts import Limits, Parts
 from ci_platform.commands.people import NewToken, People
 from ci_platform.commands.playground import Playground
@@ -56,6 +57,7 @@ class Commands:
     pushes: Pushes
     hooks: Hooks
     mirrors: Mirrors
+    networks: Networks
     telling: Telling
     people: People
     schedules: Schedules
@@ -76,6 +78,7 @@ class Commands:
             pushes=pushes,
             hooks=Hooks(parts, pushes, mirrors),
             mirrors=mirrors,
+            networks=Networks(parts),
             telling=Telling(parts),
             people=People(parts),
             schedules=Schedules(parts),

@@ -103,6 +103,7 @@ class Repositories:
         for hook in self.parts.store.hooks.of_repository(repository.id):
             self.parts.store.hooks.remove(hook.id)
         self.parts.forget_storage(repository.id)
+        self.parts.store.networks.remove(repository.id)
         if self.parts.mirrors is not None:
             self.parts.mirrors.remove(repository.id)
         self.parts.repositories.delete(repository.id)

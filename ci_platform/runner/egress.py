@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import queue
-import re
 import select
 import socket
 import threading
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
+from ci_platform.hosts import Host
 from ci_platform.runner.limits import RunnerLimits, over_network
 
 PORT = 3128
@@ -30,13 +30,11 @@ _HEAD_SECONDS = 30.0
 _IDLE_SECONDS = 600.0
 _WAIT_SECONDS = 0.5  # between looks at whether the step has ended
 _CHUNK_BYTES = 1 << 16
-_DEFAULT_PORTS = (80, 443)
 _CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 _CERTIFICATE_VARIABLES = (
     *("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
     *("PIP_CERT", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"),
 )
-_PATTERN = re.compile(r"(?P<host>(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)(:(?P<port>\d{1,5}))?")
 _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "upgrade", "host")
 # Addresses that hide an IPv4 address, which a gateway would reach for us: NAT64, 6to4, Teredo.
 _TRANSLATED = [ipaddress.ip_network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")]
@@ -49,32 +47,6 @@ class Refused(Exception):
     """A destination that a step may not reach; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A host a step may reach: a name, or `*.name` for all below it; one port, or the usual."""
-
-    name: str
-    ports: tuple[int, ...]
-
-    def matches(self, name: str, port: int) -> bool:
-        if port not in self.ports:
-            return False
-        if self.name.startswith("*."):
-            return name.endswith(self.name[1:]) and name != self.name[2:]
-        return name == self.name
-
-
-def parse_host(pattern: str) -> Host:
-    """Read `pypi.org`, `*.pythonhosted.org` or `example.org:8443`. Raises ValueError."""
-    found = _PATTERN.fullmatch(pattern)
-    if found is None:
-        raise ValueError(f"{pattern!r} is not a host: expected name, *.name or name:port")
-    port = found["port"]
-    if port is not None and not 0 < int(port) < 65536:
-        raise ValueError(f"{pattern!r}: {port} is not a port")
-    return Host(found["host"].lower(), (int(port),) if port else _DEFAULT_PORTS)
-
-
 def resolve(name: str, port: int) -> Sequence[str]:
     """The addresses of a name, best first."""
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
@@ -83,11 +55,12 @@ def resolve(name: str, port: int) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a step may reach: hosts it named, and that the server lets it name."""
+    """What a step may reach: hosts it named, and that server and repository let it name."""
 
     named: Sequence[Host]
     allowed: Sequence[Host] | None  # of the server; None: any
     private: Sequence[Network] = ()  # inner networks the server opens to steps
+    of_repository: Sequence[Host] | None = None  # that it allows; None: it leaves it to the server
     resolve: Callable[[str, int], Sequence[str]] = resolve  # name and port -> addresses
 
     def addresses(self, name: str, port: int) -> list[str]:
@@ -97,6 +70,11 @@ class Rules:
             raise Refused("the step does not name it (network= of step.sh)")
         if self.allowed is not None and not any(host.matches(name, port) for host in self.allowed):
             raise Refused("the server does not allow it")
+        ours = self.of_repository
+        if ours is not None and not any(host.matches(name, port) for host in ours):
+            raise Refused(
+                "the repository does not allow it (its maintainers can: sluice repo network)"
+            )
         try:
             addresses = self.resolve(name, port)
         except (OSError, UnicodeError) as error:

@@ -15,13 +15,14 @@ from threading import Event
 from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
+from ci_platform.hosts import parse_host
 from ci_platform.model import StepKind
 from ci_platform.runner import bubblewrap, cgroups, overlays, seccomp
 from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.cache_dirs import bound
 from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.command import Process, see_through
-from ci_platform.runner.egress import Rules, parse_host, proxy_variables
+from ci_platform.runner.egress import Rules, proxy_variables
 from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Launch, Network
 from ci_platform.runner.layers import LayerStore
@@ -235,6 +236,13 @@ class SandboxRunner:
             )
         if spec.network and not spec.trusted:
             return Excess("network", "Commands of untrusted code get no network.")
+        if spec.network and spec.allowed is not None and not spec.allowed:
+            hosts = ", ".join(spec.network)
+            return Excess(
+                "network",
+                f"The command asks to reach {hosts}, but the repository does not allow it: it "
+                "gives commands no network (its maintainers can: sluice repo network).",
+            )
         try:
             self._rules(spec)
         except ValueError as error:
@@ -242,7 +250,9 @@ class SandboxRunner:
         return None
 
     def _rules(self, spec: CommandSpec) -> Rules:
-        return Rules([parse_host(one) for one in spec.network], self._hosts, self._private)
+        ours = None if spec.allowed is None else [parse_host(one) for one in spec.allowed]
+        named = [parse_host(one) for one in spec.network]
+        return Rules(named, self._hosts, self._private, ours)
 
     @contextmanager
     def _start(

@@ -29,6 +29,7 @@ from ci_platform.store.identity import SqlIdentityStore
 from ci_platform.store.logs import SqlLogStore
 from ci_platform.store.memos import SqlMemoStore
 from ci_platform.store.mirrors import SqlMirrorStore
+from ci_platform.store.networks import SqlNetworkPolicies
 from ci_platform.store.notices import SqlNoticeStore
 from ci_platform.store.operations import SqlOperationStore
 from ci_platform.store.runs import SqlRunStore
@@ -73,6 +74,7 @@ class SqlStore:
         self._duties = SqlDutyStore(database, clock)
         self._schedules = SqlScheduleStore(database)
         self._shelves = SqlShelfStore(database)
+        self._networks = SqlNetworkPolicies(database)
         self._mirrors = SqlMirrorStore(database, Cipher(key))
         self._notices = SqlNoticeStore(database, Cipher(key))
 
@@ -131,6 +133,10 @@ class SqlStore:
     @property
     def shelves(self) -> SqlShelfStore:
         return self._shelves
+
+    @property
+    def networks(self) -> SqlNetworkPolicies:
+        return self._networks
 
     @property
     def mirrors(self) -> SqlMirrorStore:

@@ -32,7 +32,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0011"
 LOG_HOT_BYTES = 64 << 10  # of rows: a log that has fewer stays rows when its step has ended
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
@@ -400,6 +400,13 @@ class ShelfRow(StoreTable, table=True):
     object: str
 
 
+class NetworkPolicyRow(StoreTable, table=True):
+    __tablename__ = "network_policies"
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    hosts: bytes = Field(sa_type=LargeBinary)  # packed
+
+
 class UserRow(StoreTable, table=True):
     __tablename__ = "users"
 
@@ -530,3 +537,4 @@ WORKERS = _table("workers")
 DUTIES = _table("duties")
 SCHEDULES = _table("schedules")
 SHELVES = _table("shelves")
+NETWORK_POLICIES = _table("network_policies")

@@ -69,6 +69,16 @@ def with_caches(tools: Tools, operation: Operation, spec: CommandSpec) -> Comman
     )
 
 
+def with_policy(tools: Tools, operation: Operation, spec: CommandSpec) -> CommandSpec:
+    """The command and the services beside it, knowing what their repository lets them reach."""
+    allowed = tools.store.networks.get(operation.repository_id)
+    services = tuple(
+        {**service, "command": {**service["command"], "allowed": allowed}}
+        for service in spec.services
+    )
+    return replace(spec, allowed=allowed, services=services)
+
+
 def tell(tools: Tools, memo: Memo, log: StepLog) -> Mapping[str, Json]:
     """Write the log of the step that a memo is of, the last of it if it is long. Returns where it
     is in the log it was written to, for those who will tell it from there."""

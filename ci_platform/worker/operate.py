@@ -36,7 +36,15 @@ from ci_platform.model import Operation
 from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.worker.holding import Holding
 from ci_platform.worker.lines import Spool, StepLog
-from ci_platform.worker.memory import Recall, recall, remember, taken, tell, with_caches
+from ci_platform.worker.memory import (
+    Recall,
+    recall,
+    remember,
+    taken,
+    tell,
+    with_caches,
+    with_policy,
+)
 from ci_platform.worker.settings import Tools
 from ci_platform.worker.strays import Strays
 
@@ -239,7 +247,8 @@ class Operations:
             if recalled and recalled.memo:  # meanwhile somebody else has run it
                 self._take(operation, spec, recalled, log)
                 return
-            result = tools.runner.run(spec, output=log.write, stop=watch.stop)
+            asked = with_policy(tools, operation, spec)
+            result = tools.runner.run(asked, output=log.write, stop=watch.stop)
         except LeaseLost:
             raise
         except InternalError as error:

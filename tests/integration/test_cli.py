@@ -226,6 +226,20 @@ def test_a_mirror_is_set_shown_hurried_and_removed(sluice: Sluice) -> None:
     assert sluice("repo", "mirror", "me/copy").code == 3
 
 
+def test_the_hosts_of_a_repository_are_set_shown_and_cleared(sluice: Sluice) -> None:
+    assert sluice("repo", "create", "me/app").code == 0
+    network = ("repo", "network", "me/app")
+    assert sluice(*network).out == "commands of me/app may reach what the server allows\n"
+    set_to = sluice(*network, "--allow", "pypi.org", "--allow", "*.example.org:8443")
+    assert set_to.out == "commands of me/app may reach pypi.org, *.example.org:8443\n"
+    assert json.loads(sluice("--json", *network, "--none").out) == {"hosts": []}
+    assert sluice(*network).out == "commands of me/app may reach no host\n"
+    assert sluice(*network, "--none", "--clear").code == 2
+    assert sluice(*network, "--allow", "http://pypi.org/").code == 2
+    assert json.loads(sluice("--json", *network, "--clear").out) == {"hosts": None}
+    assert sluice("repo", "network", "me/nothing").code == 3
+
+
 def test_many_are_created_and_each_said_of(sluice: Sluice) -> None:
     done = sluice("repo", "create-many", "me/a", "me/b", "me/a")
     assert done.code == 2

@@ -5,13 +5,22 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from ci_platform.runner import SandboxRunner
-from tests.integration.runner_world import Bench, GivenTrees, objects_in
+from ci_platform.shell import CommandSpec, ServiceSpec
+from tests.integration.runner_world import (
+    COMMIT,
+    REPOSITORY,
+    RUN,
+    Bench,
+    GivenTrees,
+    objects_in,
+)
 
 HOST = "127.0.0.2"  # not localhost: that is the step itself, and goes past the proxy
 
@@ -142,6 +151,41 @@ def test_the_server_s_own_list_narrows_the_step_s(tmp_path: Path, site: int) -> 
         assert "the server does not allow it" in bench.text("note")
     finally:
         one.close()
+
+
+def test_the_repository_s_own_list_narrows_the_step_s(bench: Bench, site: int) -> None:
+    here = f"{HOST}:{site}"
+    script = fetch(f"http://{here}/")
+    bench.sh(script, network=[here], allowed=["pypi.org"])
+    assert f"403 {here} cannot be reached from this step" in bench.text("stdout")
+    assert bench.text("note") == (
+        f"network: refused {here}: the repository does not allow it"
+        " (its maintainers can: sluice repo network)\n"
+    )
+    bench.sh(script, network=[here], allowed=["pypi.org", here])
+    assert bench.text("stdout").startswith("GET / ")
+
+
+def test_a_repository_without_network_refuses_commands_that_ask_for_it(bench: Bench) -> None:
+    result = bench.sh("true", network=["pypi.org"], allowed=[])
+    assert (result.exit_code, result.ended) == (None, "network")
+    assert "asks to reach pypi.org, but the repository does not allow it" in result.detail
+    assert bench.sh("true", allowed=[]).exit_code == 0, "others need none"
+
+
+def test_services_obey_the_list_of_the_repository(bench: Bench, site: int) -> None:
+    here = f"{HOST}:{site}"
+    script = f"{fetch(f'http://{here}/')} > /workspace/got; grep -c 403 /workspace/got; sleep 60"
+    command = CommandSpec(
+        *(REPOSITORY, RUN, "service:db", COMMIT, (), script), network=[here], allowed=["pypi.org"]
+    )
+    beside = ServiceSpec("db", asdict(command), {"log": "1"}, 20_000)
+    result = bench.sh("true", services=[asdict(beside)])
+    assert result.exit_code == 0, bench.said
+    refused = asdict(replace(command, allowed=[]))
+    result = bench.sh("true", run_id="run_2", services=[{**asdict(beside), "command": refused}])
+    assert result.ended == "service"
+    assert "the repository does not allow it" in result.detail
 
 
 def test_a_step_that_names_no_host_has_no_proxy(bench: Bench) -> None:

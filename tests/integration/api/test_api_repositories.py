@@ -252,6 +252,7 @@ DOORS: list[tuple[str, str, Json, Role]] = [
     ("GET", "/api/v1/runs/{run}/approvals", None, Role.READER),
     ("GET", "/api/v1/runs/{run}/events", None, Role.READER),
     ("GET", "/api/v1/runs/{run}/logs/follow", None, Role.READER),
+    ("GET", HERE + "/network", None, Role.READER),
     ("POST", HERE + "/runs", {}, Role.WRITER),
     ("POST", HERE + "/runs/batch", {"runs": [{}]}, Role.WRITER),
     (
@@ -266,6 +267,8 @@ DOORS: list[tuple[str, str, Json, Role]] = [
     ("POST", "/api/v1/runs/{run}/restart", None, Role.WRITER),
     ("POST", "/api/v1/runs/{run}/events/go", 1, Role.WRITER),
     ("DELETE", "/api/v1/runs/{run}", None, Role.MAINTAINER),
+    ("PUT", HERE + "/network", {"hosts": []}, Role.MAINTAINER),
+    ("DELETE", HERE + "/network", None, Role.MAINTAINER),
     ("GET", HERE + "/hooks", None, Role.MAINTAINER),
     ("POST", HERE + "/hooks", {}, Role.MAINTAINER),
     ("DELETE", HERE + "/hooks/x", None, Role.MAINTAINER),

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from ci_platform.runner.egress import Refused, Rules, parse_host
+from ci_platform.hosts import parse_host
+from ci_platform.runner.egress import Refused, Rules
 
 
 def rules(
-    *named: str, allowed: Sequence[str] | None = None, answer: Sequence[str] = ("93.184.216.34",)
+    *named: str,
+    allowed: Sequence[str] | None = None,
+    of_repository: Sequence[str] | None = None,
+    answer: Sequence[str] = ("93.184.216.34",),
 ) -> Rules:
     return Rules(
         [parse_host(one) for one in named],
         None if allowed is None else [parse_host(one) for one in allowed],
+        of_repository=None if of_repository is None else [parse_host(one) for one in of_repository],
         resolve=lambda name, port: answer,
     )
 
@@ -50,6 +55,22 @@ def test_the_server_may_narrow_what_steps_name() -> None:
     with pytest.raises(Refused, match="the server does not allow it"):
         rules("evil.net", allowed=["pypi.org"]).addresses("evil.net", 443)
     assert rules("pypi.org", allowed=["pypi.org"]).addresses("pypi.org", 443)
+
+
+def test_the_repository_may_narrow_it_further() -> None:
+    with pytest.raises(Refused, match="the repository does not allow it .*sluice repo network"):
+        rules("evil.net", of_repository=["pypi.org"]).addresses("evil.net", 443)
+    with pytest.raises(Refused, match="the repository does not allow it"):
+        rules("pypi.org", of_repository=[]).addresses("pypi.org", 443)
+    assert rules("a.pypi.org", of_repository=["*.pypi.org"]).addresses("a.pypi.org", 443)
+
+
+def test_the_repository_does_not_widen_what_the_server_allows() -> None:
+    found = rules("evil.net", allowed=["pypi.org"], of_repository=["evil.net"])
+    with pytest.raises(Refused, match="the server does not allow it"):
+        found.addresses("evil.net", 443)
+    with pytest.raises(Refused, match="the step does not name it"):
+        rules("pypi.org", of_repository=["evil.net"]).addresses("evil.net", 443)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ci_platform.errors import RunnerUnavailable, StoreUnavailable
 from ci_platform.model import EntryKind, RunState, StepKey, WorkerId
 from ci_platform.shell import CommandSpec
 from ci_platform.testing import DummyRunner, succeeded
-from tests.unit.worker.world import COMMIT, World, pipeline
+from tests.unit.worker.world import COMMIT, REPOSITORY, World, pipeline
 
 TWO = """
 await step.sh("build", "make")
@@ -71,6 +71,24 @@ def test_commands_wait_while_their_worker_can_start_none(
     world.runner.blocked = None
     world.later(60)
     assert world.run(run.id).output == 0
+
+
+def test_each_command_obeys_the_hosts_that_its_repository_allows_when_it_starts() -> None:
+    world = World()
+    world.store.networks.put(REPOSITORY, ["pypi.org"])
+    world.play(
+        """
+        async with step.service("db", "run db"):
+            await step.sh("first", "make", network=["pypi.org"])
+        await step.sleep("later", 60)
+        await step.sh("second", "make", network=["pypi.org"])
+        """
+    )
+    world.store.networks.put(REPOSITORY, [])
+    world.later(60)
+    first, second = world.runner.ran
+    assert (first.allowed, second.allowed) == (("pypi.org",), ())
+    assert [one["command"]["allowed"] for one in first.services] == [("pypi.org",)]
 
 
 def test_a_failing_command_raises_in_the_author_s_code() -> None:
