@@ -28,15 +28,13 @@ from pipelines.bodies import Bodies, Work
 from pipelines.history import ROLLBACK, Entry, History, Key
 from pipelines.jsontext import NotJson, encode
 from pipelines.loop import Body, HostLoop
+from pipelines.outbox import FINISH, Outbox, Passed, command_of
 from pipelines.wire import ASKING, TIMER_NAME, VALUE_BYTES_MAX, Json
 
 Answer: TypeAlias = dict[str, Json]
 Main: TypeAlias = Callable[[], Coroutine[Json, Json, Json]]
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
 SUSPENDED: Answer = {"suspended": True}
-FINISH = "finish"
 SERVICE = "service"  # the kind of step that ends where its block does
 
 
@@ -74,16 +72,6 @@ class _Differs(Exception):
     def __init__(self, seq: int, expected: str, got: str) -> None:
         super().__init__(expected, got)
         self.answer: Answer = {"mismatch": {"seq": seq, "expected": expected, "got": got}}
-
-
-@dataclass(eq=False, slots=True)
-class Passed:
-    """A `finish` command of a body that returned."""
-
-    attempt: int
-    value: str  # as JSON
-    at_ms: int  # on the run's clock
-    early: bool = False  # the code has gone on with it already
 
 
 @dataclass(eq=False, slots=True)
@@ -153,7 +141,8 @@ class Replay:
         self._waiting = 0  # requests without an end that somebody waits for
         self._open: dict[Key, Request] = {}  # those that the host knows of and that have no end
         self._asked: deque[Request] = deque()  # strict: not matched yet, in the order asked
-        self._out: dict[tuple[str, Key], Mapping[str, Json] | Passed | str] = {}  # for the host
+        self._finishing = 0  # of those, the ones whose `finish` is in the outbox
+        self._out = Outbox()
         self._fatal: Mapping[str, Json] | None = None
         self._main: asyncio.Task[Json] | None = None
         self.undos: dict[Key, rollback.Undo] = {}  # handlers of the steps that the code asked for
@@ -185,7 +174,7 @@ class Replay:
             request.standing = False
             self._waiting += 1
             if request.sent:
-                self._open[key] = request
+                self._opened(request)
             self.send_finish(key, 1, '"value":null')
         return future
 
@@ -220,12 +209,25 @@ class Replay:
         self._send("abandon", request.key)
 
     def send_finish(self, key: Key, attempt: int, fields: str) -> None:
-        self._out[FINISH, key] = (
-            f'{{"op":"finish","key":{json.dumps(key)},"attempt":{attempt},{fields}}}'
-        )
+        command = f'{{"op":"finish","key":{json.dumps(key)},"attempt":{attempt},{fields}}}'
+        self._finish(key, command)
 
     def send_passed(self, key: Key, attempt: int, value: str, at_ms: int) -> None:
-        self._out[FINISH, key] = Passed(attempt, value, at_ms)
+        self._finish(key, Passed(attempt, value, at_ms))
+
+    def _finish(self, key: Key, fields: Passed | str) -> None:
+        self._finishing += key in self._open and not self._out.holds(FINISH, key)
+        self._out.put(FINISH, key, fields)
+
+    def _opened(self, request: Request) -> None:
+        """The host knows of a step that has no end."""
+        key = request.key
+        self._finishing += key not in self._open and self._out.holds(FINISH, key)
+        self._open[key] = request
+
+    def _closed(self, key: Key) -> None:
+        if self._open.pop(key, None) is not None:
+            self._finishing -= self._out.holds(FINISH, key)
 
     def fail_run(self, error: BaseException) -> None:
         """End the run at once, whatever the code would like to catch."""
@@ -267,7 +269,7 @@ class Replay:
         return self._asked_host or frontier == 0 or self._seq > frontier
 
     def _send(self, op: str, key: Key, **fields: Json) -> None:
-        self._out[op, key] = fields
+        self._out.put(op, key, fields)
 
     # --- the activation ---
 
@@ -315,7 +317,7 @@ class Replay:
 
     def _exchange(self) -> bool:
         """Nothing is ready and history is used up. False: suspend."""
-        if self._waiting == 0 and not self.bodies.running and self._all_early():
+        if self._waiting == 0 and not self.bodies.running and self._out.all_early():
             raise self._stuck()
         commands = self._take_commands()
         if commands or not self.bodies.running:
@@ -337,26 +339,22 @@ class Replay:
         there is none, or another completion might come before it there."""
         if self._always_hibernate or self._history.pending:
             return False
-        if any((FINISH, key) not in self._out for key in self._open):
-            return False  # it may end at any moment, elsewhere
-        for (_, key), passed in self._out.items():
-            if not isinstance(passed, Passed):
-                return False  # what is asked for before it may come about before it
-            if not passed.early:
-                passed.early = True
-                passed.at_ms = self._now_ms = max(self._now_ms, passed.at_ms)
-                value = {"value": json.loads(passed.value)}
-                self._complete(*self._requests[key], "step_passed", value)
-                return True
-        return False
-
-    def _all_early(self) -> bool:
-        return all(isinstance(each, Passed) and each.early for each in self._out.values())
+        if self._finishing < len(self._open):
+            return False  # a step may end at any moment, elsewhere
+        found = self._out.next_early()
+        if found is None:
+            return False
+        key, passed = found
+        passed.early = True
+        passed.at_ms = self._now_ms = max(self._now_ms, passed.at_ms)
+        value = {"value": json.loads(passed.value)}
+        self._complete(*self._requests[key], "step_passed", value)
+        return True
 
     def _ask(self, commands: Sequence[str]) -> bool:
         """Send commands, learn what came of them. False: the host wants no more."""
         self._flush()
-        self._allowed = None
+        self._sensed = None  # a body that goes on has its time counted anew by the host
         answer = json.loads(self._host.next(f"[{','.join(commands)}]"))
         if not isinstance(answer, list) or not answer:
             return False
@@ -369,16 +367,17 @@ class Replay:
     def _take_commands(self) -> list[str]:
         """What the host must hear. A step abandoned before the host knew of it never was."""
         commands = []
-        for (op, key), fields in self._out.items():
+        for op, key, fields in self._out:
             request, _ = self._requests[key]
             if request.abandoned and not request.sent:
                 continue
             if op == "start":
                 request.sent = True
                 if not request.standing:
-                    self._open[key] = request
-            commands.append(_command(op, key, fields))
+                    self._opened(request)
+            commands.append(command_of(op, key, fields))
         self._out.clear()
+        self._finishing = 0
         if self._asked:
             self._asked = deque(each for each in self._asked if each.sent)
         return commands
@@ -410,8 +409,8 @@ class Replay:
     def _ending(self, answer: Answer) -> Answer:
         """An answer that ends the run, with the ends of steps that the host has not heard of."""
         ends = [
-            _command(op, key, ended)
-            for (op, key), ended in self._out.items()
+            command_of(op, key, ended)
+            for op, key, ended in self._out
             if op == FINISH and self._requests[key][0].sent
         ]
         return {**answer, "commands": [json.loads(command) for command in ends]} if ends else answer
@@ -467,7 +466,7 @@ class Replay:
         self._undone, self._requests = self._requests, {}
         for left in (self._asked, self._out, self._open, self.unawaited):
             left.clear()
-        self._waiting = 0
+        self._waiting = self._finishing = 0
         self._main = self.loop.create_task(rollback.roll_back(self, entry), name="rollback")
 
     def _match(self, entry: Entry, otherwise: str) -> Request:
@@ -486,14 +485,14 @@ class Replay:
             self._history.unmatched.discard(key)
         request.sent = True
         if not request.standing:
-            self._open[key] = request
-        self._out.pop(("start", key), None)
+            self._opened(request)
+        self._out.drop("start", key)
         return request
 
     def _forget(self, request: Request) -> None:
         """It was abandoned before the host knew of it, so the host never will."""
-        self._out.pop(("start", request.key), None)
-        self._out.pop(("abandon", request.key), None)
+        self._out.drop("start", request.key)
+        self._out.drop("abandon", request.key)
 
     def _start_body(self, request: Request, attempt: int) -> None:
         if request.work is None or request.abandoned:
@@ -507,11 +506,11 @@ class Replay:
         if request.ended:  # early
             return
         request.ended = True
-        self._open.pop(request.key, None)
+        self._closed(request.key)
         self.bodies.close(request.key)
-        self._out.pop(("abandon", request.key), None)
+        self._out.drop("abandon", request.key)
         if request.key[0] == SERVICE:
-            self._out.pop((FINISH, request.key), None)
+            self._out.drop(FINISH, request.key)
         if future.done():
             return
         self._waiting -= not request.standing
@@ -526,19 +525,6 @@ class Replay:
         if (error.get("data") or {}).get("fatal"):
             self._fatal = error
         future.set_exception(errors.revive(error, label(request.key)))
-
-
-def _command(op: str, key: Key, fields: Mapping[str, Json] | Passed | str) -> str:
-    """A command as JSON. Encoded no sooner: most commands of a replay are never sent."""
-    if isinstance(fields, str):
-        return fields
-    if isinstance(fields, Passed):
-        early = f',"early_ms":{fields.at_ms}' if fields.early else ""
-        return (
-            f'{{"op":"finish","key":{json.dumps(key)},"attempt":{fields.attempt},'
-            f'"value":{fields.value}{early}}}'
-        )
-    return _encode({"op": op, "key": key, **fields})
 
 
 def _raised(error: Mapping[str, Json]) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines import Event, Pipeline, Step
@@ -92,11 +92,17 @@ def planned(plan: Any, hibernate: str) -> PipelineTest:
 
 
 @settings(max_examples=150, deadline=None)
+@example(("race", ["do", ("sequence", ["event", "do"])]))
 @given(PLAN)
 def test_both_ways_of_hibernating_come_to_the_same_end(plan: Any) -> None:
     run, always = planned(plan, "auto").run(), planned(plan, "always").run()
     assert run.state == always.state == "passed", (run.error, always.error)
-    assert (run.output, list(run.steps)) == (always.output, list(always.steps))
+    assert run.output == always.output
+    # What is asked for and given up before the host hears of it never was. With every sandbox
+    # dropped at an await, the host hears of more.
+    assert list(run.steps) == [name for name in always.steps if name in run.steps]
+    more = [step.state for name, step in always.steps.items() if name not in run.steps]
+    assert set(more) <= {"cancelled"}
 
 
 @settings(max_examples=100, deadline=None)

@@ -22,6 +22,11 @@ for n in range(event.params):
 await step.wait_for_event("go", type="go")
 await step.do("after", lambda: 1)
 """
+TOGETHER = """
+await asyncio.gather(*(step.do("one", lambda: n) for n in range(event.params)))
+await step.wait_for_event("go", type="go")
+await step.do("after", lambda: 1)
+"""
 SLEEPS = """
 await asyncio.gather(*(step.sleep(f"one {n}", 3600) for n in range(event.params)))
 await step.wait_for_event("go", type="go")
@@ -63,7 +68,7 @@ def work_of(code: str, steps: int) -> tuple[int, int]:
     return first, resumed
 
 
-@pytest.mark.parametrize("code", [ONE_BY_ONE, SLEEPS], ids=["row", "sleeps"])
+@pytest.mark.parametrize("code", [ONE_BY_ONE, TOGETHER, SLEEPS], ids=["row", "together", "sleeps"])
 def test_a_step_costs_the_same_however_many_there_are(code: str) -> None:
     work_of(code, 2)  # what is imported and cached only once
     few, many = work_of(code, FEW), work_of(code, MANY)
