@@ -163,6 +163,8 @@ def _held(run: Run, runs: Sequence[Run]) -> str | None:
         return None
     group = [one for one in same if one.place.group == run.place.group]
     begun = [one for one in group if one.hold is not Hold.GROUP]
+    if any(one.hold is Hold.GROUP and one.number < run.number for one in group):
+        return None  # it goes after those, whatever limit its own code has set
     if len(begun) >= run.place.limit or run.state is not RunState.QUEUED:
         return None
     return f"it waits for a slot of {run.place.group!r}, of which {len(begun)} are taken"
