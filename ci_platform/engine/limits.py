@@ -24,4 +24,6 @@ class Limits:
 
     value_bytes: int = 1 << 20
     steps_max: int = 10_000
+
+
 GIT_DEPTH_MAX = 10_000  # generations of commits in the .git of a command

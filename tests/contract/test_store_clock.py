@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from ci_platform.errors import StoreUnavailable
-from ci_platform.store import server_clock as clock_module
 from ci_platform.store import open_store
+from ci_platform.store import server_clock as clock_module
 from ci_platform.store.server_clock import ServerClock
 from tests.contract.conftest import KEY
 
@@ -34,7 +34,9 @@ def test_on_postgresql_it_is_the_servers(
     empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.time_ns
-    monkeypatch.setattr("ci_platform.store.server_clock.time.time_ns", lambda: real() - 3_600 * 10**9)
+    monkeypatch.setattr(
+        "ci_platform.store.server_clock.time.time_ns", lambda: real() - 3_600 * 10**9
+    )
     with closing(open_store(empty_postgres_url, key=KEY)) as store:
         assert abs(store.clock.now_ms() - server_ms(empty_postgres_url)) < NEAR_MS
 
@@ -44,7 +46,9 @@ def test_it_follows_when_the_machines_clock_is_set(
 ) -> None:
     clock = ServerClock(make_url(empty_postgres_url))
     real = time.time_ns
-    monkeypatch.setattr("ci_platform.store.server_clock.time.time_ns", lambda: real() + 3_600 * 10**9)
+    monkeypatch.setattr(
+        "ci_platform.store.server_clock.time.time_ns", lambda: real() + 3_600 * 10**9
+    )
     assert clock.now_ms() - server_ms(empty_postgres_url) > 3_500_000
     monkeypatch.setattr(clock_module, "MEASURE_S", -1.0)
     assert abs(clock.now_ms() - server_ms(empty_postgres_url)) < NEAR_MS
