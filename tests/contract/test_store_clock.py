@@ -16,6 +16,7 @@ from ci_platform.store.server_clock import ServerClock
 from tests.contract.conftest import KEY
 
 NEAR_MS = 5_000  # of a busy machine
+NOW = "ci_platform.store.server_clock.time.time_ns"
 
 
 def server_ms(url: str) -> int:
@@ -35,7 +36,7 @@ def test_on_postgresql_it_is_the_servers(
 ) -> None:
     real = time.time_ns
     monkeypatch.setattr(
-        "ci_platform.store.server_clock.time.time_ns", lambda: real() - 3_600 * 10**9
+        NOW, lambda: real() - 3_600 * 10**9
     )
     with closing(open_store(empty_postgres_url, key=KEY)) as store:
         assert abs(store.clock.now_ms() - server_ms(empty_postgres_url)) < NEAR_MS
@@ -47,7 +48,7 @@ def test_it_follows_when_the_machines_clock_is_set(
     clock = ServerClock(make_url(empty_postgres_url))
     real = time.time_ns
     monkeypatch.setattr(
-        "ci_platform.store.server_clock.time.time_ns", lambda: real() + 3_600 * 10**9
+        NOW, lambda: real() + 3_600 * 10**9
     )
     assert clock.now_ms() - server_ms(empty_postgres_url) > 3_500_000
     monkeypatch.setattr(clock_module, "MEASURE_S", -1.0)
