@@ -131,14 +131,18 @@ def play(server: Server, when: str, entries: Iterable[int]) -> int:
     cut: list[str] = []
     for at in entries:
         run_id = f"cut-{when}-{at}"
-        (server.plan / f"{run_id}.{at}.{when}").write_text("power")
-        try:
+        planned = server.plan / f"{run_id}.{at}.{when}"
+        planned.write_text("power")
+        with contextlib.suppress(httpx.TransportError):
             check(server.http, run_id, drive(server.http, run_id))
-        except httpx.TransportError:  # also right after its last entry, once it has ended
+        try:
+            planned.unlink()
+        except FileNotFoundError:  # it is done, or will be in a moment: the run may have ended
             server.await_death()
             server.start()
             cut.append(run_id)
             check(server.http, run_id, drive(server.http, run_id))
-            continue
-        break
+        else:
+            check(server.http, run_id, drive(server.http, run_id))  # it ended before its cut
+            break
     return len(cut)
