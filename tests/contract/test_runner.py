@@ -264,14 +264,16 @@ def test_a_command_starts_in_its_directory(world: World) -> None:
     assert "'nowhere' is not a directory" in result.detail
 
 
-def test_a_timeout_ends_the_command_and_says_so(bench: Bench) -> None:
+def test_a_timeout_ends_the_command_and_says_so(world: World, bench: Bench) -> None:
     began = time.monotonic()
     result = bench.sh(f"echo begun; exec sleep {nap(61)}", timeout_ms=300)
     assert (result.exit_code, result.ended) == (None, "timeout")
     assert "0.3 s" in result.detail
-    # The shell around it may live long enough to say that it was terminated.
-    assert result.output_tail.removesuffix("Terminated\n") == "begun\n"
-    assert time.monotonic() - began < 15
+    said = result.output_tail
+    if world.kind == "container":  # the shell around it may live long enough to say what befell it
+        said = said.removesuffix("Terminated\n")
+    assert said == "begun\n"
+    assert time.monotonic() - began < 5
     assert processes_that_say(nap(61)) == []
 
 

@@ -165,7 +165,7 @@ def test_a_worker_or_its_machine_that_dies_in_the_middle(
             # Its replacement knows that what it held is free.
             worker = made.worker("worker")
             check(http, where, lost=2 if where == "restored" else 1)
-            until(lambda: not processes(MARK), "what the dead worker ran is gone")
+            until(lambda: not processes(MARK), "what the dead worker ran is gone", seconds=5)
 
 
 def end(worker: Member, *, all_of_it: bool) -> None:
