@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -59,12 +60,26 @@ def find_engine(scratch: Path) -> Engine | None:
     known = seccomp.narrowed(_PODMAN_PROFILE)
     if known is not None:
         profile.write_text(known)
-    return Engine(
+    engine = Engine(
         path=Path(path),
         rootless=rootless,
         control_groups=not rootless or _UNIFIED.exists(),
         seccomp=profile if known is not None else None,
     )
+    return replace(engine, one_id=_has_one_id(engine))
+
+
+def _has_one_id(engine: Engine) -> bool:
+    """Whether containers cannot have a user beside the one who starts them."""
+    if not (engine.rootless and engine.is_podman):
+        return False
+    try:
+        sizes = engine.call(
+            "info", "--format", "{{range .Host.IDMappings.UIDMap}}{{.Size}} {{end}}"
+        )
+    except RunnerUnavailable:
+        return False  # whatever it is, the first command says it
+    return sizes.split() == ["1"]
 
 
 class ContainerRunner:

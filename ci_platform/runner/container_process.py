@@ -62,6 +62,7 @@ class Engine:
     control_groups: bool  # whether it can limit memory and processes
     seccomp: Path | None  # a profile to use instead of its own
     runtime: str | None = None  # instead of its default one
+    one_id: bool = False  # its user has no others (/etc/subuid), so all in a container is 0: itself
 
     @property
     def is_podman(self) -> bool:
@@ -95,7 +96,8 @@ def arguments(engine: Engine, one: Container, limits: RunnerLimits) -> list[str]
         *("--label", f"{LABEL}={one.label}", "--log-driver", "none", "--hostname", "ci"),
         *("--network", "none", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
         *("--read-only", "--tmpfs", f"/tmp:{tmp}", "--tmpfs", f"{HOME}:{tmp}"),
-        *("--shm-size", str(_SHM_BYTES), "--user", one.user, "--entrypoint", "/bin/sh"),
+        *("--shm-size", str(_SHM_BYTES), "--entrypoint", "/bin/sh"),
+        *("--user", "0:0" if engine.one_id else one.user),
         *("--ulimit", f"nofile={limits.open_files}:{limits.open_files}", "--ulimit", "core=0:0"),
         *("--ulimit", f"nproc={limits.pids}:{limits.pids}"),
         *("--ulimit", f"fsize={limits.disk_bytes}:{limits.disk_bytes}"),
@@ -109,7 +111,7 @@ def arguments(engine: Engine, one: Container, limits: RunnerLimits) -> list[str]
     if engine.is_podman:
         args += ["--read-only-tmpfs=false", "--pidfile", str(one.directory / "pid")]
         args += ["--timeout", str(one.timeout_seconds + _GRACE_SECONDS)]
-        args += ["--userns", "keep-id"] if engine.rootless else []
+        args += ["--userns", "keep-id"] if engine.rootless and not engine.one_id else []
     binds = [(one.workspace, WORKSPACE, ""), (one.directory / "given", GIVEN, ",readonly")]
     binds += [(one.outputs, OUTPUTS, ""), (one.directory / _CODE, f"{GIVEN}/{_CODE}", "")]
     binds += [(source, target, "") for source, target in one.caches.items()]

@@ -7,6 +7,7 @@ once, and nobody writes what is not theirs any more.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import pytest
 from tests.cluster import REPOSITORY, Cluster, Member, cluster, commit, ended, get, journal, until
 
 LEASE_SECONDS = 2
-MARK = "31.4159"  # by which the processes of a command are known
+MARK = f"31.{os.getpid():07}"  # by which the processes of this session's commands are known
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 BUILD = """

@@ -7,8 +7,10 @@ are made reachable in a mount namespace, by the runner's own launcher.
 from __future__ import annotations
 
 import os
+import signal
 import site
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ci_platform.runner.launch import Launch
@@ -28,7 +30,11 @@ def run_as_user(code: str, *arguments: str, scratch: Path) -> str:
         "PATH": "/usr/bin:/bin",
         "LD_LIBRARY_PATH": f"{launch.path('python')}/lib",  # a shared libpython beside it
         "HOME": str(launch.path("scratch")),
+        "XDG_RUNTIME_DIR": str(launch.path("scratch") / "run"),
     }
+    runtime = scratch / "run"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    os.chown(runtime, UID, UID)
     python = launch.path("python") / "bin" / f"python3.{sys.version_info.minor}"
     argv = [
         "/usr/bin/env",
@@ -47,5 +53,8 @@ def run_as_user(code: str, *arguments: str, scratch: Path) -> str:
     finally:
         os.close(null)
         launch.close()
+        for kept in runtime.rglob("pause.pid"):  # podman holds on to the namespaces it was first in
+            with suppress(ProcessLookupError):
+                os.kill(int(kept.read_text()), signal.SIGKILL)
     assert found.code == 0, f"exit code {found.code}: {text}"
     return text

@@ -19,7 +19,7 @@ import pytest
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner import RunnerLimits
 from ci_platform.runner.container import ContainerRunner
-from ci_platform.runner.container_process import Engine
+from ci_platform.runner.container_process import Container, Engine, arguments
 from ci_platform.runner.limits import MIB
 from ci_platform.runner.seccomp import narrowed
 from ci_platform.shell import CommandResult, CommandSpec
@@ -130,6 +130,25 @@ def test_a_container_is_given_nothing_but_its_workspace(played: Played) -> None:
     if os.geteuid() == 0:
         uid = pairs(told, "--user")[0].split(":")[0]
         assert int(uid) >= 200_000, "never the server's own"
+
+
+@pytest.mark.parametrize(
+    ("one_id", "user", "userns"), [(True, "0:0", []), (False, "1001:1002", ["keep-id"])]
+)
+def test_without_root_a_command_is_the_user_of_the_server(
+    tmp_path: Path, one_id: bool, user: str, userns: list[str]
+) -> None:
+    """Where /etc/subuid gives that user no ids, podman knows it as 0 only and refuses keep-id."""
+    engine = Engine(Path("podman"), True, control_groups=False, seccomp=None, one_id=one_id)
+    one = Container(
+        *("name", "label", "image", "1001:1002", tmp_path, tmp_path, tmp_path),
+        caches={},
+        cwd=".",
+        shell=["/bin/sh"],
+        timeout_seconds=1,
+    )
+    told = arguments(engine, one, LIMITS)
+    assert (pairs(told, "--user"), pairs(told, "--userns")) == ([user], userns)
 
 
 def test_variables_and_the_script_are_not_on_the_command_line_and_do_not_stay(

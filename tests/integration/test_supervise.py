@@ -23,7 +23,7 @@ import os, signal, sys, time
 from ci_platform.supervise import Child, ServerFailed, Supervisor
 
 def good(ready):
-    print("good", os.getpid(), flush=True)
+    os.write(1, f"good {os.getpid()}\\n".encode())  # at once: others write there too
     ready()
     time.sleep(600)
 
@@ -38,7 +38,7 @@ try:
     Supervisor(
         [Child(name, globals()[name]) for name in sys.argv[2:]],
         drain_seconds=float(sys.argv[1]),
-        on_ready=lambda: print("ready", flush=True),
+        on_ready=lambda: os.write(1, b"ready\\n"),
     ).run()
 except ServerFailed as error:
     sys.exit(str(error))
