@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from bench.measure import Result, latency
 from ci_platform.config import Config
-from ci_platform.granting import Ask
 from ci_platform.model import Command, Entry, Json, RepositoryId, SourceFiles
-from ci_platform.ports import Activation
+from ci_platform.ports.granting import Ask
+from ci_platform.ports.sandbox import Activation
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 
 PIPELINE = """

@@ -1,7 +1,7 @@
 """The composition root: real parts put into all places, and one ASGI application over them.
 
 A sandbox and a runner are started only when something asks for them, so that a command line call
-pays for neither. Nothing else makes these parts. The processes around them are in processes.py.
+pays for neither. Nothing else makes these parts. The processes around them are in server.
 """
 
 from __future__ import annotations
@@ -34,12 +34,10 @@ from ci_platform.capabilities import (
 from ci_platform.commands import Commands, Limits, Parts
 from ci_platform.commands.asked import RunsHandler
 from ci_platform.config import Config
-from ci_platform.data_lock import make_directory
 from ci_platform.endpoint import PREFIX as FETCH
 from ci_platform.endpoint import Endpoint
 from ci_platform.errors import InvalidRequest, SluiceError
 from ci_platform.git_door import GitAccess, PushListener, record
-from ci_platform.granting import AskHost, WebRequest, WebResponse
 from ci_platform.identity import Identity, Sessions
 from ci_platform.keys import derive, master_secret
 from ci_platform.live import Live
@@ -54,7 +52,9 @@ from ci_platform.model import (
 )
 from ci_platform.objects import open_objects
 from ci_platform.outgoing import Outgoing
-from ci_platform.ports import Activation, ActivationHost, Clock, Sandbox, Store
+from ci_platform.ports import Clock, Store
+from ci_platform.ports.granting import AskHost, WebRequest, WebResponse
+from ci_platform.ports.sandbox import Activation, ActivationHost, Sandbox
 from ci_platform.queries import Queries
 from ci_platform.runner import RunnerLimits, SandboxRunner, UnsandboxedRunner
 from ci_platform.runner.artifacts import StoredArtifacts
@@ -63,6 +63,7 @@ from ci_platform.runner.container import ContainerRunner, find_engine
 from ci_platform.runner.sandboxed import server_python
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.scheduling import RunLimits
+from ci_platform.server.data_lock import make_directory
 from ci_platform.shell import MemoLimits, Trees
 from ci_platform.source import GitPushes, GitRepositories, GitSource, GitTrees
 from ci_platform.store import SqlStore, open_store, sqlite_url

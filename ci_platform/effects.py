@@ -20,7 +20,7 @@ class OpenOperation:
     id: OperationId
     key: StepKey
     attempt: int
-    spec: Mapping[str, Json]  # CommandSpec as JSON, see ports.py
+    spec: Mapping[str, Json]  # CommandSpec as JSON, see ports
     ready_ms: int  # not before; a retry's delay
 
 

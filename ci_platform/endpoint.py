@@ -32,7 +32,6 @@ from ci_platform.errors import (
     TooLarge,
     TooMany,
 )
-from ci_platform.granting import Ask, Capabilities, FetchSandbox, Grant, WebRequest, WebResponse
 from ci_platform.identity import Action, Identity, authorise
 from ci_platform.model import (
     Broke,
@@ -41,6 +40,14 @@ from ci_platform.model import (
     Raised,
     Repository,
     SourceFiles,
+)
+from ci_platform.ports.granting import (
+    Ask,
+    Capabilities,
+    FetchSandbox,
+    Grant,
+    WebRequest,
+    WebResponse,
 )
 from ci_platform.rates import Rate
 

@@ -20,10 +20,10 @@ from ci_platform.engine.ids import new_id
 from ci_platform.errors import Forbidden, NotFound, NotSignedIn, SluiceError
 from ci_platform.identity import ANONYMOUS, Action, Identity, authorise
 from ci_platform.model import Actor, Json, RepositoryId
-from ci_platform.ports import Repositories
+from ci_platform.ports.repositories import Repositories
+from ci_platform.ports.telling import Notice, NoticeKind
 from ci_platform.source import push_of
 from ci_platform.store.notices import write_notices
-from ci_platform.telling import Notice, NoticeKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""`sluice migrate`: the database of an older version becomes this one's. Called by cli.py."""
+"""`sluice migrate`: the database of an older version becomes this one's. Called by the command line."""
 
 from __future__ import annotations
 
 from ci_platform.app import database_url
 from ci_platform.config import Config
-from ci_platform.data_lock import locked, make_directory
 from ci_platform.model import Json
+from ci_platform.server.data_lock import locked, make_directory
 from ci_platform.store import migrate_store
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import urllib3
 
 from ci_platform.errors import InvalidRequest
-from ci_platform.telling import Posted
+from ci_platform.ports.telling import Posted
 from git_store import GitStoreError
 from git_store.remote_http import Allowance, GuardedPools, parse_url
 

@@ -1,6 +1,6 @@
 """Shell commands as the platform sees them: what one is told, what it comes to, and who runs it.
 
-Values and Protocols, under the contract of ports.py. A Runner executes commands over the Trees of
+Values and Protocols, under the contract of ports. A Runner executes commands over the Trees of
 commits; what they leave for later are memos, for other runs, and artifacts, for people.
 """
 

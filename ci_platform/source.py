@@ -27,9 +27,9 @@ from ci_platform.errors import (
     TooLarge,
     TooMany,
 )
-from ci_platform.hosting import FileDiff, NewRepository
 from ci_platform.model import Push, RefUpdate, Repository, RepositoryId, SourceFiles
-from ci_platform.ports import Commit, FileChange, Imported, Proof
+from ci_platform.ports.hosting import Commit, FileDiff, NewRepository
+from ci_platform.ports.repositories import FileChange, Imported, Proof
 from git_store.names import KEEP
 
 FOLDER = ".ci"

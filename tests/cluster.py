@@ -22,9 +22,9 @@ from typing import Any
 
 import httpx
 
-from ci_platform.guest import build_guest
+from ci_platform.cli.guest import build_guest
+from ci_platform.cli.terminal import console
 from ci_platform.model import TERMINAL_STATES
-from ci_platform.terminal import console
 
 INJECT = os.pathsep.join(map(str, (Path(__file__).parent / "crash/inject", Path.cwd())))
 START_SECONDS = 60

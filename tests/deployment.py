@@ -18,8 +18,8 @@ from ci_platform.engine import steps
 from ci_platform.engine.fold import fold
 from ci_platform.identity import console
 from ci_platform.model import Actor, Entry, Run, RunId, Step, User, WorkerId
-from ci_platform.ports import FileChange
-from ci_platform.processes import worker_tools
+from ci_platform.ports.repositories import FileChange
+from ci_platform.server.processes import worker_tools
 from ci_platform.testing import FakeClock
 from ci_platform.worker import Worker
 from tests.wakers import check_nobody_is_forgotten

@@ -18,7 +18,7 @@ from ci_platform.model import Entry, EntryKind, Run, RunState, StepKind
 from ci_platform.ports import RunFilter, Store
 from ci_platform.scheduling import Hold
 from ci_platform.store import SqlStore
-from ci_platform.testing_store import InMemoryStore
+from ci_platform.testing.store import InMemoryStore
 
 LIVE = [state for state in RunState if not state.terminal]
 PAGE = 500

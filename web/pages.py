@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 from ci_platform.errors import InvalidRequest
 from ci_platform.identity import Scope
-from ci_platform.mirroring import Mirror
 from ci_platform.model import (
     Actor,
     ErrorInfo,
@@ -21,7 +20,9 @@ from ci_platform.model import (
     Run,
     RunState,
 )
-from ci_platform.ports import RunFilter, Token
+from ci_platform.ports import RunFilter
+from ci_platform.ports.identity import Token
+from ci_platform.ports.mirroring import Mirror
 from ci_platform.queries import Queries, SystemView, WorkerView
 from ci_platform.queries import RunRow as FoundRun
 from ci_platform.scheduling import Hold

@@ -28,7 +28,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.queries import ApprovalView, RunView
-from ci_platform.step_logs import LogInfo
+from ci_platform.queries.logs import LogInfo
 from web.inputs import Input, inputs_of
 from web.logs import LogView, log_view
 from web.pages import RunRow, run_row

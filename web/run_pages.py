@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
 from ci_platform.errors import NotFound, StepNotFound
-from ci_platform.explain import Again, CodeChange, Stuck
 from ci_platform.model import (
     RUN_LOG,
     Actor,
@@ -32,6 +31,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.queries import Queries, Relative, RunView
+from ci_platform.queries.explain import Again, CodeChange, Stuck
 from ci_platform.shell import Artifact
 from web.logs import (
     LOG_LINES_ON_RUN,

@@ -31,7 +31,8 @@ from ci_platform.model import (
     User,
     Wait,
 )
-from ci_platform.ports import Hook, Token
+from ci_platform.ports.hooks import Hook
+from ci_platform.ports.identity import Token
 from ci_platform.queries import ApprovalView, RunView, SystemView, WorkerView
 from ci_platform.scheduling import Hold
 

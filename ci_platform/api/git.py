@@ -14,9 +14,9 @@ from ci_platform.api.desk import Caller, From
 from ci_platform.api.requests import Body
 from ci_platform.api.requests import Query as QueryString
 from ci_platform.errors import InvalidRequest
-from ci_platform.git_queries import LOG_MAX, GitQueries
-from ci_platform.hosting import FileDiff
-from ci_platform.ports import Commit, Imported, Proof
+from ci_platform.ports.hosting import Commit, FileDiff
+from ci_platform.ports.repositories import Imported, Proof
+from ci_platform.queries.git import LOG_MAX, GitQueries
 
 router = APIRouter(prefix="/repos/{owner}/{name}", tags=["repositories"])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from ci_platform.explain import Again, CodeChange, QueueView, Stuck
 from ci_platform.model import Origin
 from ci_platform.queries import Relative
+from ci_platform.queries.explain import Again, CodeChange, QueueView, Stuck
 
 
 class Told(BaseModel):

@@ -11,8 +11,8 @@ from ci_platform.api.answers import Answer, iso
 from ci_platform.api.desk import Caller, From
 from ci_platform.api.git import credentials_of
 from ci_platform.api.requests import Body
-from ci_platform.mirroring import Mirror
-from ci_platform.telling import Sending, Subscription
+from ci_platform.ports.mirroring import Mirror
+from ci_platform.ports.telling import Sending, Subscription
 
 router = APIRouter(tags=["repositories"])
 _REPO = "/repos/{owner}/{name}"

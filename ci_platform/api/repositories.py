@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query
 from ci_platform.api import answers, requests
 from ci_platform.api.desk import Caller, From
 from ci_platform.errors import InvalidRequest, NotFound, RepositoryExists
-from ci_platform.hosting import NewRepository
 from ci_platform.model import Repository
+from ci_platform.ports.hosting import NewRepository
 
 router = APIRouter(prefix="/repos", tags=["repositories"])
 

@@ -11,7 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import EntryKind, Json, Role, RunState, StepKey, StepKind
-from ci_platform.ports import FileChange, RunFilter
+from ci_platform.ports import RunFilter
+from ci_platform.ports.repositories import FileChange
 from ci_platform.queries import EntryFilter
 
 

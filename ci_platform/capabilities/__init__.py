@@ -16,8 +16,8 @@ from ci_platform.capabilities.shelf import LocalShelf
 from ci_platform.capabilities.sql import SqlDatabases, StorageLimits
 from ci_platform.capabilities.storage import KvHandler, SqlHandler
 from ci_platform.errors import FileMissing, NotGranted, RequestError, TooLarge
-from ci_platform.granting import Ask, Grant
 from ci_platform.model import Json
+from ci_platform.ports.granting import Ask, Grant
 
 __all__ = [
     "FilesHandler",

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from ci_platform.capabilities import arguments as read
 from ci_platform.errors import FileMissing, InvalidRequest, NotFound, TooLarge
-from ci_platform.granting import Grant
 from ci_platform.model import Json
-from ci_platform.ports import Repositories, Source
+from ci_platform.ports.granting import Grant
+from ci_platform.ports.repositories import Repositories, Source
 
 PATH_MAX = 4_096
 TEXT_BYTES_MAX = 1 << 20

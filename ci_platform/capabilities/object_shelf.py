@@ -21,8 +21,8 @@ from obstore.store import ObjectStore
 
 from ci_platform.capabilities.shelf import folder_name
 from ci_platform.errors import InternalError, TooMany
-from ci_platform.granting import ShelfStore, Shelved
 from ci_platform.model import RepositoryId
+from ci_platform.ports.granting import ShelfStore, Shelved
 
 Found = TypeVar("Found")
 TRIES_MAX = 20  # of a statement that is overtaken again and again

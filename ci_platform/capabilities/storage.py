@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from ci_platform.capabilities import arguments as read
 from ci_platform.capabilities.sql import SqlDatabases
 from ci_platform.errors import InvalidRequest, NotGranted, SqlError, TooLarge
-from ci_platform.granting import Grant
 from ci_platform.model import Json
+from ci_platform.ports.granting import Grant
 
 KEY_BYTES_MAX = 512
 LAST_CHARACTER = "\U0010ffff"

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from ci_platform.commands.repositories import PLAYGROUND
 from ci_platform.commands.runs import Runs, StartRun
 from ci_platform.errors import InvalidRequest, NotGranted, TooMany
-from ci_platform.granting import Grant
 from ci_platform.model import (
     Actor,
     Json,
@@ -27,6 +26,7 @@ from ci_platform.model import (
     StepKind,
 )
 from ci_platform.ports import RunFilter
+from ci_platform.ports.granting import Grant
 from ci_platform.rates import Rate
 from ci_platform.scheduling import PRIORITY_MAX
 

@@ -27,7 +27,7 @@ from ci_platform.errors import (
 )
 from ci_platform.identity import Action
 from ci_platform.model import SYSTEM, Actor, Json, Push, RefUpdate, RepositoryId
-from ci_platform.ports import Delivery, Hook
+from ci_platform.ports.hooks import Delivery, Hook
 
 HOOKS_MAX = 50  # of one repository
 SECRET_MIN = 8

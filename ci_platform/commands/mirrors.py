@@ -24,9 +24,9 @@ from ci_platform.errors import (
     TooMany,
 )
 from ci_platform.identity import Action
-from ci_platform.mirroring import Mirror, MirrorStore
 from ci_platform.model import Actor, Repository, RepositoryId
-from ci_platform.ports import Imported
+from ci_platform.ports.mirroring import Mirror, MirrorStore
+from ci_platform.ports.repositories import Imported
 
 SECONDS_MIN = 60
 SECONDS_MAX = 30 * 24 * 3600

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from ci_platform.errors import InvalidRequest, NotFound, NotSignedIn, RunNotFound, TooLarge
 from ci_platform.identity import Action, authorise
-from ci_platform.mirroring import MirrorStore
 from ci_platform.model import (
     Actor,
     AuditNote,
@@ -21,8 +20,10 @@ from ci_platform.model import (
     RunId,
     SourceFiles,
 )
-from ci_platform.ports import Clock, Pushes, Repositories, Source, Store
-from ci_platform.telling import NoticeStore, Post
+from ci_platform.ports import Clock, Store
+from ci_platform.ports.mirroring import MirrorStore
+from ci_platform.ports.repositories import Pushes, Repositories, Source
+from ci_platform.ports.telling import NoticeStore, Post
 
 MIB = 1 << 20
 NAME_MAX = 256

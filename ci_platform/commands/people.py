@@ -13,7 +13,7 @@ from ci_platform.identity import Action, authorise
 from ci_platform.identity.passwords import hash_password
 from ci_platform.identity.tokens import SECRET_MAX, SETUP, check_scopes, digest, new_secret
 from ci_platform.model import SYSTEM, Actor, RepositoryId, Role, User, UserId
-from ci_platform.ports import Token
+from ci_platform.ports.identity import Token
 
 DAY_MS = 86_400_000
 TOKEN_DAYS_MAX = 3650

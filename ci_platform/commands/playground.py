@@ -22,7 +22,8 @@ from ci_platform.errors import (
     TooLarge,
 )
 from ci_platform.model import SYSTEM, Actor, Json, Repository, Role, Run, UserId
-from ci_platform.ports import FileChange, RunFilter
+from ci_platform.ports import RunFilter
+from ci_platform.ports.repositories import FileChange
 
 CODE_BYTES_MAX = 64 * 1024
 PARAMS_BYTES_MAX = 64 * 1024

@@ -36,7 +36,7 @@ from ci_platform.model import (
     Run,
     RunId,
 )
-from ci_platform.ports import Commit
+from ci_platform.ports.hosting import Commit
 
 SAY = "sluice: "
 MESSAGE_CHARS = 10_000  # of the commit message in the author's event

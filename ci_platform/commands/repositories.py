@@ -14,10 +14,11 @@ from ci_platform.errors import (
     RepositoryExists,
     SluiceError,
 )
-from ci_platform.hosting import NewRepository
 from ci_platform.identity import Action, authorise
 from ci_platform.model import Actor, Json, Repository, RunState
-from ci_platform.ports import FileChange, Imported, Proof, RunFilter
+from ci_platform.ports import RunFilter
+from ci_platform.ports.hosting import NewRepository
+from ci_platform.ports.repositories import FileChange, Imported, Proof
 
 CHANGES_MAX = 1000  # files of one commit written over the API
 OBJECT_FORMAT = "sha1"  # git's word for how objects are named

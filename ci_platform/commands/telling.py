@@ -27,7 +27,7 @@ from ci_platform.errors import (
 )
 from ci_platform.identity import Action, authorise
 from ci_platform.model import Actor, Json, Push, Repository, RepositoryId
-from ci_platform.telling import Notice, NoticeKind, NoticeStore, Posted, Sending, Subscription
+from ci_platform.ports.telling import Notice, NoticeKind, NoticeStore, Posted, Sending, Subscription
 
 SUBSCRIPTIONS_MAX = 50  # of one repository, and of all together
 SECRET_MIN = 8

@@ -14,7 +14,8 @@ from ci_platform.identity import tokens
 from ci_platform.identity.passwords import Throttle, verify_password
 from ci_platform.identity.sessions import Session, Sessions
 from ci_platform.model import Actor, User, UserId
-from ci_platform.ports import Clock, IdentityStore, Token
+from ci_platform.ports import Clock
+from ci_platform.ports.identity import IdentityStore, Token
 
 ANONYMOUS = Actor(kind="anonymous", id="anonymous", name="anonymous")
 CONSOLE_ID = "console"

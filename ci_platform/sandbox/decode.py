@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from ci_platform.granting import Ask, WebResponse
 from ci_platform.model import (
     AbandonStep,
     Command,
@@ -29,6 +28,7 @@ from ci_platform.model import (
     StepKind,
     Trigger,
 )
+from ci_platform.ports.granting import Ask, WebResponse
 from pipelines.wire import (
     ASK_VERSION,
     GIT_DEPTH_MAX,

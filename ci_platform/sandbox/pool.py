@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ci_platform.errors import SandboxUnavailable
-from ci_platform.granting import Ask, AskHost, WebRequest, WebResponse
 from ci_platform.model import (
     Broke,
     Command,
@@ -25,7 +24,8 @@ from ci_platform.model import (
     SourceFiles,
     Suspended,
 )
-from ci_platform.ports import Activation, ActivationHost
+from ci_platform.ports.granting import Ask, AskHost, WebRequest, WebResponse
+from ci_platform.ports.sandbox import Activation, ActivationHost
 from ci_platform.sandbox import decode, wiring
 from ci_platform.sandbox.build import Progress, ensure_guest
 from ci_platform.sandbox.channel import KEEP, PREPARE, USE_WARM

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from ci_platform.model import Broke, ErrorInfo, Json, Raised, StepKey, Suspended
-from ci_platform.ports import ActivationHost
+from ci_platform.ports.sandbox import ActivationHost
 from ci_platform.sandbox import decode
 from ci_platform.sandbox.channel import RSS, Channel, ChannelClosed, Frame, Silence
 from ci_platform.sandbox.decode import BadMessage

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from ci_platform.granting import WebRequest
 from ci_platform.model import (
     Command,
     Entry,
@@ -19,7 +18,8 @@ from ci_platform.model import (
     SourceFiles,
     Suspended,
 )
-from ci_platform.ports import Activation
+from ci_platform.ports.granting import WebRequest
+from ci_platform.ports.sandbox import Activation
 from ci_platform.sandbox import decode
 from ci_platform.sandbox.decode import BadMessage
 from ci_platform.sandbox.limits import MIB, SandboxLimits

@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.errors import HookNotFound, InvalidRequest
 from ci_platform.model import RepositoryId
-from ci_platform.ports import Delivery, Hook
+from ci_platform.ports.hooks import Delivery, Hook
 from ci_platform.store.cipher import Cipher
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database

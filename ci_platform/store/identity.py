@@ -9,14 +9,15 @@ from sqlalchemy.engine import Connection
 
 from ci_platform.errors import Conflict
 from ci_platform.model import Json, RepositoryId, Role, User, UserId
-from ci_platform.ports import Clock, Token
+from ci_platform.ports import Clock
+from ci_platform.ports.identity import Token
+from ci_platform.ports.telling import Notice, NoticeKind
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
 from ci_platform.store.ids import new_id
 from ci_platform.store.notices import write_notices
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.tables import LINKS, ROLES, TOKENS, USERS
-from ci_platform.telling import Notice, NoticeKind
 
 TOUCH_MS = 60_000  # a token's last use is kept to the minute, not written at every request
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Select, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.errors import InvalidRequest, LeaseLost, RunNotFound, SluiceError, TooLarge
-from ci_platform.log_store import Held
 from ci_platform.model import Json, LogLine, OperationState, RunId
+from ci_platform.ports.logs import Held
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
 from ci_platform.store.log_chunks import Chunk, chunks, unpacked

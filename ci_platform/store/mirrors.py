@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, case, select
 
-from ci_platform.mirroring import Mirror
 from ci_platform.model import RepositoryId
+from ci_platform.ports.mirroring import Mirror
 from ci_platform.store.cipher import Cipher
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database

@@ -12,13 +12,13 @@ from sqlalchemy import Connection, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.model import RepositoryId
+from ci_platform.ports.telling import Notice, NoticeKind, Sending, Subscription
 from ci_platform.store.cipher import Cipher
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
 from ci_platform.store.direct import Direct
 from ci_platform.store.packing import pack, unpack
 from ci_platform.store.telling_tables import NOTICES, SENDINGS, SUBSCRIPTIONS
-from ci_platform.telling import Notice, NoticeKind, Sending, Subscription
 
 _WRITE = Direct(NOTICES.insert().values({one.name: bindparam(one.name) for one in NOTICES.c}))
 _PENDING = select(NOTICES).order_by(NOTICES.c.id).limit(bindparam("count"))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, and_, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ci_platform.housekeeping import OldRun, OldRuns
 from ci_platform.model import Entry, EntryKind, Json, RepositoryId, RunId, StepKind
+from ci_platform.ports.housekeeping import OldRun, OldRuns
 from ci_platform.store.packing import unpack
 from ci_platform.store.tables import ENTRIES, MEMOS, RUN_LAYERS, RUNS
 

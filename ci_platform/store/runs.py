@@ -13,7 +13,6 @@ from typing import TypeAlias
 from sqlalchemy import Connection, bindparam, func, select
 
 from ci_platform.errors import Conflict, InvalidRequest, RunNotFound, SluiceError, StoreUnavailable
-from ci_platform.housekeeping import OldRuns
 from ci_platform.model import (
     TERMINAL_STATES,
     AuditNote,
@@ -26,6 +25,7 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
+from ci_platform.ports.housekeeping import OldRuns
 from ci_platform.scheduling import RunLimits, Standing, Superseded
 from ci_platform.store import births, family, journal, listing, pools, retention, slots
 from ci_platform.store.bell import Bells

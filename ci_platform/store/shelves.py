@@ -6,8 +6,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ci_platform.granting import Shelved
 from ci_platform.model import RepositoryId
+from ci_platform.ports.granting import Shelved
 from ci_platform.store.codec import plain
 from ci_platform.store.database import Database
 from ci_platform.store.tables import SHELVES

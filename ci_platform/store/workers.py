@@ -7,8 +7,8 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Insert, Table, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ci_platform.housekeeping import WorkerRecord
 from ci_platform.model import WorkerId
+from ci_platform.ports.housekeeping import WorkerRecord
 from ci_platform.store.codec import plain, plain_or_none
 from ci_platform.store.database import Database
 from ci_platform.store.packing import pack, unpack

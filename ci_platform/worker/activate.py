@@ -44,7 +44,8 @@ from ci_platform.model import (
     StepKind,
     Suspended,
 )
-from ci_platform.ports import Activation, Claim
+from ci_platform.ports import Claim
+from ci_platform.ports.sandbox import Activation
 from ci_platform.worker.activation import Decider, Over, Session
 from ci_platform.worker.author_event import author_event
 from ci_platform.worker.dispatch import Candidate, candidates, divergence_policy

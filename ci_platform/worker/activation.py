@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 from ci_platform.engine import Child, Decision, Pen, RunView, accept, fold, propose, refused, settle
 from ci_platform.errors import InternalError, LeaseLost, PipelineError
-from ci_platform.granting import Ask, Grant
 from ci_platform.model import (
     RUN_LOG,
     Command,
@@ -28,6 +27,7 @@ from ci_platform.model import (
     StepKind,
 )
 from ci_platform.ports import Claim
+from ci_platform.ports.granting import Ask, Grant
 from ci_platform.worker.lines import Spool, StepLog
 from ci_platform.worker.settings import Tools
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from ci_platform.engine import RunView
 from ci_platform.model import Resume, SourceFiles
-from ci_platform.ports import DescriptionStore, Source
+from ci_platform.ports import DescriptionStore
+from ci_platform.ports.repositories import Source
 
 ACCEPT = "accept"
 

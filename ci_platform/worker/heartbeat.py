@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ci_platform.housekeeping import WorkerRecord
+from ci_platform.ports.housekeeping import WorkerRecord
 from ci_platform.worker.holding import Holding
 from ci_platform.worker.settings import Tools
 

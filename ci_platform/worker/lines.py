@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ci_platform.errors import LeaseLost, SluiceError, StoreUnavailable
-from ci_platform.log_store import Held, LogStore
 from ci_platform.model import LogLine, RunId
 from ci_platform.ports import Clock
+from ci_platform.ports.logs import Held, LogStore
 from ci_platform.shell import LINE_BYTES_MIN
 
 FLUSH_MS = 100  # a line waits no longer than this for others to share its write

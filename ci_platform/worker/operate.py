@@ -31,8 +31,8 @@ from ci_platform.errors import (
     SluiceError,
     StoreUnavailable,
 )
-from ci_platform.log_store import Held
 from ci_platform.model import Operation
+from ci_platform.ports.logs import Held
 from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.worker.holding import Holding
 from ci_platform.worker.lines import Spool, StepLog

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ci_platform.errors import Conflict, NotFound, RunNotFound
-from ci_platform.housekeeping import OldRun
 from ci_platform.model import RepositoryId
+from ci_platform.ports.housekeeping import OldRun
 from ci_platform.worker.settings import Tools
 
 PERIOD_MS = 60_000

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ci_platform.engine import Child, Limits
-from ci_platform.granting import Capabilities
-from ci_platform.housekeeping import Layers
 from ci_platform.model import Json, Run, StepKey, WorkerId
-from ci_platform.ports import Clock, Sandbox, Source, Store
+from ci_platform.ports import Clock, Store
+from ci_platform.ports.granting import Capabilities
+from ci_platform.ports.housekeeping import Layers
+from ci_platform.ports.repositories import Source
+from ci_platform.ports.sandbox import Sandbox
 from ci_platform.shell import Runner
 
 

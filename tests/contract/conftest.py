@@ -12,7 +12,7 @@ import pytest
 from ci_platform.ports import Store
 from ci_platform.store import SqlStore, open_store
 from ci_platform.store.tables import METADATA
-from ci_platform.testing_store import InMemoryStore
+from ci_platform.testing.store import InMemoryStore
 from tests.contract.store_values import FakeClock
 from tests.postgres import PostgresServer
 

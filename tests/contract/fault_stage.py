@@ -21,7 +21,8 @@ from ci_platform.engine.fold import fold
 from ci_platform.engine.summary import steps
 from ci_platform.errors import StoreUnavailable
 from ci_platform.model import Actor, EntryKind, Json, Run, RunId, WorkerId
-from ci_platform.ports import Repositories, RunFilter, Store
+from ci_platform.ports import RunFilter, Store
+from ci_platform.ports.repositories import Repositories
 from ci_platform.shell import CommandResult
 from ci_platform.testing import DummyRunner, FakeClock, FakeSource, InProcessSandbox
 from ci_platform.worker import Settings, Tools, Worker

@@ -35,9 +35,7 @@ def test_on_postgresql_it_is_the_servers(
     empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.time_ns
-    monkeypatch.setattr(
-        NOW, lambda: real() - 3_600 * 10**9
-    )
+    monkeypatch.setattr(NOW, lambda: real() - 3_600 * 10**9)
     with closing(open_store(empty_postgres_url, key=KEY)) as store:
         assert abs(store.clock.now_ms() - server_ms(empty_postgres_url)) < NEAR_MS
 
@@ -47,9 +45,7 @@ def test_it_follows_when_the_machines_clock_is_set(
 ) -> None:
     clock = ServerClock(make_url(empty_postgres_url))
     real = time.time_ns
-    monkeypatch.setattr(
-        NOW, lambda: real() + 3_600 * 10**9
-    )
+    monkeypatch.setattr(NOW, lambda: real() + 3_600 * 10**9)
     assert clock.now_ms() - server_ms(empty_postgres_url) > 3_500_000
     monkeypatch.setattr(clock_module, "MEASURE_S", -1.0)
     assert abs(clock.now_ms() - server_ms(empty_postgres_url)) < NEAR_MS

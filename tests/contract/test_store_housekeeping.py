@@ -5,9 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from ci_platform.housekeeping import WorkerRecord
 from ci_platform.model import Draft, EntryKind, RepositoryId, RunId, WorkerId
-from ci_platform.ports import Delivery, Hook, Store
+from ci_platform.ports import Store
+from ci_platform.ports.hooks import Delivery, Hook
+from ci_platform.ports.housekeeping import WorkerRecord
 from tests.contract.store_values import (
     BUILD,
     REPO,

@@ -17,7 +17,9 @@ from ci_platform.model import (
     Trigger,
     UserId,
 )
-from ci_platform.ports import Delivery, Hook, Store, Token
+from ci_platform.ports import Store
+from ci_platform.ports.hooks import Delivery, Hook
+from ci_platform.ports.identity import Token
 from tests.contract.store_values import REPO, FakeClock
 
 HOOK = Hook("hook_1", REPO, "github", b"\x00secret\xff", "https://example.org/x.git", 5)

@@ -25,7 +25,6 @@ from ci_platform.effects import (
 )
 from ci_platform.errors import Conflict, LeaseLost, NotFound
 from ci_platform.family import Kin
-from ci_platform.log_store import Held
 from ci_platform.model import (
     Draft,
     EntryKind,
@@ -39,6 +38,7 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import Append, RunFilter, Store
+from ci_platform.ports.logs import Held
 from ci_platform.scheduling import OnNew, Place, RunLimits
 from ci_platform.store import open_store
 from ci_platform.store.clock import SystemClock

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from ci_platform.mirroring import Mirror
 from ci_platform.model import RepositoryId
+from ci_platform.ports.mirroring import Mirror
 from ci_platform.store import SqlStore
 from tests.contract.conftest import OpenStore
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ci_platform.model import RepositoryId
-from ci_platform.ports import Token
+from ci_platform.ports.identity import Token
+from ci_platform.ports.telling import Notice, NoticeKind, Subscription
 from ci_platform.store import SqlStore
 from ci_platform.store.notices import write_notices
-from ci_platform.telling import Notice, NoticeKind, Subscription
 from tests.contract.conftest import OpenStore
 
 A, B = RepositoryId("repo_a"), RepositoryId("repo_b")

@@ -9,9 +9,9 @@ import pytest
 
 from ci_platform.effects import StopOperations
 from ci_platform.errors import LeaseLost
-from ci_platform.log_store import Held
 from ci_platform.model import Json, LogLine, Operation, StepKey, WorkerId
 from ci_platform.ports import Store
+from ci_platform.ports.logs import Held
 from tests.contract.store_values import LEASE_MS, WORKER, FakeClock, append, operation, started
 
 OTHER = WorkerId("worker-2")

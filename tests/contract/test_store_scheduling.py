@@ -13,7 +13,7 @@ from ci_platform.model import Draft, EntryKind, Run, RunId, RunState, WorkerId
 from ci_platform.ports import RunFilter, Store
 from ci_platform.scheduling import Hold, OnNew, Place, RunLimits, Schedule, Standing
 from ci_platform.store import open_store
-from ci_platform.testing_store import InMemoryStore
+from ci_platform.testing.store import InMemoryStore
 from tests.contract.conftest import KEY
 from tests.contract.store_values import (
     LEASE_MS,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from ci_platform.granting import Shelved
 from ci_platform.model import RepositoryId
 from ci_platform.ports import Store
+from ci_platform.ports.granting import Shelved
 
 A, B = RepositoryId("repo_a"), RepositoryId("repo_b")
 

@@ -10,7 +10,7 @@ import pytest
 
 from ci_platform.model import OperationState, WorkerId
 from ci_platform.testing import FakeClock, InMemoryStore
-from ci_platform.testing_tables import Tables
+from ci_platform.testing.tables import Tables
 from tests.contract.fault_stage import RUN, Fault, Play, Stage
 from tests.contract.test_store_faults import CHILD, GROUP, pipeline
 from tests.wakers import forgotten

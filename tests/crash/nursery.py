@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from ci_platform.config import Config
-from ci_platform.processes import run_worker
+from ci_platform.server.processes import run_worker
 
 
 class Nursery:

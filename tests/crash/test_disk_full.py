@@ -20,8 +20,8 @@ import httpx
 import psutil
 import pytest
 
-from ci_platform.guest import build_guest
-from ci_platform.terminal import console
+from ci_platform.cli.guest import build_guest
+from ci_platform.cli.terminal import console
 from tests.cluster import REPOSITORY, commit, ended, get, journal, until
 
 DISK_BYTES = 24 << 20

@@ -22,7 +22,6 @@ import pytest
 
 from ci_platform.config import Config
 from ci_platform.engine.ids import seed_of
-from ci_platform.granting import Ask
 from ci_platform.model import (
     Command,
     Entry,
@@ -36,7 +35,8 @@ from ci_platform.model import (
     StepKey,
     StepKind,
 )
-from ci_platform.ports import Activation
+from ci_platform.ports.granting import Ask
+from ci_platform.ports.sandbox import Activation
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.worker.author_event import author_event
 from tests.deployment import deployed

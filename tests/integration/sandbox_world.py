@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ci_platform.granting import Ask
 from ci_platform.model import (
     AbandonStep,
     Command,
@@ -26,7 +25,8 @@ from ci_platform.model import (
     StepKey,
     StepKind,
 )
-from ci_platform.ports import Activation
+from ci_platform.ports.granting import Ask
+from ci_platform.ports.sandbox import Activation
 from ci_platform.sandbox import WasmSandbox
 
 START_MS = 1_900_000_000_000

@@ -11,9 +11,9 @@ import pytest
 from ci_platform.commands import StartRun
 from ci_platform.commands.asked import RunsHandler
 from ci_platform.errors import TooMany
-from ci_platform.granting import Ask, Grant
 from ci_platform.model import Json, RunId
-from ci_platform.ports import FileChange
+from ci_platform.ports.granting import Ask, Grant
+from ci_platform.ports.repositories import FileChange
 from ci_platform.rates import Rate
 from tests.deployment import OWNER, REPOSITORY, Deployment, deployed
 

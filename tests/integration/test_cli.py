@@ -13,7 +13,7 @@ import pytest
 import typer.core
 import typer.main
 
-from ci_platform import cli
+from ci_platform.cli import main as cli
 from ci_platform.config import Config
 
 

@@ -11,8 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from ci_platform.client import Client
-from ci_platform.watch import Silent, Watch
+from ci_platform.cli.client import Client
+from ci_platform.cli.watch import Silent, Watch
 from tests.integration.test_serve import Serving, serve
 
 pytestmark = pytest.mark.slow

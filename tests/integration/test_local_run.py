@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ci_platform.cli.local import LocalRun, run, working_tree
 from ci_platform.errors import InvalidRequest
-from ci_platform.local import LocalRun, run, working_tree
 
 PIPELINE = """
 import asyncio
@@ -82,7 +82,7 @@ def test_what_is_no_working_tree_with_a_pipeline_is_refused(tmp_path: Path) -> N
 def test_a_tree_over_the_limit_is_refused_before_it_is_read(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ci_platform.local.TREE_BYTES_MAX", 100)
+    monkeypatch.setattr("ci_platform.cli.local.TREE_BYTES_MAX", 100)
     with pytest.raises(InvalidRequest, match="the limit of `sluice run` is 100"):
         working_tree(tree)
 

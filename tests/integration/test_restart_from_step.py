@@ -9,8 +9,8 @@ import pytest
 
 from ci_platform.app import create_asgi
 from ci_platform.errors import InvalidRequest
-from ci_platform.explain import Again
 from ci_platform.model import SYSTEM, Origin, RunId, RunState, StepKey, StepKind
+from ci_platform.queries.explain import Again
 from tests.deployment import OWNER, Deployment, deployed
 from tests.web.browser import PASSWORD, Browser
 

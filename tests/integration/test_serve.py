@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from ci_platform.client import Client, repo_path
-from ci_platform.watch import Silent, Watch
+from ci_platform.cli.client import Client, repo_path
+from ci_platform.cli.watch import Silent, Watch
 
 pytestmark = pytest.mark.slow
 

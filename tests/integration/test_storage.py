@@ -22,9 +22,9 @@ from ci_platform.capabilities import (
 )
 from ci_platform.capabilities.shelf import Shelf
 from ci_platform.errors import InternalError, NotGranted, RequestError, SqlError, TooLarge, TooMany
-from ci_platform.granting import Grant
 from ci_platform.model import RepositoryId
-from ci_platform.testing_records import InMemoryShelves
+from ci_platform.ports.granting import Grant
+from ci_platform.testing.records import InMemoryShelves
 from tests.deployment import OWNER, REPOSITORY, deployed
 from tests.unit.engine.journal import RUN
 

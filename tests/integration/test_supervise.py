@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ci_platform.data_lock import ServerBusy, locked, note, running_url
 from ci_platform.errors import InvalidRequest
-from ci_platform.serve import listen
+from ci_platform.server.data_lock import ServerBusy, locked, note, running_url
+from ci_platform.server.serve import listen
 
 SECONDS = 30
 SCRIPT = """
 import os, signal, sys, time
-from ci_platform.supervise import Child, ServerFailed, Supervisor
+from ci_platform.server.supervise import Child, ServerFailed, Supervisor
 
 def good(ready):
     os.write(1, f"good {os.getpid()}\\n".encode())  # at once: others write there too
@@ -131,7 +131,7 @@ def test_children_end_with_their_supervisor_even_when_that_is_killed() -> None:
 
 ORPHAN = """
 import sys
-from ci_platform.supervise import die_with
+from ci_platform.server.supervise import die_with
 die_with(int(sys.argv[1]))
 print("goes on", flush=True)
 """
@@ -162,7 +162,7 @@ def test_a_data_directory_has_one_server(tmp_path: Path) -> None:
 
 
 def test_an_address_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ci_platform.serve.LISTEN_SECONDS", 0.05)
+    monkeypatch.setattr("ci_platform.server.serve.LISTEN_SECONDS", 0.05)
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidRequest, match=f"cannot listen on 127.0.0.1:{port}: Address"):

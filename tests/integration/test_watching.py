@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ci_platform.client import Client, repo_path
+from ci_platform.cli.client import Client, repo_path
 from tests.integration.test_serve import COMMAND, SECONDS, Serving, serve
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,8 @@ from ci_platform.commands.family import Family
 from ci_platform.commands.runs import Runs, StartRun
 from ci_platform.errors import RepositoryNotFound, RequestError, SluiceError, StoreUnavailable
 from ci_platform.model import Actor, Repository, RepositoryId, Run, RunId, StepKey, WorkerId
-from ci_platform.ports import Repositories, RunFilter, Store
+from ci_platform.ports import RunFilter, Store
+from ci_platform.ports.repositories import Repositories
 from ci_platform.scheduling import RunLimits
 from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.store import SqlStore

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ci_platform.client import Client, ClientError, repo_path, run_path, segment
+from ci_platform.cli.client import Client, ClientError, repo_path, run_path, segment
 
 
 async def echo(request: Request) -> Response:

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from ci_platform.explain import Again, again, code_changes, queue_view, stuck
-from ci_platform.housekeeping import WorkerRecord
 from ci_platform.model import (
     Entry,
     EntryKind,
@@ -21,6 +19,8 @@ from ci_platform.model import (
     StepState,
     WorkerId,
 )
+from ci_platform.ports.housekeeping import WorkerRecord
+from ci_platform.queries.explain import Again, again, code_changes, queue_view, stuck
 from ci_platform.scheduling import Hold, Place, Standing
 from tests.unit.engine.journal import RUN
 

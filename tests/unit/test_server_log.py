@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
-from ci_platform.server_log import LineFormatter
+from ci_platform.server.log import LineFormatter
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:

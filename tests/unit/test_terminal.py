@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from ci_platform import terminal
+from ci_platform.cli import terminal
 
 
 @pytest.mark.parametrize(

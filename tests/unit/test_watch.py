@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ci_platform import watch
-from ci_platform.client import ClientError
+from ci_platform.cli import watch
+from ci_platform.cli.client import ClientError
+from ci_platform.cli.watch import Watch, exit_code, open_gates, step_json
 from ci_platform.errors import InvalidRequest
-from ci_platform.watch import Watch, exit_code, open_gates, step_json
 
 
 class FakeClient:

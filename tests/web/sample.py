@@ -44,17 +44,9 @@ from ci_platform.model import (
     UserId,
     Wait,
 )
-from ci_platform.ports import (
-    Bell,
-    Clock,
-    IdentityStore,
-    Repositories,
-    RunFilter,
-    RunPage,
-    Source,
-    Store,
-    Token,
-)
+from ci_platform.ports import Bell, Clock, RunFilter, RunPage, Store
+from ci_platform.ports.identity import IdentityStore, Token
+from ci_platform.ports.repositories import Repositories, Source
 from ci_platform.queries import (
     Home,
     Queries,
@@ -64,7 +56,7 @@ from ci_platform.queries import (
     SystemView,
     WorkerView,
 )
-from ci_platform.step_logs import LogInfo
+from ci_platform.queries.logs import LogInfo
 from tests.web.browser import PASSWORD
 from web import create_web
 from web.patterns import (

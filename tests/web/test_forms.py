@@ -13,7 +13,7 @@ from ci_platform.commands import Commands, NewToken, StartRun
 from ci_platform.errors import Conflict, Forbidden, InvalidRequest
 from ci_platform.identity import COOKIE
 from ci_platform.model import Actor, Json, Run, RunId, RunState, StepKey, StepKind
-from ci_platform.ports import Token
+from ci_platform.ports.identity import Token
 from tests.web.browser import Browser
 from tests.web.sample import ANA, NOW_MS, sample_runs, sample_site
 from web import forms

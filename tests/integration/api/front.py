@@ -53,7 +53,9 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.outgoing import Outgoing
-from ci_platform.ports import Claim, FileChange, Hook, RunFilter
+from ci_platform.ports import Claim, RunFilter
+from ci_platform.ports.hooks import Hook
+from ci_platform.ports.repositories import FileChange
 from ci_platform.queries import Queries
 from ci_platform.source import GitPushes, GitRepositories, GitSource, push_of
 from ci_platform.store import SqlStore, open_store

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ci_platform.errors import NotFound, NotSignedIn, TooMany
-from ci_platform.housekeeping import WorkerRecord
 from ci_platform.identity import Scope
 from ci_platform.model import SYSTEM, Json, WorkerId
+from ci_platform.ports.housekeeping import WorkerRecord
 from tests.integration.api.front import PASSWORD, Front
 
 pytestmark = pytest.mark.anyio

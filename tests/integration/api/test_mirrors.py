@@ -15,8 +15,8 @@ import pytest
 
 from ci_platform.errors import Conflict, InvalidRequest, NotFound
 from ci_platform.identity import Scope
-from ci_platform.mirroring import Mirror
 from ci_platform.model import SYSTEM, Role
+from ci_platform.ports.mirroring import Mirror
 from tests.integration.api.front import PUSHED, Front
 
 pytestmark = pytest.mark.anyio

@@ -6,10 +6,10 @@ import pytest
 
 from ci_platform.commands import StartRun
 from ci_platform.errors import Forbidden, NotSignedIn, RunNotFound, StepNotFound
-from ci_platform.housekeeping import WorkerRecord
 from ci_platform.identity import ANONYMOUS
 from ci_platform.model import SYSTEM, Actor, Repository, Role, RunState, WorkerId
 from ci_platform.ports import RunFilter
+from ci_platform.ports.housekeeping import WorkerRecord
 from tests.integration.api.front import BROKEN, PUSHED, Front, pipeline_file
 
 

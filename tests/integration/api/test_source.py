@@ -9,7 +9,7 @@ import pytest
 
 from ci_platform.errors import InvalidRequest, NotFound, SourceError
 from ci_platform.model import SYSTEM, Repository
-from ci_platform.ports import FileChange
+from ci_platform.ports.repositories import FileChange
 from ci_platform.source import GitSource, GitTrees, _digest
 from tests.integration.api.front import PUSHED, Front
 

@@ -16,7 +16,7 @@ from ci_platform.commands import Limits
 from ci_platform.commands.forges import check_signature
 from ci_platform.errors import NotSignedIn
 from ci_platform.model import Json, Repository
-from ci_platform.ports import Hook
+from ci_platform.ports.hooks import Hook
 from tests.integration.api.front import PUSHED, Front
 
 pytestmark = pytest.mark.anyio

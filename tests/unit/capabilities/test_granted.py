@@ -6,8 +6,8 @@ import pytest
 
 from ci_platform.capabilities import FilesHandler, Granted
 from ci_platform.errors import InvalidRequest, NotFound, TooLarge
-from ci_platform.granting import Ask, Grant
 from ci_platform.model import Json, RepositoryId
+from ci_platform.ports.granting import Ask, Grant
 from ci_platform.testing import FakeSource
 
 GRANT = Grant(RepositoryId("repo_a"), "c" * 40)

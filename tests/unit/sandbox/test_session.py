@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ci_platform.granting import Ask
 from ci_platform.model import (
     Broke,
     Command,
@@ -22,7 +21,8 @@ from ci_platform.model import (
     SourceFiles,
     Suspended,
 )
-from ci_platform.ports import Activation
+from ci_platform.ports.granting import Ask
+from ci_platform.ports.sandbox import Activation
 from ci_platform.sandbox import wiring
 from ci_platform.sandbox.channel import RSS, Channel, Frame
 from ci_platform.sandbox.decode import BadMessage

@@ -8,7 +8,7 @@ import pytest
 
 from ci_platform.errors import StoreUnavailable
 from ci_platform.testing import FakeClock
-from ci_platform.testing_store import InMemoryStore
+from ci_platform.testing.store import InMemoryStore
 from tests.unit.worker.world import World, pipeline
 
 CODE = pipeline('return (await step.sh("a", "true")).exit_code')

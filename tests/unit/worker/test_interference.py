@@ -27,7 +27,7 @@ from ci_platform.model import (
     StepKey,
     Suspended,
 )
-from ci_platform.ports import Activation, ActivationHost
+from ci_platform.ports.sandbox import Activation, ActivationHost
 from ci_platform.testing import FakeClock, InMemoryStore, InProcessSandbox, ScriptedSandbox
 from tests.unit.engine.journal import start_do, start_sleep, start_wait
 from tests.unit.worker.world import COMMIT, REPOSITORY, World, pipeline

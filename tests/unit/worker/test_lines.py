@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci_platform.errors import LeaseLost, StoreUnavailable
-from ci_platform.log_store import Held
 from ci_platform.model import LogLine, OperationId, RunId
+from ci_platform.ports.logs import Held
 from ci_platform.testing import FakeClock, InMemoryStore
 from ci_platform.worker.lines import (
     AWAY_SECONDS,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ci_platform.model import Outcome, Returned, RunState, WorkerId
-from ci_platform.ports import Activation, ActivationHost
+from ci_platform.ports.sandbox import Activation, ActivationHost
 from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.testing import DummyRunner, ScriptedSandbox
 from ci_platform.worker.loop import Slots

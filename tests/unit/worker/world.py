@@ -36,7 +36,8 @@ from ci_platform.model import (
     StepKey,
     WorkerId,
 )
-from ci_platform.ports import Sandbox, Store
+from ci_platform.ports import Store
+from ci_platform.ports.sandbox import Sandbox
 from ci_platform.testing import DummyRunner, FakeClock, FakeSource, InMemoryStore, InProcessSandbox
 from ci_platform.worker import Settings, Tools, Worker
 
