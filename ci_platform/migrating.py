@@ -1,4 +1,4 @@
-"""`sluice migrate`: the database of an older version becomes this one's. Called by the command line."""
+"""`sluice migrate`: the database of an older version becomes this one's."""
 
 from __future__ import annotations
 

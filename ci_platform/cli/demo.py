@@ -1,7 +1,7 @@
 """`sluice demo`: everything once, for real: a server, a push with git, a run, an approval.
 
 Starts the server as its own process, as anyone would, and then only uses doors that anyone has: the
-git client and the API. Unattended (`--auto`) it also approves and checks the end. Called by main.py.
+git client and the API. Unattended (`--auto`) it also approves and checks the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ci_platform.config import read_config
 from ci_platform.errors import InternalError, InvalidRequest
 from ci_platform.model import Json
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "hello"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "hello"
 LEFT_OUT = ("__pycache__", "build", "dist")
 OWNER = "demo"
 START_SECONDS_MAX = 120
