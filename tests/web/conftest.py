@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.web.chromium import launched
 from tests.web.stage import Stage
 
 
@@ -21,6 +23,12 @@ def stage(bare_stage: Stage) -> Stage:
     """A deployment with a repository and people."""
     bare_stage.settle_in()
     return bare_stage
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

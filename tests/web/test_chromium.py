@@ -1,31 +1,22 @@
 """A person with a browser: signs in by the one-time link, watches a run live, approves it.
 
-Real chromium, real server, real git client. The page is never reloaded. SLUICE_SCREENSHOTS names
-a directory to keep pictures in.
+Real chromium, real server, real git client. The page is never reloaded.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from tests.integration.test_serve import Serving, serve
+from tests.web.chromium import WAIT_MS, first_admin, picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-WAIT_MS = 60_000
 PIPELINE = """
 from pipelines import Pipeline, on_push
 
@@ -37,22 +28,6 @@ class Deploy(Pipeline):
         await step.approval("deploy to production", allow_self=True, timeout="7 days")
         await step.sh("deploy", "echo deployed")
 """
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
-    assert path is not None, "no chromium here: `make test` installs it"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def picture(page: Page, name: str) -> None:
-    directory = os.environ.get("SLUICE_SCREENSHOTS")
-    if directory:
-        page.screenshot(path=str(Path(directory) / f"{name}.png"), full_page=True)
 
 
 def push(server: Serving, tree: Path) -> str:
@@ -76,20 +51,7 @@ def push(server: Serving, tree: Path) -> str:
 def test_a_person_watches_a_run_and_approves_it_without_reloading(
     tmp_path: Path, chromium: Browser, guest_cache: Path
 ) -> None:
-    with serve(tmp_path / "data") as server:
-        link = re.search(r"http\S+/setup/\S+", server.errors())
-        assert link is not None
-        page = chromium.new_page(color_scheme="light", viewport={"width": 1200, "height": 800})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: problems.extend([said.text] * (said.type == "error")))
-        page.set_default_timeout(WAIT_MS)
-        page.goto(link.group())
-        page.get_by_label("Name").fill("ana")
-        page.get_by_label("Password", exact=True).first.fill("correct horse battery")
-        page.get_by_role("button", name="Create admin").click()
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-
+    with serve(tmp_path / "data") as server, first_admin(chromium, server) as page:
         page.goto(push(server, tmp_path / "tree"))
         page.evaluate("window.neverReloaded = true")
         head = page.locator("#run-head")
@@ -117,5 +79,3 @@ def test_a_person_watches_a_run_and_approves_it_without_reloading(
         page.goto(server.url)
         expect(page.get_by_role("link", name=re.compile("#1")).first).to_be_visible()
         picture(page, "home")
-        assert problems == []
-        page.close()
