@@ -89,7 +89,7 @@ class EntryKind(StrEnum):
     STEP_PASSED = "step_passed"  # key, attempt; {value, event?: seq of event_received}
     STEP_FAILED = "step_failed"  # key, attempt; {error}
     STEP_CANCELLED = "step_cancelled"  # key; {reason}
-    EVENT_RECEIVED = "event_received"  # {type, payload, actor}
+    EVENT_RECEIVED = "event_received"  # {type, payload, actor, id?}
     APPROVAL_DECIDED = "approval_decided"  # key; {decision, actor, comment, way, form}
     PAUSE_REQUESTED = "pause_requested"  # {actor}
     RUN_PAUSED = "run_paused"  # {reason, detail}

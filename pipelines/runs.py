@@ -58,8 +58,13 @@ class RunHandle:
         step = None if from_step is None else _step(from_step)
         return _handle(self._ask("restart", from_step=step, commit=commit, new_id=id), self._desk)
 
-    async def send_event(self, type: str, payload: Json = None) -> RunHandle:
-        return _handle(self._ask("send_event", type=type, payload=payload), self._desk)
+    async def send_event(
+        self, type: str, payload: Json = None, *, id: str | None = None
+    ) -> RunHandle:
+        """Give it an event. An `id` of yours makes it safe to repeat: the run takes it once, and
+        another event under the same id is an error."""
+        asked = {"type": type, "payload": payload, "event_id": id}
+        return _handle(self._ask("send_event", **asked), self._desk)
 
     async def delete(self) -> None:
         """Remove it, once it has ended."""

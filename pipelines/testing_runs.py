@@ -33,11 +33,19 @@ class OtherRun:
     trigger: str = "run"
     actor: str = "this run"
     events: list[tuple[str, Json]] = field(default_factory=list)  # sent to it: type, payload
+    event_ids: dict[str, tuple[str, Json]] = field(default_factory=dict)  # those that had one
     restarted_from: tuple[str, Json] | None = None  # id of the run, and the step if one was named
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    def sent_again(self, asked: Arguments) -> dict[str, Json]:
+        """The answer to an event that it has already, by its id."""
+        if self.event_ids[asked["event_id"]] != (asked["type"], asked.get("payload")):
+            known = f"{self.id} has had the event {asked['event_id']!r} with another payload"
+            raise RefusedByRuns("Conflict", known)
+        return self.told()
 
     def told(self) -> dict[str, Json]:
         names = ("id", "number", "pipeline", "ref", "commit", "state", "reason", "output")
@@ -92,6 +100,8 @@ class OtherRuns(dict[str, OtherRun]):
     def _change(self, run: OtherRun, method: str, asked: Arguments) -> Json:
         if method in ("restart", "delete") and not run.ended:
             raise RefusedByRuns("Conflict", f"{run.id} is {run.state}: it has not ended")
+        if method == "send_event" and asked.get("event_id") in run.event_ids:
+            return run.sent_again(asked)
         if method in ("pause", "resume", "cancel", "send_event") and run.ended:
             raise RefusedByRuns("Conflict", f"{run.id} has ended ({run.state})")
         match method:
@@ -107,6 +117,8 @@ class OtherRuns(dict[str, OtherRun]):
                 run.state, run.reason = "cancelled", "user"
             case "send_event":
                 run.events.append((asked["type"], asked.get("payload")))
+                if asked.get("event_id") is not None:
+                    run.event_ids[asked["event_id"]] = run.events[-1]
             case "restart":
                 again = {"id": asked.get("new_id"), "pipeline": run.pipeline, "params": run.params}
                 commit = asked.get("commit") or run.commit

@@ -110,6 +110,10 @@ class Cancel(Body):
     rollback: bool = False
 
 
+class Event(Query):
+    id: str | None = None  # of the sender's: a run takes it once
+
+
 class Step(Body):
     kind: str
     name: str

@@ -125,12 +125,21 @@ def get_log(caller: From, run_id: str, page: Annotated[requests.LogOf, Query()])
 
 
 @router.post("/runs/{run_id}/events/{type:path}", openapi_extra=ANY_JSON)
-async def send_event(caller: From, request: Request, run_id: str, type: str) -> answers.RunState:
-    """Give a run an event; the body is its payload."""
+async def send_event(
+    caller: From,
+    request: Request,
+    run_id: str,
+    type: str,
+    event: Annotated[requests.Event, Query()],
+) -> answers.RunState:
+    """Give a run an event; the body is its payload. With an `id`, 1 to 256 characters, it is safe
+    to repeat: the run takes it once, and another event under the same id is a conflict."""
     payload = parse_json(await request.body())
 
     def send() -> Run:
-        return caller.desk.commands.runs.send_event(caller.actor(), RunId(run_id), type, payload)
+        return caller.desk.commands.runs.send_event(
+            caller.actor(), RunId(run_id), type, payload, id=event.id
+        )
 
     return _state(caller, await run_in_threadpool(send))
 

@@ -72,9 +72,11 @@ class Client:
     def get(self, path: str, **query: Json) -> Json:
         return self._send("GET", path, query=query)
 
-    def post(self, path: str, body: Json = None, *, seconds: float | None = None) -> Json:
+    def post(
+        self, path: str, body: Json = None, *, seconds: float | None = None, **query: Json
+    ) -> Json:
         """`seconds`: how long to wait for an answer, where the usual time is too short."""
-        return self._send("POST", path, body=body, seconds=seconds)
+        return self._send("POST", path, query=query, body=body, seconds=seconds)
 
     def put(self, path: str, body: Json) -> Json:
         return self._send("PUT", path, body=body)

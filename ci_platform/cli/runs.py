@@ -215,12 +215,16 @@ def send_event(
     run_id: RunId,
     kind: Annotated[str, typer.Argument(metavar="TYPE", help="The event's type.")],
     payload: Annotated[str, typer.Argument(help="JSON; - reads standard input.")] = "null",
+    event_id: Annotated[
+        str | None, typer.Option("--id", help="An id of your own: the run takes it once.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send an event to a run."""
     body = parse_json(sys.stdin.read() if payload == "-" else payload, "PAYLOAD")
     with context.obj.open() as api:
-        run = api.post(client.run_path(run_id) + "/events/" + client.segment(kind), body)
+        path = client.run_path(run_id) + "/events/" + client.segment(kind)
+        run = api.post(path, body, id=event_id)
     show(context, run, as_json, f"{run_id} is {run['state']}")
 
 

@@ -60,14 +60,14 @@ class Approvals:
             way=way,
             form=self._form(approval, decision, form or {}),
         )
+        word = "approved" if decision == outside.APPROVE else "rejected"
+        step = str(approval.key)
         run, first = change(
             self.parts,
             run_id,
             lambda view, now_ms: outside.decided(view, approval.key, answer, now_ms),
+            note=self.parts.note(actor, f"approval {word}", run_id, step=step, way=way),
         )
-        if first:
-            word = "approved" if decision == outside.APPROVE else "rejected"
-            self.parts.audit(actor, f"approval {word}", run_id, step=str(approval.key), way=way)
         return self._decided(run, approval.key, actor, first=first)
 
     def _form(

@@ -113,7 +113,8 @@ class RunsHandler:
                 return self._restart(grant, actor, run_id, arguments)
             case "send_event":
                 kind = _text(arguments, "type") or ""
-                return _known(self.runs.send_event(actor, run_id, kind, arguments.get("payload")))
+                payload, event_id = arguments.get("payload"), _text(arguments, "event_id")
+                return _known(self.runs.send_event(actor, run_id, kind, payload, id=event_id))
             case "delete":
                 self.runs.delete(actor, run_id)
                 return None

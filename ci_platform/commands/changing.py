@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ci_platform.commands.parts import Parts
 from ci_platform.engine.decision import Decision, propose
 from ci_platform.engine.fold import RunView, fold
 from ci_platform.errors import Conflict
-from ci_platform.model import Run, RunId
+from ci_platform.model import AuditNote, Run, RunId
 
 Decide = Callable[[RunView, int], Decision]
 
 
-def change(parts: Parts, run_id: RunId, decide: Decide) -> tuple[Run, bool]:
-    """Apply a decision of the engine to a run; False when there was nothing to change.
+def change(
+    parts: Parts, run_id: RunId, decide: Decide, *, note: AuditNote | None = None
+) -> tuple[Run, bool]:
+    """Apply a decision of the engine to a run, with the audit's note of who asked for it; False
+    when there was nothing to change.
 
     Raises what `decide` raises, and Conflict when the run changes faster than one can look.
     """
@@ -26,7 +30,8 @@ def change(parts: Parts, run_id: RunId, decide: Decide) -> tuple[Run, bool]:
         decision = decide(view, now_ms)
         if not decision:
             return run, False
-        appended = parts.store.runs.append(propose(view, decision, now_ms))
+        append = replace(propose(view, decision, now_ms), note=note)
+        appended = parts.store.runs.append(append)
         run = appended.run
         if appended.applied:
             return run, True

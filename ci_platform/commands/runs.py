@@ -39,6 +39,7 @@ from ci_platform.errors import (
 from ci_platform.identity import Action
 from ci_platform.model import (
     Actor,
+    AuditNote,
     Json,
     NewRun,
     PipelineDescription,
@@ -108,8 +109,7 @@ class Runs:
         repository = self.parts.repository(actor, Action.START_RUN, owner, name)
         check_quota(self.parts, repository)
         new = self._prepare(actor, repository, [what])
-        note = self.parts.note(actor, "run started", new[0].id, repository=repository.full_name)
-        return create(self.parts, new, note=note)[0]
+        return create(self.parts, new, notes=self._started(actor, repository, new))[0]
 
     def start_many(
         self, actor: Actor, owner: str, name: str, what: Sequence[StartRun]
@@ -122,21 +122,33 @@ class Runs:
                 f"a batch starts 1 to {runs_max} runs, this has {len(what)}", field="runs"
             )
         check_quota(self.parts, repository, len(what))
-        new = {one.id: one for one in self._prepare(actor, repository, what)}
-        runs = create(self.parts, list(new.values()), skip_existing=True)
-        ids = [run.id for run in runs]
-        self.parts.audit(actor, "runs started", repository.full_name, runs=ids)
-        return runs
+        new = list({one.id: one for one in self._prepare(actor, repository, what)}.values())
+        notes = self._started(actor, repository, new)
+        return create(self.parts, new, skip_existing=True, notes=notes)
 
-    def send_event(self, actor: Actor, run_id: RunId, type: str, payload: Json) -> Run:
-        """Give a run an event; it is kept until a wait for its type takes it."""
+    def _started(
+        self, actor: Actor, repository: Repository, new: Sequence[NewRun]
+    ) -> list[AuditNote]:
+        name = repository.full_name
+        return [self.parts.note(actor, "run started", one.id, repository=name) for one in new]
+
+    def send_event(
+        self, actor: Actor, run_id: RunId, type: str, payload: Json, *, id: str | None = None
+    ) -> Run:
+        """Give a run an event; it is kept until a wait for its type takes it.
+
+        An `id` makes it safe to repeat: a run takes an event of that id once. Raises Conflict when
+        that was another event.
+        """
+        if id is not None:
+            check_text(id, field="id")
         limits = EngineLimits(value_bytes=self.parts.limits.value_bytes)
         check_json(payload, field="payload", bytes_max=limits.value_bytes)
         return self._change(
             actor,
             run_id,
             lambda view, now_ms: outside.event_sent(
-                view, type, payload, actor.name, now_ms, limits=limits
+                view, type, payload, actor.name, now_ms, limits=limits, id=id
             ),
             f"event {type} sent",
         )
@@ -207,9 +219,8 @@ class Runs:
             priority=run.place.priority,
         )
         new = replace(new, shared=self._shared(run, from_step, commit))
-        again = create(self.parts, [new])[0]
-        self.parts.audit(actor, "run restarted", run_id, new_run=again.id, commit=commit)
-        return again
+        note = self.parts.note(actor, "run restarted", run_id, new_run=new.id, commit=commit)
+        return create(self.parts, [new], notes=[note])[0]
 
     def _shared(self, run: Run, step: StepKey | None, commit: str) -> Shared:
         if step is None:
@@ -226,9 +237,9 @@ class Runs:
     def delete(self, actor: Actor, run_id: RunId) -> None:
         """Remove a finished run with everything of it."""
         run = self.parts.run(actor, Action.DELETE_RUN, run_id)
-        self.parts.store.runs.delete(run_id)
+        note = self.parts.note(actor, "run deleted", run_id, number=run.number)
+        self.parts.store.runs.delete(run_id, note=note)
         let_go(self.parts, run.repository_id, run.commit)
-        self.parts.audit(actor, "run deleted", run_id, number=run.number)
 
     def delete_many(self, actor: Actor, owner: str, name: str, ids: Sequence[str]) -> list[Deleted]:
         """Remove finished runs of a repository, each on its own; says in order what became of
@@ -259,10 +270,7 @@ class Runs:
 
     def _change(self, actor: Actor, run_id: RunId, decide: Decide, action: str) -> Run:
         self.parts.run(actor, Action.CHANGE_RUN, run_id)
-        run, changed = change(self.parts, run_id, decide)
-        if changed:
-            self.parts.audit(actor, action, run_id)
-        return run
+        return change(self.parts, run_id, decide, note=self.parts.note(actor, action, run_id))[0]
 
     def _prepare(
         self, actor: Actor, repository: Repository, what: Sequence[StartRun]

@@ -115,14 +115,15 @@ def create(
     new: Sequence[NewRun],
     *,
     skip_existing: bool = False,
-    note: AuditNote | None = None,
+    notes: Sequence[AuditNote] = (),
 ) -> list[Run]:
-    """Create runs whose commits are kept alive from before they exist."""
+    """Create runs whose commits are kept alive from before they exist. `notes`: for the audit log,
+    one for each, or none."""
     commits = {(run.repository_id, run.commit) for run in new}
     for repository_id, commit in commits:
         parts.source.keep(repository_id, commit)
     try:
-        created = parts.store.runs.create(new, skip_existing=skip_existing, note=note)
+        created = parts.store.runs.create(new, skip_existing=skip_existing, notes=notes)
     except RequestError:
         for repository_id, commit in commits:
             let_go(parts, repository_id, commit)

@@ -91,6 +91,7 @@ class RunView:
     commands: dict[StepKey, StepView] = field(default_factory=dict)  # `sh` attempts in flight
     events: dict[str, deque[Entry]] = field(default_factory=dict)  # not consumed, by type
     events_pending: int = 0
+    sent: dict[str, Entry] = field(default_factory=dict)  # events, by the id their sender gave
     waiting: dict[str, dict[StepKey, StepView]] = field(default_factory=dict)  # waits by type
     layers: list[str] = field(default_factory=list)  # workspace layers, lowest first
     step_commits: set[str] = field(default_factory=set)  # commits that steps were started by
@@ -351,6 +352,8 @@ def _step_cancelled(view: RunView, entry: Entry) -> None:
 def _event_received(view: RunView, entry: Entry) -> None:
     view.events.setdefault(str(entry.data["type"]), deque()).append(entry)
     view.events_pending += 1
+    if "id" in entry.data:
+        view.sent[entry.data["id"]] = entry
 
 
 def _approval_decided(view: RunView, entry: Entry) -> None:

@@ -6,6 +6,7 @@ the run's state does not allow it. An empty decision means that there is nothing
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -45,10 +46,23 @@ class Answer:
 
 
 def event_sent(
-    view: RunView, type: str, payload: Json, actor: str, now_ms: int, *, limits: Limits
+    view: RunView,
+    type: str,
+    payload: Json,
+    actor: str,
+    now_ms: int,
+    *,
+    limits: Limits,
+    id: str | None = None,
 ) -> Decision:
-    """Add an event. The oldest wait for its type consumes it; else it is kept for a later one."""
+    """Add an event. The oldest wait for its type consumes it; else it is kept for a later one.
+
+    Empty when the run has it already, by the `id` that its sender gave, also if the run has ended.
+    """
     _check_event(type, payload, limits)
+    if id is not None and id in view.sent:
+        _check_same(view, id, type, payload)
+        return Decision(view.seq)
     _check_alive(view, "receive events")
     pen = Pen(view, now_ms)
     for step in list(view.waiting.get(type, {}).values()):
@@ -59,11 +73,23 @@ def event_sent(
             f"{view.run.id} holds {view.events_pending:,} events that nothing has consumed; "
             f"the limit is {EVENTS_PENDING_MAX:,}"
         )
-    pen.write(EntryKind.EVENT_RECEIVED, {"type": type, "payload": payload, "actor": actor})
+    data: dict[str, Json] = {"type": type, "payload": payload, "actor": actor}
+    pen.write(EntryKind.EVENT_RECEIVED, data if id is None else {**data, "id": id})
     key = next(iter(view.waiting.get(type, ())), None)
     if key is not None:
         match_event(pen, type, key)
     return pen.decision()
+
+
+def _check_same(view: RunView, id: str, type: str, payload: Json) -> None:
+    """As text: to Python, 1 and true are the same."""
+    known = view.sent[id].data
+    first, second = [known["type"], known.get("payload")], [type, payload]
+    if json.dumps(first, sort_keys=True) != json.dumps(second, sort_keys=True):
+        raise Conflict(
+            f"{view.run.id} has had the event {id!r} with another type or payload; "
+            "give each event an id of its own"
+        )
 
 
 def _check_event(type: str, payload: Json, limits: Limits) -> None:

@@ -53,9 +53,10 @@ class Clock(Protocol):
 class Append:
     """Entries to add to a run's journal, with everything that changes because of them.
 
-    Written whole or not at all. Refused without an error (`Appended.applied` False) when the
-    journal has moved past `expected_seq`: read what is new, decide again. Refused with LeaseLost
-    when `fence` is given and the run is not leased under it, or a CloseOperation's fence moved.
+    Written whole or not at all, `note` and all. Refused without an error (`Appended.applied`
+    False) when the journal has moved past `expected_seq`: read what is new, decide again. Refused
+    with LeaseLost when `fence` is given and the run is not leased under it, or a CloseOperation's
+    fence moved.
     Once a run is deleted its id may be given again: with another `identity` (repository and
     number) the run that was meant is gone, so the answer is LeaseLost with a fence, else
     RunNotFound.
@@ -72,6 +73,7 @@ class Append:
     effects: Sequence[Effect] = ()
     identity: tuple[RepositoryId, int] | None = None  # as of the run that was decided about
     group: str | None = None  # that the run is in, which is locked before its row
+    note: AuditNote | None = None  # of whoever asked for it, for the audit log
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,15 @@ class RunStore(Retention, Scheduling, Protocol):
     """
 
     def create(
-        self, new: Sequence[NewRun], *, skip_existing: bool = False, note: AuditNote | None = None
+        self,
+        new: Sequence[NewRun],
+        *,
+        skip_existing: bool = False,
+        notes: Sequence[AuditNote] = (),
     ) -> list[Run]:
-        """Create runs and the audit's note of it, all or none; each queued, with its run_created
-        entry, and due now.
+        """Create runs, all or none; each queued, with its run_created entry, and due now.
+
+        `notes`: none, or one for each of `new`, which the audit log has if the run is created.
 
         A NewRun with `failed` is created in state failed, with a run_failed entry. Raises
         RunExists naming the id; with skip_existing an existing id is left out instead.
@@ -172,8 +179,9 @@ class RunStore(Retention, Scheduling, Protocol):
         """When the next run or operation is due; None if none ever will be without an event.
         With `labels`: those operations alone that a worker with these can do something about."""
 
-    def delete(self, run_id: RunId) -> None:
-        """Remove a terminal run with everything of it. Raises RunNotFound, Conflict."""
+    def delete(self, run_id: RunId, *, note: AuditNote | None = None) -> None:
+        """Remove a terminal run with everything of it, and write the audit's note of that. Raises
+        RunNotFound, Conflict."""
 
 
 class OperationStore(Protocol):

@@ -49,7 +49,7 @@ class Creation:
     skip_existing: bool
     payloads: Sequence[bytes]
     events: Sequence[bytes]
-    note: Mapping[str, object] | None  # for the audit log
+    notes: Sequence[Mapping[str, object]]  # for the audit log; one for each, or none
 
     @property
     def size(self) -> int:
@@ -57,7 +57,7 @@ class Creation:
 
 
 def prepare(
-    new: Sequence[NewRun], *, skip_existing: bool, note: AuditNote | None = None
+    new: Sequence[NewRun], *, skip_existing: bool, notes: Sequence[AuditNote] = ()
 ) -> Creation:
     """Encode and check. Raises InvalidRequest naming the field."""
     for one in new:
@@ -68,7 +68,7 @@ def prepare(
         skip_existing=skip_existing,
         payloads=[pack_payload(one) for one in new],
         events=[pack(one.event, "event") for one in new],
-        note=None if note is None else audit.columns(note),
+        notes=[audit.columns(note) for note in notes],
     )
 
 
@@ -103,9 +103,10 @@ class Creator:
         audit.write(
             connection,
             [
-                one.note
-                for one, runs in zip(batch, answers, strict=True)
-                if one.note is not None and not isinstance(runs, SluiceError)
+                creation.notes[index]
+                for creation, indexes in zip(batch, chosen, strict=True)
+                if creation.notes and not isinstance(indexes, SluiceError)
+                for index in indexes
             ],
         )
         if not admitted:

@@ -7,7 +7,7 @@ them. Everything that can be checked or encoded before the transaction is, in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, select
 from ci_platform.errors import RunNotFound, SluiceError
 from ci_platform.model import Entry, Run, RunId
 from ci_platform.ports import Append, Clock
-from ci_platform.store import effects, family, moves, retention, slots
+from ci_platform.store import audit, effects, family, moves, retention, slots
 from ci_platform.store.codec import (
     Columns,
     entry_columns,
@@ -56,6 +56,7 @@ class Prepared:
     append: Append
     data: Sequence[bytes | None]  # packed, of each draft's data
     effects: Sequence[effects.Prepared]
+    note: Mapping[str, object] | None  # for the audit log
 
     @property
     def size(self) -> int:
@@ -90,6 +91,7 @@ def prepare(append: Append) -> Prepared:
         append=append,
         data=[pack_data(draft.data, draft.kind) for draft in append.drafts],
         effects=[effects.prepare(effect) for effect in append.effects],
+        note=None if append.note is None else audit.columns(append.note),
     )
 
 
@@ -129,6 +131,7 @@ class Appender:
         moved: dict[int, Run] = {}
         freed: list[str] = []  # repositories in which a run stopped executing
         rows: list[dict[str, object]] = []
+        notes: list[Mapping[str, object]] = []
         verdicts: list[Verdict | SluiceError] = []
         for prepared in batch:
             run_id = prepared.append.run_id
@@ -143,12 +146,15 @@ class Appender:
                     freed.append(verdict.run.repository_id)
                 runs[run_id] = (verdict.n, verdict.run)
                 moved[verdict.n] = verdict.run
+                if prepared.note is not None:
+                    notes.append(prepared.note)
                 rows += [
                     entry_columns(verdict.n, entry, data)
                     for entry, data in zip(verdict.entries, prepared.data, strict=True)
                 ]
         write_entries(connection, rows)
         write_moves(connection, list(moved.items()))
+        audit.write(connection, notes)
         groups = [group for run in moved.values() if (group := slots.concerns(run)) is not None]
         if groups:
             slots.admit(connection, groups, now_ms)

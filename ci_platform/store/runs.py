@@ -27,7 +27,7 @@ from ci_platform.model import (
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.ports.housekeeping import OldRuns
 from ci_platform.scheduling import RunLimits, Standing, Superseded
-from ci_platform.store import births, family, journal, listing, pools, retention, slots
+from ci_platform.store import audit, births, family, journal, listing, pools, retention, slots
 from ci_platform.store.bell import Bells
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
@@ -93,12 +93,16 @@ class SqlRunStore:
         )
 
     def create(
-        self, new: Sequence[NewRun], *, skip_existing: bool = False, note: AuditNote | None = None
+        self,
+        new: Sequence[NewRun],
+        *,
+        skip_existing: bool = False,
+        notes: Sequence[AuditNote] = (),
     ) -> list[Run]:
         check_created(new)
         if not new:
             return []
-        creation = births.prepare(new, skip_existing=skip_existing, note=note)
+        creation = births.prepare(new, skip_existing=skip_existing, notes=notes)
         return self._births.submit(creation, size=creation.size)
 
     def get(self, run_id: RunId) -> Run:
@@ -174,8 +178,14 @@ class SqlRunStore:
     def next_ready_ms(self, labels: Collection[str] | None = None) -> int | None:
         return self._database.read(partial(_next_ready_ms, labels=labels))
 
-    def delete(self, run_id: RunId) -> None:
-        self._database.write(lambda connection: _delete(connection, run_id))
+    def delete(self, run_id: RunId, *, note: AuditNote | None = None) -> None:
+        noted = [] if note is None else [audit.columns(note)]
+
+        def delete(connection: Connection) -> None:
+            _delete(connection, run_id)
+            audit.write(connection, noted)
+
+        self._database.write(delete)
         self._bells.ring()
 
     def old(self, *, before_ms: int, keep: int, after: int = 0, limit: int = 500) -> OldRuns:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ci_platform.errors import Conflict, HookNotFound
 from ci_platform.model import (
+    AuditNote,
     Description,
     Json,
     RepositoryId,
@@ -26,6 +27,7 @@ from ci_platform.ports.housekeeping import WorkerRecord
 from ci_platform.ports.identity import Token
 from ci_platform.shell import Memo, MemoLimits
 from ci_platform.store.audit import check_limit as check_audit_limit
+from ci_platform.store.audit import columns as audit_columns
 from ci_platform.store.codec import plain, plain_or_none
 from ci_platform.store.descriptions import description_of
 from ci_platform.store.hooks import DELIVERIES_KEPT_MS, check_delivery
@@ -288,10 +290,12 @@ class InMemoryAudit:
     def record(
         self, at_ms: int, actor: str, action: str, subject: str, detail: Mapping[str, Json]
     ) -> None:
-        for name, value in (("actor", actor), ("action", action), ("subject", subject)):
-            plain(value, name)
-        record = {"at_ms": at_ms, "actor": actor, "action": action, "subject": subject}
-        self._records.append({**record, "detail": unpack(pack(dict(detail), "detail"))})
+        self.write(AuditNote(at_ms, actor, action, subject, detail))
+
+    def write(self, note: AuditNote) -> None:
+        """With the change that it tells of."""
+        row = audit_columns(note)
+        self._records.append({**row, "detail": unpack(pack(dict(note.detail), "detail"))})
 
     def list(self, *, limit: int = 100) -> list[Mapping[str, Json]]:
         check_audit_limit(limit)

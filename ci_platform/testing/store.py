@@ -187,11 +187,15 @@ class _Runs:
         self._served = ""
 
     def create(
-        self, new: Sequence[NewRun], *, skip_existing: bool = False, note: AuditNote | None = None
+        self,
+        new: Sequence[NewRun],
+        *,
+        skip_existing: bool = False,
+        notes: Sequence[AuditNote] = (),
     ) -> list[Run]:
         tables = self._tables
         check_created(new)
-        births.prepare(new, skip_existing=skip_existing, note=note)
+        births.prepare(new, skip_existing=skip_existing, notes=notes)
         with tables.lock:
             chosen: dict[RunId, NewRun] = {}
             for one in new:
@@ -203,10 +207,15 @@ class _Runs:
             created = [self._create(one) for one in chosen.values()]
             self._slots.created(created)
             created = [tables.runs[run.id] for run in created]
-            if note is not None:
-                self._audit.record(note.at_ms, note.actor, note.action, note.subject, note.detail)
+            for one, note in zip(new, notes, strict=bool(notes)):
+                if chosen.get(one.id) is one:
+                    self._note(note)
         tables.ring()
         return created
+
+    def _note(self, note: AuditNote | None) -> None:
+        if note is not None:
+            self._audit.write(note)
 
     def _create(self, new: NewRun) -> Run:
         tables = self._tables
@@ -299,6 +308,7 @@ class _Runs:
                 changes.end()
             self._write(after, entries)
             self._slots.moved(run, after)
+            self._note(append.note)
         tables.ring()
         return Appended(True, entries, after)
 
@@ -372,7 +382,7 @@ class _Runs:
             ]
         return min((at_ms for at_ms in due if at_ms is not None), default=None)
 
-    def delete(self, run_id: RunId) -> None:
+    def delete(self, run_id: RunId, *, note: AuditNote | None = None) -> None:
         tables = self._tables
         with tables.lock:
             run = tables.run(run_id)
@@ -389,6 +399,7 @@ class _Runs:
                 del tables.operations[operation_id]
             for gate in [gate for gate in tables.approvals if gate[0] == run_id]:
                 del tables.approvals[gate]
+            self._note(note)
         tables.ring()
 
     def old(self, *, before_ms: int, keep: int, after: int = 0, limit: int = 500) -> OldRuns:

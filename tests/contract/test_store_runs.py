@@ -47,9 +47,10 @@ def test_a_new_run_is_queued_due_now_and_has_its_first_entry(
 
 def test_the_audit_log_tells_of_runs_that_were_created_and_of_no_others(store: Store) -> None:
     told = AuditNote(5, "ann", "run started", "run_one", {"token": "tok_1"})
-    store.runs.create([new_run("one")], note=told)
+    store.runs.create([new_run("one")], notes=[told])
     with pytest.raises(RunExists):
-        store.runs.create([new_run("two"), new_run("one")], note=replace(told, subject="run_two"))
+        other = replace(told, subject="run_two")
+        store.runs.create([new_run("two"), new_run("one")], notes=[other, told])
     assert store.audit.list() == [
         {"at_ms": 5, "actor": "ann", "action": "run started", "subject": "run_one"}
         | {"detail": {"token": "tok_1"}}

@@ -80,6 +80,20 @@ async def test_an_event_wakes_a_waiting_run(front: Front) -> None:
     assert [entry["seq"] for entry in journal] == list(range(1, len(journal) + 1))
 
 
+async def test_an_event_with_an_id_is_safe_to_repeat(front: Front) -> None:
+    run = front.runs(front.repository())[0]
+    path = f"/api/v1/runs/{run.id}/events/go"
+    async with front.client(front.token()) as client:
+        first = await post(client, path + "?id=d-1", 1)
+        assert await post(client, path + "?id=d-1", 1) == first
+        problem = await post(client, path + "?id=d-1", 2, 409)
+        assert "'d-1' with another type or payload" in problem["detail"]
+        assert (await post(client, path + "?id=", 2, 400))["field"] == "id"
+        journal = (await client.get(f"/api/v1/runs/{run.id}/journal")).json()["entries"]
+    received = [one["data"] for one in journal if one["kind"] == "event_received"]
+    assert [(one["payload"], one["id"]) for one in received] == [(1, "d-1")]
+
+
 async def test_an_event_without_a_body_has_null_as_payload(front: Front) -> None:
     run = front.runs(front.repository())[0]
     async with front.client(front.token()) as client:

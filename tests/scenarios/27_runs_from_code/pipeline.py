@@ -22,7 +22,12 @@ class Scenario(Pipeline):
         async def go_on():
             runs = self.env.runs
             found = await runs.get("our-own-id")
-            await found.send_event("go", 3)
+            await found.send_event("go", 3, id="d-1")
+            await found.send_event("go", 3, id="d-1")  # as if this body were retried
+            try:
+                await found.send_event("go", 4, id="d-1")
+            except CapabilityError as error:
+                assert error.type == "Conflict", error
             named = await runs.list(pipeline="Waiter")
             return [found.state, len(named)]
 

@@ -334,6 +334,27 @@ def test_code_that_starts_and_changes_other_runs_is_tested_without_any(hibernate
     assert again.restarted_from == ("deploy-1", step)
 
 
+class Teller(Pipeline):
+    async def run(self, event: Event, step: Step) -> Any:
+        async def tell() -> Any:
+            found = await self.env.runs.get("old")
+            await found.send_event("go", 1, id="d-1")
+            await found.send_event("go", 1, id="d-1")
+            try:
+                await found.send_event("go", 2, id="d-1")
+            except CapabilityError as error:
+                return error.type
+
+        return await step.do("tell", tell, retries=0)
+
+
+def test_an_event_with_an_id_reaches_another_run_once(hibernate: str) -> None:
+    test = PipelineTest(Teller, hibernate=hibernate)
+    old = test.runs.add("old", state="waiting")
+    assert test.run().output == "Conflict"
+    assert old.events == [("go", 1)]
+
+
 # --- services and fetch ---
 
 
