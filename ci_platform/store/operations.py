@@ -136,19 +136,12 @@ class SqlOperationStore:
     ) -> list[Operation]:
         check_claim(worker, limit)
         for _ in range(CLAIM_TRIES_MAX):
-            now_ms = self._clock.now_ms()
             wanted = [RECALL] if recall else None
-            look = partial(self._look, pools=wanted, labels=labels, now_ms=now_ms, limit=limit)
+            look = partial(self._look, pools=wanted, labels=labels, limit=limit)
             ns = self._database.read(look)
             if not ns:
                 return []
-            take = partial(
-                _claim,
-                ns=ns,
-                lease={"by_worker": worker, "until_ms": now_ms + lease_ms},
-                limit=limit,
-                now_ms=now_ms,
-            )
+            take = partial(self._claim, ns=ns, worker=worker, limit=limit, lease_ms=lease_ms)
             claimed = self._database.write(take)
             if claimed:
                 self._served = claimed[-1].repository_id
@@ -161,10 +154,10 @@ class SqlOperationStore:
         *,
         pools: Sequence[str] | None,
         labels: Collection[str],
-        now_ms: int,
         limit: int,
     ) -> list[int]:
         """Candidates, best first."""
+        now_ms = self._clock.now_ms()
         if pools is None:
             due = due_pools(connection)
             pools = most_wanting(pool for pool in due if serves(labels, pool))
@@ -178,6 +171,19 @@ class SqlOperationStore:
         if len(pools) > 1:
             found = in_turns(found, self._served)[: limit * SPARES]
         return [candidate.n for candidate in found]
+
+    def _claim(
+        self,
+        connection: Connection,
+        *,
+        ns: list[int],
+        worker: WorkerId,
+        limit: int,
+        lease_ms: int,
+    ) -> list[Operation]:
+        now_ms = self._clock.now_ms()  # of the turn to write: it may have been waited for
+        lease: dict[str, object] = {"by_worker": worker, "until_ms": now_ms + lease_ms}
+        return _claim(connection, ns=ns, lease=lease, limit=limit, now_ms=now_ms)
 
     def pass_on(self, operation: Operation) -> None:
         pool = pool_of_labels(operation.spec.get("labels") or ())
@@ -201,12 +207,12 @@ class SqlOperationStore:
 
     def expire(self, *, limit: int) -> int:
         """Called with the runs' leases; not part of the protocol."""
-        now_ms = self._clock.now_ms()
-        return self._database.write(
-            lambda connection: _take_back(
-                connection, _LOCK_EXPIRED, {"now": now_ms, "count": limit}, now_ms
-            )
-        )
+
+        def expire(connection: Connection) -> int:
+            now_ms = self._clock.now_ms()
+            return _take_back(connection, _LOCK_EXPIRED, {"now": now_ms, "count": limit}, now_ms)
+
+        return self._database.write(expire)
 
     def release(self, worker: WorkerId | None) -> int:
         """The same for `RunStore.release`."""

@@ -32,6 +32,7 @@ from tests.contract.store_values import (
     end,
     new_run,
     note,
+    operation,
     started,
 )
 
@@ -363,3 +364,32 @@ def test_a_lease_begins_when_the_claim_is_written_however_long_that_waited(
         keeper.result(30)
     assert run.lease_until_ms == clock.now_ms() + LEASE_MS
     assert mine.runs.journal(run.id)[-1].at_ms == clock.now_ms()
+
+
+def test_a_commands_lease_begins_when_its_claim_is_written(
+    open_sqlite: OpenStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = open_sqlite(), open_sqlite()
+    append(mine, created(mine), effects=[operation()])
+    held, go_on, looked = threading.Event(), threading.Event(), threading.Event()
+    now_ms = clock.now_ms
+
+    def keep_the_turn(connection: Connection) -> None:
+        held.set()
+        assert go_on.wait(30)
+
+    def looking() -> int:
+        looked.set()  # for what is due, which asks for no turn
+        return now_ms()
+
+    with ThreadPoolExecutor(2) as threads:
+        keeper = threads.submit(other._database.write, keep_the_turn)
+        assert held.wait(30)
+        monkeypatch.setattr(clock, "now_ms", looking)
+        claim = threads.submit(mine.operations.claim, WORKER, limit=1, lease_ms=LEASE_MS)
+        assert looked.wait(30)
+        clock.advance(20_000)
+        go_on.set()
+        (command,) = claim.result(30)
+        keeper.result(30)
+    assert command.lease_until_ms == now_ms() + LEASE_MS
