@@ -49,8 +49,8 @@ def accept(
     children: Mapping[StepKey, Child] = _NO_CHILDREN,
 ) -> Decision:
     """Decide what a guest's commands write. While the run is held, what would start is left out:
-    the guest asks again when the run has been resumed. `children` are the runs that were created
-    for steps of kind run. Raises PipelineError, LimitExceeded."""
+    the worker asks again, before what the guest asks for next. `children` are the runs that were
+    created for steps of kind run. Raises PipelineError, LimitExceeded."""
     pen = Pen(view, now_ms)
     if len(commands) > COMMANDS_MAX:
         raise LimitExceeded(
@@ -158,7 +158,8 @@ def _start_service(pen: Pen, key: StepKey, config: Json) -> None:
 def _finish(pen: Pen, command: FinishAttempt, limits: Limits) -> None:
     key = command.key
     if key.kind is StepKind.SERVICE:
-        end_service(pen, command)
+        if not pen.view.held or key in pen.view.steps:  # else it has been left out as well
+            end_service(pen, command)
         return
     step = pen.view.bodies.get(key)
     if step is None or step.attempt != command.attempt:

@@ -15,6 +15,7 @@ from ci_platform.engine import Child, Decision, Pen, RunView, accept, fold, prop
 from ci_platform.errors import InternalError, LeaseLost, PipelineError
 from ci_platform.model import (
     RUN_LOG,
+    AbandonStep,
     Command,
     Draft,
     Entry,
@@ -67,6 +68,7 @@ class Session:
         self.commit = claim.run.commit  # of the code that executes
         self._asked = 0
         self._children: dict[StepKey, Child] = {}
+        self._held: Sequence[Command] = ()  # about steps that a pause kept from starting
 
     @property
     def over(self) -> bool:
@@ -79,6 +81,7 @@ class Session:
         self.known = len(self.entries)
         self.reached = False
         self._trial = trial
+        self._held = ()
         self.on_divergence = on_divergence
 
     def settle(self) -> None:
@@ -90,18 +93,23 @@ class Session:
         end."""
         if self.over:
             raise Over
-        self._start_children(commands)
+        commands = _joined(self._held, commands)
         self.write(lambda view, now_ms: self._decide(view, commands, now_ms), ends=_ends(commands))
+        self._held = [
+            each
+            for each in commands
+            if isinstance(each, StartStep | FinishAttempt) and each.key not in self.view.steps
+        ]
         self.reached = True
         self._trial = None
         fresh = self.entries[self.known :]
         self.known = len(self.entries)
         return () if self.over else fresh
 
-    def _start_children(self, commands: Sequence[Command]) -> None:
+    def _start_children(self, view: RunView, commands: Sequence[Command]) -> None:
         """Create the runs that steps start, before these steps are journaled: their ids belong to
         the steps, so that they are found again if this worker does not live to write that down."""
-        start, view = self._tools.start_child, self.view
+        start = self._tools.start_child
         if start is None or view.held or view.rollback is not None:
             return
         wanted = {
@@ -122,6 +130,8 @@ class Session:
     def conclude(self, decide: Decider, ends: Sequence[Command] = ()) -> None:
         """Write how the activation ended, unless a pause or an end came first. `ends`: how steps
         did, which comes before."""
+        held = {each.key for each in self._held}
+        ends = [each for each in ends if each.key not in held]
 
         def concluded(view: RunView, now_ms: int) -> Decision:
             if not ends:
@@ -150,6 +160,7 @@ class Session:
         return pen.decision()
 
     def _decide(self, view: RunView, commands: Sequence[Command], now_ms: int) -> Decision:
+        self._start_children(view, commands)  # here, since a pause may end between two tries
         decision = self._accepted(view, commands, now_ms)
         may_end = any(isinstance(each, NoteDivergence) for each in commands)
         if view.leased and not may_end and not view.bodies and not self._moves_code(decision):
@@ -258,6 +269,16 @@ class Session:
         for log in self._logs.values():
             self._spool.close(log)
         self._logs.clear()
+
+
+def _joined(held: Sequence[Command], commands: Sequence[Command]) -> Sequence[Command]:
+    """What was held back comes first, in the order in which the code asked for it: a replay asks
+    for it there. What the code has given up meanwhile is as if it had never been asked for."""
+    if not held:
+        return commands
+    given_up = {each.key for each in commands if isinstance(each, AbandonStep)}
+    given_up &= {each.key for each in held}
+    return [each for each in (*held, *commands) if each.key not in given_up]
 
 
 def _moves(entry: Entry | Draft) -> bool:

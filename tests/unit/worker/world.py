@@ -40,6 +40,7 @@ from ci_platform.ports import Store
 from ci_platform.ports.sandbox import Sandbox
 from ci_platform.testing import DummyRunner, FakeClock, FakeSource, InMemoryStore, InProcessSandbox
 from ci_platform.worker import Settings, Tools, Worker
+from ci_platform.worker.settings import ChildStarter
 
 REPOSITORY = RepositoryId("repo_1")
 MAIN = "refs/heads/main"
@@ -79,7 +80,13 @@ class World:
         MADE.append(self)
         self.worker = self.another("w1")
 
-    def another(self, name: str, *, labels: tuple[str, ...] = ()) -> Worker:
+    def another(
+        self,
+        name: str,
+        *,
+        labels: tuple[str, ...] = (),
+        start_child: ChildStarter | None = None,
+    ) -> Worker:
         tools = Tools(
             id=WorkerId(name),
             store=self.store,
@@ -89,6 +96,7 @@ class World:
             clock=self.clock,
             settings=self.settings,
             labels=labels,
+            start_child=start_child,
         )
         return Worker(tools)
 
