@@ -56,6 +56,14 @@ def relative(at_ms: int, now_ms: int) -> str:
     raise AssertionError(distance)
 
 
+def period(ms: int) -> str:
+    """Say how often something comes back, as what follows "every": `hour`, `90 minutes`."""
+    for unit_ms, word in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")):
+        if ms % unit_ms == 0:
+            return word if ms == unit_ms else f"{ms // unit_ms} {word}s"
+    return f"{ms / _SECOND:g} seconds"
+
+
 def iso(ms: int) -> str:
     """Write an instant as ISO 8601 in UTC, to the millisecond."""
     text = datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -26,7 +26,7 @@ from ci_platform.ports.mirroring import Mirror
 from ci_platform.queries import Queries, SystemView, WorkerView
 from ci_platform.queries import RunRow as FoundRun
 from ci_platform.scheduling import Hold
-from web.filters import duration, first_line
+from web.filters import duration, first_line, period
 from web.inputs import Input, inputs_of
 from web.panels import ApprovalPanel, approval_panel
 
@@ -151,7 +151,7 @@ class MirrorPanel:
     """Which remote a repository follows, and how that goes. Never its credentials."""
 
     url: str
-    every: str  # nothing: only when told to
+    every: str  # `hour`; nothing: only when told to
     synced_ms: int | None
     next_ms: int | None
     failures: int  # since it last worked
@@ -163,7 +163,7 @@ class MirrorPanel:
 def mirror_panel(mirror: Mirror, *, may_sync: bool) -> MirrorPanel:
     return MirrorPanel(
         url=mirror.url,
-        every="" if mirror.every_ms is None else duration(mirror.every_ms),
+        every="" if mirror.every_ms is None else period(mirror.every_ms),
         synced_ms=mirror.synced_ms,
         next_ms=mirror.next_ms,
         failures=mirror.tries,
@@ -251,6 +251,7 @@ class SystemPage:
     due: int
     oldest_due_ms: int | None
     next_ready_ms: int | None
+    command_waits: bool  # since then, for a worker that can run it
     approvals_open: int
     workers: Sequence[WorkerView]
     audit: Sequence[AuditRow]
@@ -265,6 +266,7 @@ def system_page(queries: Queries, actor: Actor) -> SystemPage:
         due=view.due,
         oldest_due_ms=view.oldest_due_ms,
         next_ready_ms=view.next_ready_ms,
+        command_waits=view.next_ready_ms is not None and view.next_ready_ms <= view.now_ms,
         approvals_open=view.approvals_open,
         workers=view.workers,
         audit=[

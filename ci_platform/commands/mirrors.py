@@ -191,6 +191,7 @@ def _credentials(mirror: Mirror) -> tuple[str, str] | None:
 
 
 def _outcome(done: Imported) -> str:
-    moved = f"{done.refs} branches and tags moved" if done.refs else "nothing new"
+    what = "branch or tag" if done.refs == 1 else "branches and tags"
+    moved = f"{done.refs} {what} moved" if done.refs else "nothing new"
     refused = [f"{ref}: {why}" for ref, why in list(done.refused.items())[:REFUSED_SHOWN]]
     return f"{moved}; not taken over: {'; '.join(refused)}" if refused else moved

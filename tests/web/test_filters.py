@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from ci_platform.model import StepKey, StepKind
-from web.filters import LINE_CHARS_MAX, ago, ansi, compact, duration, iso, relative, step_path
+from web.filters import (
+    LINE_CHARS_MAX,
+    ago,
+    ansi,
+    compact,
+    duration,
+    iso,
+    period,
+    relative,
+    step_path,
+)
 
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 
@@ -24,6 +34,13 @@ SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 )
 def test_durations_have_at_most_two_units(ms: int | None, text: str) -> None:
     assert duration(ms) == text
+
+
+def test_how_often_something_comes_back_is_said_exactly() -> None:
+    minute_ms = 60_000
+    said = [period(minutes * minute_ms) for minutes in (1, 10, 60, 90, 120, 1440, 20_160)]
+    assert said == ["minute", "10 minutes", "hour", "90 minutes", "2 hours", "day", "14 days"]
+    assert period(1_500) == "1.5 seconds"
 
 
 @pytest.mark.parametrize(

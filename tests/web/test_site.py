@@ -235,6 +235,15 @@ async def test_the_system_page_is_for_admins(stage: Stage) -> None:
         assert "repository created" in page.text and "ana/hello" in page.text
 
 
+async def test_the_system_page_tells_of_a_command_that_nobody_takes(stage: Stage) -> None:
+    stage.work(stage.run(), sh("on a gpu", labels=["gpu"]))
+    async with Browser(stage.app) as browser:
+        await browser.sign_in("ana")
+        page = (await browser.get("/system")).page
+        assert "A command has waited for a worker that can run it since" in page.text
+        assert "Next due" not in page.text
+
+
 async def test_another_password_ends_the_sessions_of_that_user_and_of_nobody_else(
     stage: Stage,
 ) -> None:
@@ -261,8 +270,9 @@ async def test_a_mirror_says_what_it_follows_and_is_synchronised_by_hand(stage: 
     async with Browser(stage.app) as browser:
         await browser.sign_in("ben")
         page = (await browser.get("/ana/hello")).page
-        assert "Follows https://example.org/hello.git, looked at every 2h" in page.text
+        assert "Follows https://example.org/hello.git, looked at every 2 hours." in page.text
         assert "Last synchronised: never. Next: just now." in page.text
+        assert "git push" not in page.text, "nobody can push to a mirror"
         now_ms = stage.clock.now_ms()
         (taken,) = stage.store.mirrors.take(now_ms, until_ms=now_ms + 1000, limit=1)
         told = "the remote said <b>no</b>"

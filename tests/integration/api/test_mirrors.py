@@ -74,7 +74,7 @@ def test_a_remote_is_followed_by_the_clock_and_starts_runs(front: Front, source:
     copy = front.parts.repositories.get("acme", "copy")
     assert head(front) == git(source, "rev-parse", "HEAD")
     assert front.runs(copy) == [], "its past is no news"
-    assert state(front).outcome == "1 branches and tags moved"
+    assert state(front).outcome == "1 branch or tag moved"
     assert front.commands.mirrors.sync_due() == 0
 
     newer = commit(source)
