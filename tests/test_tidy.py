@@ -81,7 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 HOMES = {
     "dulwich": ("git_store",),
-    "sqlalchemy": ("ci_platform.store", "git_store", "ci_platform.git_door"),
+    "sqlmodel": ("ci_platform.store", "git_store"),
     "wasmtime": ("ci_platform.sandbox",),
     "jinja2": ("web",),
     "subprocess": (

@@ -1,4 +1,4 @@
-"""The tables (`RUNS`, ...): statements are written on them, without sessions or classes of rows.
+"""The tables, as SQLModel classes; statements use their SQLAlchemy tables below (`RUNS`, ...).
 
 Rows never leave the package: `codec.py` turns them into the values of model.py. Structured values
 are packed JSON (packing.py), which neither database needs to look into. Instants are milliseconds.
@@ -27,6 +27,8 @@ from sqlalchemy import (
     false,
     text,
 )
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
@@ -40,431 +42,499 @@ RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
 _RUN_STATES = ", ".join(f"'{state}'" for state in RunState)
 _OPERATION_STATES = ", ".join(f"'{state}'" for state in OperationState)
+_CLUSTERED = {"sqlite_with_rowid": False}
 
-METADATA = MetaData()
+
+class StoreTable(SQLModel, registry=registry(metadata=MetaData())):
+    pass
 
 
 def _partial(name: str, *columns: str | TextClause, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
-def _run_number(name: str, *, primary_key: bool = False) -> Column[int]:
+def _run_number(*, primary_key: bool = False) -> Column[int]:
     """A reference to a run, whose deletion takes the row with it."""
-    return Column(
-        name,
-        RowNumber,
-        ForeignKey("runs.n", ondelete="CASCADE"),
-        primary_key=primary_key,
-        nullable=False,
-        autoincrement=False,
+    target = ForeignKey("runs.n", ondelete="CASCADE")
+    return Column(RowNumber, target, primary_key=primary_key, nullable=False, autoincrement=False)
+
+
+def _zero() -> Column[int]:
+    return Column(BigInteger, nullable=False, server_default="0")
+
+
+def _no() -> Column[bool]:
+    return Column(Boolean, nullable=False, server_default=false())
+
+
+class SchemaRow(StoreTable, table=True):
+    """Which schema this database has; the table and column that Alembic looks at."""
+
+    __tablename__ = "alembic_version"
+
+    version_num: str = Field(primary_key=True, max_length=32)
+
+
+class RunCounterRow(StoreTable, table=True):
+    """The last number given to a run of a repository. It outlives the runs."""
+
+    __tablename__ = "run_counters"
+    __table_args__ = _CLUSTERED
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    last_number: int = Field(sa_type=BigInteger)
+
+
+class RunRow(StoreTable, table=True):
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_RUN_STATES})", name="run_state"),
+        UniqueConstraint("repository_id", "number"),
+        Index("runs_by_state", "state", "n"),
+        Index("runs_of_commit", "repository_id", "commit", "number"),
+        _partial("runs_live", "repository_id", "number", where="ended_ms IS NULL"),
+        # What may be claimed: a million sleepers without a time are in neither of these two.
+        _partial("runs_due", "ready_ms", "n", where="ready_ms IS NOT NULL"),
+        _partial("runs_due_of", "repository_id", "ready_ms", "n", where="ready_ms IS NOT NULL"),
+        _partial("runs_leased", "worker", where="worker IS NOT NULL"),
+        # Only runs that are in a group, or meet a limit, are in these.
+        _partial(
+            "runs_grouped",
+            *("repository_id", "group_key", "hold", text("priority DESC"), "n"),
+            where="group_key IS NOT NULL AND ended_ms IS NULL",
+        ),
+        _partial("runs_over", "repository_id", text("priority DESC"), "n", where="hold = 'limit'"),
+        _partial("runs_slots", "repository_id", "ready_ms", where="slot IS NOT NULL"),
+        _partial(
+            "runs_urgent",
+            *("repository_id", text("priority DESC"), "ready_ms", "n"),
+            where="ready_ms IS NOT NULL AND priority > 0",
+        ),
     )
 
-
-def _zero(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
-
-
-def _no(name: str) -> Column[bool]:
-    return Column(name, Boolean, nullable=False, server_default=false())
-
-
-# Which schema this database has; the table and column that Alembic looks at.
-SCHEMA = Table(
-    "alembic_version",
-    METADATA,
-    Column("version_num", String(32), primary_key=True),
-)
-
-# The last number given to a run of a repository. It outlives the runs.
-RUN_COUNTERS = Table(
-    "run_counters",
-    METADATA,
-    Column("repository_id", Id, primary_key=True),
-    Column("last_number", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-RUNS = Table(
-    "runs",
-    METADATA,
-    Column("n", RowNumber, primary_key=True),
-    Column("id", Id, unique=True, nullable=False),
-    Column("number", BigInteger, nullable=False),
-    Column("repository_id", Id, nullable=False),
-    Column("pipeline", String, nullable=False),
-    Column("ref", String, nullable=False),
-    Column("commit", String, nullable=False),
-    Column("resume", String, nullable=False),
-    Column("trigger", String, nullable=False),
-    Column("actor", String, nullable=False),
-    Column("actor_id", String),
-    Column("trusted", Boolean, nullable=False),
-    Column("created_ms", BigInteger, nullable=False),
-    Column("timeout_ms", BigInteger),
-    Column("state", String, nullable=False),
-    Column("reason", String),
-    Column("last_seq", Integer, nullable=False),
-    Column("fence", Integer, nullable=False),
-    Column("worker", String),
-    Column("lease_until_ms", BigInteger),
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    id: str = Field(sa_column=Column(Id, unique=True, nullable=False))
+    number: int = Field(sa_type=BigInteger)
+    repository_id: str = Field(sa_column=Column(Id, nullable=False))
+    pipeline: str
+    ref: str
+    commit: str
+    resume: str
+    trigger: str
+    actor: str
+    actor_id: str | None
+    trusted: bool
+    created_ms: int = Field(sa_type=BigInteger)
+    timeout_ms: int | None = Field(sa_type=BigInteger)
+    state: str
+    reason: str | None
+    last_seq: int
+    fence: int
+    worker: str | None
+    lease_until_ms: int | None = Field(sa_type=BigInteger)
     # Only while the run may be claimed: None while leased, paused or ended.
-    Column("ready_ms", BigInteger),
-    Column("waits", LargeBinary),  # packed; None when there are none
-    Column("started_ms", BigInteger),
-    Column("ended_ms", BigInteger),
-    Column("output", LargeBinary),  # packed
-    Column("error", LargeBinary),  # packed
-    Column("pause_requested", Boolean, nullable=False),
-    Column("cancel_requested", Boolean, nullable=False),
-    Column("group_key", String),
-    Column("group_limit", Integer, nullable=False),
-    Column("on_new", String, nullable=False),
-    Column("priority", Integer, nullable=False),
-    Column("hold", String),
-    Column("slot", Integer),  # 1, or None: so that an index holds the ones alone
-    CheckConstraint(f"state IN ({_RUN_STATES})", name="run_state"),
-    UniqueConstraint("repository_id", "number"),
-    Index("runs_by_state", "state", "n"),
-    Index("runs_of_commit", "repository_id", "commit", "number"),
-    _partial("runs_live", "repository_id", "number", where="ended_ms IS NULL"),
-    # What may be claimed: a million sleepers without a time are in neither of these two.
-    _partial("runs_due", "ready_ms", "n", where="ready_ms IS NOT NULL"),
-    _partial("runs_due_of", "repository_id", "ready_ms", "n", where="ready_ms IS NOT NULL"),
-    _partial("runs_leased", "worker", where="worker IS NOT NULL"),
-    # Only runs that are in a group, or meet a limit, are in these.
-    _partial(
-        "runs_grouped",
-        *("repository_id", "group_key", "hold", text("priority DESC"), "n"),
-        where="group_key IS NOT NULL AND ended_ms IS NULL",
-    ),
-    _partial("runs_over", "repository_id", text("priority DESC"), "n", where="hold = 'limit'"),
-    _partial("runs_slots", "repository_id", "ready_ms", where="slot IS NOT NULL"),
-    _partial(
-        "runs_urgent",
-        *("repository_id", text("priority DESC"), "ready_ms", "n"),
-        where="ready_ms IS NOT NULL AND priority > 0",
-    ),
-)
+    ready_ms: int | None = Field(sa_type=BigInteger)
+    waits: bytes | None = Field(sa_type=LargeBinary)  # packed; None when there are none
+    started_ms: int | None = Field(sa_type=BigInteger)
+    ended_ms: int | None = Field(sa_type=BigInteger)
+    output: bytes | None = Field(sa_type=LargeBinary)  # packed
+    error: bytes | None = Field(sa_type=LargeBinary)  # packed
+    pause_requested: bool
+    cancel_requested: bool
+    group_key: str | None
+    group_limit: int
+    on_new: str
+    priority: int
+    hold: str | None
+    slot: int | None  # 1, or None: so that an index holds the ones alone
 
-# A new run that has yet to end others of its group.
-SUPERSESSIONS = Table(
-    "supersessions",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-)
 
-# What a run was created with and never changes; up to megabytes.
-RUN_INPUTS = Table(
-    "run_inputs",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-    Column("payload", LargeBinary, nullable=False),  # packed
-    Column("event", LargeBinary, nullable=False),  # packed
-)
+class SupersessionRow(StoreTable, table=True):
+    """A new run that has yet to end others of its group."""
 
-# The journal. Only ever inserted.
-ENTRIES = Table(
-    "entries",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("kind", String, nullable=False),
-    Column("at_ms", BigInteger, nullable=False),
-    Column("data", LargeBinary),  # packed; None for {}
-    Column("step_kind", String),
-    Column("step_name", String),
-    Column("occurrence", Integer),
-    Column("attempt", Integer),
-    sqlite_with_rowid=False,
-)
+    __tablename__ = "supersessions"
 
-OPERATIONS = Table(
-    "operations",
-    METADATA,
-    Column("n", RowNumber, primary_key=True),
-    Column("id", Id, unique=True, nullable=False),
-    _run_number("run_n"),
-    Column("run_id", String, nullable=False),
-    Column("repository_id", Id, nullable=False),
-    Column("step_kind", String, nullable=False),
-    Column("step_name", String, nullable=False),
-    Column("occurrence", Integer, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("spec", LargeBinary, nullable=False),  # packed
-    Column("state", String, nullable=False),
-    Column("fence", Integer, nullable=False),
-    Column("worker", String),
-    Column("lease_until_ms", BigInteger),
-    Column("ready_ms", BigInteger, nullable=False),
-    Column("due_ms", BigInteger),  # ready_ms while queued, else None
-    Column("stop", Boolean, nullable=False),
-    Column("pool", Id, nullable=False, server_default=""),  # who may claim it
-    Column("lost_worker", String),  # whose lease of it ran out before
-    CheckConstraint(f"state IN ({_OPERATION_STATES})", name="operation_state"),
-    Index("operations_of_run", "run_n"),
-    _partial("operations_due", "pool", "due_ms", "n", where="due_ms IS NOT NULL"),
-    _partial(
-        "operations_due_of",
-        *("pool", "repository_id", "due_ms", "n"),
-        where="due_ms IS NOT NULL",
-    ),
-    _partial("operations_leased", "worker", where="worker IS NOT NULL"),
-)
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
 
-APPROVALS = Table(
-    "approvals",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-    Column("step_kind", String, primary_key=True),
-    Column("step_name", String, primary_key=True),
-    Column("occurrence", Integer, primary_key=True, autoincrement=False),
-    Column("repository_id", Id, nullable=False),
-    Column("spec", LargeBinary, nullable=False),  # packed
-    Column("opened_ms", BigInteger, nullable=False),
-    Column("expires_ms", BigInteger),
-    Column("outcome", String),
-    Column("closed_ms", BigInteger),
-    _partial("approvals_open", "opened_ms", where="outcome IS NULL"),
-    _partial("approvals_open_of", "repository_id", "opened_ms", where="outcome IS NULL"),
-    sqlite_with_rowid=False,
-)
 
-# One person's answer to one gate.
-DECISIONS = Table(
-    "decisions",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-    Column("step_kind", String, primary_key=True),
-    Column("step_name", String, primary_key=True),
-    Column("occurrence", Integer, primary_key=True, autoincrement=False),
-    Column("user_id", String, primary_key=True),
-    Column("user", String, nullable=False),
-    Column("decision", String, nullable=False),
-    Column("comment", Text, nullable=False),
-    Column("way", String, nullable=False),
-    Column("form", LargeBinary, nullable=False),  # packed
-    Column("at_ms", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
+class RunInputRow(StoreTable, table=True):
+    """What a run was created with and never changes; up to megabytes."""
 
-# One log of a run: how far it has got.
-LOGS = Table(
-    "logs",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-    Column("step", String, primary_key=True),
-    Column("last", BigInteger, nullable=False),
-    _zero("hot"),  # bytes of it that are rows, before compression
-    _partial("logs_hot", "run_n", where=f"hot >= {LOG_HOT_BYTES}"),
-    sqlite_with_rowid=False,
-)
+    __tablename__ = "run_inputs"
 
-# A batch of lines, compressed.
-LOG_CHUNKS = Table(
-    "log_chunks",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-    Column("step", String, primary_key=True),
-    Column("first", BigInteger, primary_key=True),
-    Column("last", BigInteger, nullable=False),
-    Column("size", Integer, nullable=False),  # of the lines, before compression
-    Column("lines", LargeBinary, nullable=False),
-    sqlite_with_rowid=False,
-)
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    payload: bytes = Field(sa_type=LargeBinary)  # packed
+    event: bytes = Field(sa_type=LargeBinary)  # packed
 
-# A log that is an object, up to `last`.
-SEALED_LOGS = Table(
-    "sealed_logs",
-    METADATA,
-    _run_number("run_n", primary_key=True),
-    Column("step", String, primary_key=True),
-    Column("digest", String, nullable=False),
-    Column("last", BigInteger, nullable=False),
-    Column("index_at", BigInteger, nullable=False),  # in the object
-    Column("size", BigInteger, nullable=False),  # of the object
-    sqlite_with_rowid=False,
-)
 
-# An object that a run refers to, a workspace layer for one; goes with the run.
-RUN_LAYERS = Table(
-    "run_layers",
-    METADATA,
-    Column("digest", Id, primary_key=True),
-    _run_number("run_n", primary_key=True),
-    Index("run_layers_of_run", "run_n"),
-    sqlite_with_rowid=False,
-)
+class EntryRow(StoreTable, table=True):
+    """The journal. Only ever inserted."""
 
-# A run that another one started: see ci_platform/family.py.
-FAMILY = Table(
-    "family",
-    METADATA,
-    _run_number("child_n", primary_key=True),
-    _run_number("parent_n"),
-    Column("step", String, nullable=False),
-    Column("waits", Boolean, nullable=False),
-    Column("depth", Integer, nullable=False),
-    Column("due", Integer, nullable=False),
-    Index("family_of_parent", "parent_n"),
-    _partial("family_due", "child_n", where="due > 0"),
-)
+    __tablename__ = "entries"
+    __table_args__ = _CLUSTERED
 
-# What a command came to, for later runs; goes with its run.
-MEMOS = Table(
-    "memos",
-    METADATA,
-    Column("repository_id", Id, primary_key=True),
-    Column("scope", String, primary_key=True),  # the ref whose runs may read it
-    Column("key", String, primary_key=True),
-    _run_number("run_n"),
-    Column("step", String, nullable=False),
-    Column("result", LargeBinary, nullable=False),  # packed
-    _zero("used_ms"),  # when a run last took or left it
-    _zero("size"),  # bytes of the objects it stands for
-    Column("digest", Id, nullable=True),  # which only it refers to
-    Index("memos_of_run", "run_n"),
-    Index("memos_used", "repository_id", "used_ms", "size"),
-    _partial("memos_digest", "digest", where="digest IS NOT NULL"),
-    sqlite_with_rowid=False,
-)
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    kind: str
+    at_ms: int = Field(sa_type=BigInteger)
+    data: bytes | None = Field(sa_type=LargeBinary)  # packed; None for {}
+    step_kind: str | None
+    step_name: str | None
+    occurrence: int | None
+    attempt: int | None
 
-WORKERS = Table(
-    "workers",
-    METADATA,
-    Column("id", Id, primary_key=True),
-    Column("host", String, nullable=False),
-    Column("pid", BigInteger, nullable=False),
-    Column("started_ms", BigInteger, nullable=False),
-    Column("seen_ms", BigInteger, nullable=False),
-    Column("beat_ms", BigInteger, nullable=False),
-    Column("labels", LargeBinary, nullable=False),  # packed
-    _zero("capacity"),  # commands at once
-    _no("draining"),  # it takes nothing new
-    _no("drain"),  # somebody wants it to end
-    Column("obstacle", String),  # why it starts no command now
-)
 
-# When a pipeline is to be started next.
-SCHEDULES = Table(
-    "schedules",
-    METADATA,
-    Column("repository_id", Id, primary_key=True),
-    Column("pipeline", String, primary_key=True),
-    Column("cron", String, primary_key=True),
-    Column("timezone", String, primary_key=True),
-    Column("next_ms", BigInteger, nullable=False),
-    Index("schedules_due", "next_ms"),
-)
+class OperationRow(StoreTable, table=True):
+    __tablename__ = "operations"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_OPERATION_STATES})", name="operation_state"),
+        Index("operations_of_run", "run_n"),
+        _partial("operations_due", "pool", "due_ms", "n", where="due_ms IS NOT NULL"),
+        _partial(
+            "operations_due_of",
+            *("pool", "repository_id", "due_ms", "n"),
+            where="due_ms IS NOT NULL",
+        ),
+        _partial("operations_leased", "worker", where="worker IS NOT NULL"),
+    )
 
-# When a duty that one process at a time is enough for is due again.
-DUTIES = Table(
-    "duties",
-    METADATA,
-    Column("name", Id, primary_key=True),
-    Column("next_ms", BigInteger, nullable=False),
-)
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    id: str = Field(sa_column=Column(Id, unique=True, nullable=False))
+    run_n: int = Field(sa_column=_run_number())
+    run_id: str
+    repository_id: str = Field(sa_column=Column(Id, nullable=False))
+    step_kind: str
+    step_name: str
+    occurrence: int
+    attempt: int
+    spec: bytes = Field(sa_type=LargeBinary)  # packed
+    state: str
+    fence: int
+    worker: str | None
+    lease_until_ms: int | None = Field(sa_type=BigInteger)
+    ready_ms: int = Field(sa_type=BigInteger)
+    due_ms: int | None = Field(sa_type=BigInteger)  # ready_ms while queued, else None
+    stop: bool
+    pool: str = Field(sa_column=Column(Id, nullable=False, server_default=""))  # who may claim it
+    lost_worker: str | None  # whose lease of it ran out before
 
-# Where the newest state of a repository's own database is kept.
-SHELVES = Table(
-    "shelves",
-    METADATA,
-    Column("repository_id", Id, primary_key=True),
-    Column("name", Id, primary_key=True),  # sql, kv
-    Column("version", BigInteger, nullable=False),
-    Column("object", String, nullable=False),
-    sqlite_with_rowid=False,
-)
 
-NETWORK_POLICIES = Table(
-    "network_policies",
-    METADATA,
-    Column("repository_id", Id, primary_key=True),
-    Column("hosts", LargeBinary, nullable=False),  # packed
-)
+class ApprovalRow(StoreTable, table=True):
+    __tablename__ = "approvals"
+    __table_args__ = (
+        _partial("approvals_open", "opened_ms", where="outcome IS NULL"),
+        _partial("approvals_open_of", "repository_id", "opened_ms", where="outcome IS NULL"),
+        _CLUSTERED,
+    )
 
-USERS = Table(
-    "users",
-    METADATA,
-    Column("id", Id, primary_key=True),
-    Column("name", String, unique=True, nullable=False),
-    Column("password_hash", String),
-    Column("admin", Boolean, nullable=False),
-    Column("created_ms", BigInteger, nullable=False),
-)
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step_kind: str = Field(primary_key=True)
+    step_name: str = Field(primary_key=True)
+    occurrence: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    repository_id: str = Field(sa_column=Column(Id, nullable=False))
+    spec: bytes = Field(sa_type=LargeBinary)  # packed
+    opened_ms: int = Field(sa_type=BigInteger)
+    expires_ms: int | None = Field(sa_type=BigInteger)
+    outcome: str | None
+    closed_ms: int | None = Field(sa_type=BigInteger)
 
-ROLES = Table(
-    "roles",
-    METADATA,
-    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
-    Column("repository_id", Id, primary_key=True),
-    Column("role", String, nullable=False),
-    sqlite_with_rowid=False,
-)
 
-TOKENS = Table(
-    "tokens",
-    METADATA,
-    Column("id", Id, primary_key=True),
-    Column("digest", String, unique=True, nullable=False),
-    Column("name", String, nullable=False),
-    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), index=True),
-    Column("scopes", LargeBinary, nullable=False),  # packed
-    Column("repository_id", String),
-    Column("created_ms", BigInteger, nullable=False),
-    Column("expires_ms", BigInteger),
-    Column("last_used_ms", BigInteger),
-)
+class DecisionRow(StoreTable, table=True):
+    """One person's answer to one gate."""
 
-# A one-time link, by the digest of its secret. One per purpose.
-LINKS = Table(
-    "links",
-    METADATA,
-    Column("purpose", String, primary_key=True),
-    Column("digest", String, unique=True, nullable=False),
-    Column("expires_ms", BigInteger, nullable=False),
-)
+    __tablename__ = "decisions"
+    __table_args__ = _CLUSTERED
 
-HOOKS = Table(
-    "hooks",
-    METADATA,
-    Column("id", Id, primary_key=True),
-    Column("repository_id", Id, nullable=False, index=True),
-    Column("provider", String, nullable=False),
-    Column("secret", LargeBinary, nullable=False),  # sealed, see cipher.py
-    Column("remote_url", String),
-    Column("created_ms", BigInteger, nullable=False),
-)
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step_kind: str = Field(primary_key=True)
+    step_name: str = Field(primary_key=True)
+    occurrence: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    user_id: str = Field(primary_key=True)
+    user: str
+    decision: str
+    comment: str = Field(sa_type=Text)
+    way: str
+    form: bytes = Field(sa_type=LargeBinary)  # packed
+    at_ms: int = Field(sa_type=BigInteger)
 
-DELIVERIES = Table(
-    "hook_deliveries",
-    METADATA,
-    Column("hook_id", Id, ForeignKey("hooks.id", ondelete="CASCADE"), primary_key=True),
-    Column("id", String, primary_key=True),
-    Column("event", String, nullable=False),
-    Column("body", LargeBinary),  # until it is finished
-    Column("received_ms", BigInteger, nullable=False),
-    Column("due_ms", BigInteger),  # None once finished
-    Column("tries", Integer, nullable=False),
-    Column("outcome", String),
-    Index("deliveries_received", "received_ms"),
-    _partial("deliveries_due", "due_ms", where="due_ms IS NOT NULL"),
-)
 
-DESCRIPTIONS = Table(
-    "descriptions",
-    METADATA,
-    Column("n", RowNumber, primary_key=True),
-    Column("digest", String, unique=True, nullable=False),
-    Column("description", LargeBinary, nullable=False),  # packed
-)
+class LogRow(StoreTable, table=True):
+    """One log of a run: how far it has got."""
 
-AUDIT = Table(
-    "audit",
-    METADATA,
-    Column("n", RowNumber, primary_key=True),
-    Column("at_ms", BigInteger, nullable=False),
-    Column("actor", String, nullable=False),
-    Column("action", String, nullable=False),
-    Column("subject", String, nullable=False),
-    Column("detail", LargeBinary, nullable=False),  # packed
-)
+    __tablename__ = "logs"
+    __table_args__ = (
+        _partial("logs_hot", "run_n", where=f"hot >= {LOG_HOT_BYTES}"),
+        _CLUSTERED,
+    )
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step: str = Field(primary_key=True)
+    last: int = Field(sa_type=BigInteger)
+    hot: int = Field(sa_column=_zero())  # bytes of it that are rows, before compression
+
+
+class LogChunkRow(StoreTable, table=True):
+    """A batch of lines, compressed."""
+
+    __tablename__ = "log_chunks"
+    __table_args__ = _CLUSTERED
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step: str = Field(primary_key=True)
+    first: int = Field(primary_key=True, sa_type=BigInteger)
+    last: int = Field(sa_type=BigInteger)
+    size: int  # of the lines, before compression
+    lines: bytes = Field(sa_type=LargeBinary)
+
+
+class SealedLogRow(StoreTable, table=True):
+    """A log that is an object, up to `last`."""
+
+    __tablename__ = "sealed_logs"
+    __table_args__ = _CLUSTERED
+
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+    step: str = Field(primary_key=True)
+    digest: str
+    last: int = Field(sa_type=BigInteger)
+    index_at: int = Field(sa_type=BigInteger)  # in the object
+    size: int = Field(sa_type=BigInteger)  # of the object
+
+
+class RunLayerRow(StoreTable, table=True):
+    """An object that a run refers to, a workspace layer for one; goes with the run."""
+
+    __tablename__ = "run_layers"
+    __table_args__ = (Index("run_layers_of_run", "run_n"), _CLUSTERED)
+
+    digest: str = Field(sa_column=Column(Id, primary_key=True))
+    run_n: int = Field(sa_column=_run_number(primary_key=True))
+
+
+class FamilyRow(StoreTable, table=True):
+    """A run that another one started: see ci_platform/family.py."""
+
+    __tablename__ = "family"
+    __table_args__ = (
+        Index("family_of_parent", "parent_n"),
+        _partial("family_due", "child_n", where="due > 0"),
+    )
+
+    child_n: int = Field(sa_column=_run_number(primary_key=True))
+    parent_n: int = Field(sa_column=_run_number())
+    step: str
+    waits: bool
+    depth: int
+    due: int
+
+
+class MemoRow(StoreTable, table=True):
+    """What a command came to, for later runs; goes with its run."""
+
+    __tablename__ = "memos"
+    __table_args__ = (
+        Index("memos_of_run", "run_n"),
+        Index("memos_used", "repository_id", "used_ms", "size"),
+        _partial("memos_digest", "digest", where="digest IS NOT NULL"),
+        _CLUSTERED,
+    )
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    scope: str = Field(primary_key=True)  # the ref whose runs may read it
+    key: str = Field(primary_key=True)
+    run_n: int = Field(sa_column=_run_number())
+    step: str
+    result: bytes = Field(sa_type=LargeBinary)  # packed
+    used_ms: int = Field(sa_column=_zero())  # when a run last took or left it
+    size: int = Field(sa_column=_zero())  # bytes of the objects it stands for
+    digest: str | None = Field(sa_column=Column(Id, nullable=True))  # which only it refers to
+
+
+class WorkerRow(StoreTable, table=True):
+    __tablename__ = "workers"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    host: str
+    pid: int = Field(sa_type=BigInteger)
+    started_ms: int = Field(sa_type=BigInteger)
+    seen_ms: int = Field(sa_type=BigInteger)
+    beat_ms: int = Field(sa_type=BigInteger)
+    labels: bytes = Field(sa_type=LargeBinary)  # packed
+    capacity: int = Field(sa_column=_zero())  # commands at once
+    draining: bool = Field(sa_column=_no())  # it takes nothing new
+    drain: bool = Field(sa_column=_no())  # somebody wants it to end
+    obstacle: str | None  # why it starts no command now
+
+
+class ScheduleRow(StoreTable, table=True):
+    """When a pipeline is to be started next."""
+
+    __tablename__ = "schedules"
+    __table_args__ = (Index("schedules_due", "next_ms"),)
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    pipeline: str = Field(primary_key=True)
+    cron: str = Field(primary_key=True)
+    timezone: str = Field(primary_key=True)
+    next_ms: int = Field(sa_type=BigInteger)
+
+
+class DutyRow(StoreTable, table=True):
+    """When a duty that one process at a time is enough for is due again."""
+
+    __tablename__ = "duties"
+
+    name: str = Field(sa_column=Column(Id, primary_key=True))
+    next_ms: int = Field(sa_type=BigInteger)
+
+
+class ShelfRow(StoreTable, table=True):
+    """Where the newest state of a repository's own database is kept."""
+
+    __tablename__ = "shelves"
+    __table_args__ = (_CLUSTERED,)
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    name: str = Field(sa_column=Column(Id, primary_key=True))  # sql, kv
+    version: int = Field(sa_type=BigInteger)
+    object: str
+
+
+class NetworkPolicyRow(StoreTable, table=True):
+    __tablename__ = "network_policies"
+
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    hosts: bytes = Field(sa_type=LargeBinary)  # packed
+
+
+class UserRow(StoreTable, table=True):
+    __tablename__ = "users"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    name: str = Field(unique=True)
+    password_hash: str | None
+    admin: bool
+    created_ms: int = Field(sa_type=BigInteger)
+
+
+class RoleRow(StoreTable, table=True):
+    __tablename__ = "roles"
+    __table_args__ = _CLUSTERED
+
+    user_id: str = Field(
+        sa_column=Column(Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    )
+    repository_id: str = Field(sa_column=Column(Id, primary_key=True))
+    role: str
+
+
+class TokenRow(StoreTable, table=True):
+    __tablename__ = "tokens"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    digest: str = Field(unique=True)
+    name: str
+    user_id: str | None = Field(
+        sa_column=Column(Id, ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    )
+    scopes: bytes = Field(sa_type=LargeBinary)  # packed
+    repository_id: str | None
+    created_ms: int = Field(sa_type=BigInteger)
+    expires_ms: int | None = Field(sa_type=BigInteger)
+    last_used_ms: int | None = Field(sa_type=BigInteger)
+
+
+class LinkRow(StoreTable, table=True):
+    """A one-time link, by the digest of its secret. One per purpose."""
+
+    __tablename__ = "links"
+
+    purpose: str = Field(primary_key=True)
+    digest: str = Field(unique=True)
+    expires_ms: int = Field(sa_type=BigInteger)
+
+
+class HookRow(StoreTable, table=True):
+    __tablename__ = "hooks"
+
+    id: str = Field(sa_column=Column(Id, primary_key=True))
+    repository_id: str = Field(sa_column=Column(Id, nullable=False, index=True))
+    provider: str
+    secret: bytes = Field(sa_type=LargeBinary)  # sealed, see cipher.py
+    remote_url: str | None
+    created_ms: int = Field(sa_type=BigInteger)
+
+
+class DeliveryRow(StoreTable, table=True):
+    __tablename__ = "hook_deliveries"
+    __table_args__ = (
+        Index("deliveries_received", "received_ms"),
+        _partial("deliveries_due", "due_ms", where="due_ms IS NOT NULL"),
+    )
+
+    hook_id: str = Field(
+        sa_column=Column(Id, ForeignKey("hooks.id", ondelete="CASCADE"), primary_key=True)
+    )
+    id: str = Field(primary_key=True)
+    event: str
+    body: bytes | None = Field(sa_type=LargeBinary)  # until it is finished
+    received_ms: int = Field(sa_type=BigInteger)
+    due_ms: int | None = Field(sa_type=BigInteger)  # None once finished
+    tries: int
+    outcome: str | None
+
+
+class DescriptionRow(StoreTable, table=True):
+    __tablename__ = "descriptions"
+
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    digest: str = Field(unique=True)
+    description: bytes = Field(sa_type=LargeBinary)  # packed
+
+
+class AuditRow(StoreTable, table=True):
+    __tablename__ = "audit"
+
+    n: int | None = Field(default=None, sa_column=Column(RowNumber, primary_key=True))
+    at_ms: int = Field(sa_type=BigInteger)
+    actor: str
+    action: str
+    subject: str
+    detail: bytes = Field(sa_type=LargeBinary)  # packed
+
+
+METADATA = StoreTable.metadata
+
+
+def _table(name: str) -> Table:
+    return METADATA.tables[name]
+
+
+SCHEMA = _table("alembic_version")
+RUN_COUNTERS = _table("run_counters")
+RUNS = _table("runs")
+RUN_INPUTS = _table("run_inputs")
+ENTRIES = _table("entries")
+OPERATIONS = _table("operations")
+APPROVALS = _table("approvals")
+DECISIONS = _table("decisions")
+LOGS = _table("logs")
+LOG_CHUNKS = _table("log_chunks")
+USERS = _table("users")
+ROLES = _table("roles")
+TOKENS = _table("tokens")
+LINKS = _table("links")
+HOOKS = _table("hooks")
+DELIVERIES = _table("hook_deliveries")
+DESCRIPTIONS = _table("descriptions")
+AUDIT = _table("audit")
+RUN_LAYERS = _table("run_layers")
+SUPERSESSIONS = _table("supersessions")
+FAMILY = _table("family")
+MEMOS = _table("memos")
+SEALED_LOGS = _table("sealed_logs")
+WORKERS = _table("workers")
+DUTIES = _table("duties")
+SCHEDULES = _table("schedules")
+SHELVES = _table("shelves")
+NETWORK_POLICIES = _table("network_policies")
