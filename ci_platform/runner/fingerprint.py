@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from ci_platform.model import Json
 from ci_platform.runner.globs import matcher
-from ci_platform.runner.overlap import DIRECTORY, Listing
+from ci_platform.runner.overlap import DIRECTORY, Listing, is_gone
 from ci_platform.shell import CommandSpec
 
 _VERSION = 1
@@ -24,7 +24,7 @@ def overlay(tree: Mapping[str, str], layers: Iterable[Listing]) -> Mapping[str, 
     for layer in layers:
         gone = {*layer.deleted}
         gone |= {path for path, end in layer.written.items() if end != DIRECTORY}
-        files = {path: end for path, end in files.items() if not _under(path, gone)}
+        files = {path: end for path, end in files.items() if not is_gone(path, gone)}
         files |= {path: end for path, end in layer.written.items() if end != DIRECTORY}
     return files
 
@@ -56,14 +56,3 @@ def fingerprint(spec: CommandSpec, files: Mapping[str, str], runner: Mapping[str
         identity["git"] = {"depth": spec.git_depth, "commit": spec.commit}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _under(path: str, gone: set[str]) -> bool:
-    if path in gone:
-        return True
-    at = path.find("/")
-    while at != -1:
-        if path[:at] in gone:
-            return True
-        at = path.find("/", at + 1)
-    return False

@@ -7,7 +7,7 @@ costs time and nothing else: `__pycache__`, and directories that say so with a C
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 CACHE_TAG = "CACHEDIR.TAG"
@@ -36,6 +36,18 @@ class Listing:
     def ends(self) -> dict[str, str]:
         """Each path that is touched -> what becomes of it."""
         return {**dict.fromkeys(self.deleted, _DELETED), **self.written}
+
+
+def is_gone(path: str, gone: Set[str]) -> bool:
+    """Whether a path went, by itself or with a directory above it."""
+    if path in gone:
+        return True
+    at = path.find("/")
+    while at != -1:
+        if path[:at] in gone:
+            return True
+        at = path.find("/", at + 1)
+    return False
 
 
 def overlap(one: Listing, other: Listing) -> str | None:

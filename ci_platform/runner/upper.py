@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ci_platform.runner.beneath import open_directory, open_file
 from ci_platform.runner.limits import RunnerLimits, over_files
 from ci_platform.runner.manifest import Manifest, Mark, TooManyFiles, mark_of, walk
+from ci_platform.runner.overlap import is_gone
 
 # As root, and in a user namespace. Commands can set neither: the kernel hides them in an overlay.
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
@@ -63,7 +64,7 @@ def _left(marks: Mapping[str, Mark], gone: set[str]) -> dict[str, Mark]:
     directories = {path for path in gone if stat.S_ISDIR(marks[path].mode)}
     if not directories:
         return {path: mark for path, mark in marks.items() if path not in gone}
-    return {path: mark for path, mark in marks.items() if not _under(path, gone)}
+    return {path: mark for path, mark in marks.items() if not is_gone(path, gone)}
 
 
 def _changes(upper: int, merged: int, below: Below, limits: RunnerLimits) -> _Changes:
@@ -121,14 +122,3 @@ def _same(upper: int, path: str, below: Below, old: Mark, new: Mark) -> bool:
     except PermissionError:  # closed to its owner, as no file of a commit is
         return False
     return True
-
-
-def _under(path: str, gone: set[str]) -> bool:
-    if path in gone:
-        return True
-    at = path.find("/")
-    while at != -1:
-        if path[:at] in gone:
-            return True
-        at = path.find("/", at + 1)
-    return False
