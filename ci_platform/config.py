@@ -64,7 +64,7 @@ class Config(BaseSettings):
     push_bytes: int = 2048 * MIB
     blob_bytes: int = 1024 * MIB
     repository_bytes: int = 10 * 1024 * MIB  # the quota of one repository
-    git_binary: str = "git"  # puts large fetches together; empty or missing: done without
+    git_binary: str = "git"  # large pushes and fetches; empty or missing: done without
     fetch_sandboxes_max: int = Field(default=3, ge=1, le=64)  # of repositories' endpoints
     fetch_cpu_seconds: float = Field(default=10.0, gt=0, le=60)  # per request to one
     storage_bytes: int = Field(

@@ -13,7 +13,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -43,6 +44,7 @@ _SETTINGS = (
     "core.alternateRefsCommand=",
     "core.bigFileThreshold=4m",  # larger files are streamed, never held
     "core.deltaBaseCacheLimit=8m",
+    "core.fsync=none",  # who keeps what it writes syncs it
     "pack.windowMemory=8m",
     "pack.deltaCacheSize=8m",
     "protocol.allow=never",
@@ -90,10 +92,41 @@ def start_git(
     return start_python("child", *command, limits=limits, stdin=stdin, stdout=stdout, stderr=stderr)
 
 
+def start_here(
+    git: Path,
+    directory: Path,
+    *arguments: str,
+    also: Mapping[str, str] | None = None,
+    given: Iterable[bytes] = (),
+    stdin: IO[bytes] | int | None = None,
+    stderr: IO[bytes] | int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """In a child: git, on the bare repository in `directory`, within the child's own bounds. It is
+    given lines, unless `stdin` is something else."""
+    if stdin is None:
+        with tempfile.TemporaryFile(dir=directory) as lines:
+            lines.writelines(b"%s\n" % line for line in given)
+            lines.seek(0)
+            return start_here(git, directory, *arguments, also=also, stdin=lines, stderr=stderr)
+    settings = [word for one in _SETTINGS for word in ("-c", one)]
+    return subprocess.Popen(
+        [str(git), "--git-dir", str(directory), *settings, *arguments],
+        env={**_ENVIRONMENT, **(also or {})},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        preexec_fn=_end_together,  # a child has one thread, so this is safe
+    )
+
+
+def _end_together() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def confine() -> list[str]:
     """In a child: end with the server, and take no more than its share. The arguments."""
     parent, memory, seconds = (int(word) for word in sys.argv[2:5])
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    _end_together()
     if os.getppid() != parent:
         raise SystemExit(1)  # it died before we could ask to be told
     # Maps of pack files do not count here: only memory of the child's own.

@@ -3,7 +3,8 @@ server's threads, and is nearly done when the last byte is here.
 
 `Indexing` is the server's side, `main` is what the child runs. They speak over a socket pair: the
 child hears how much of the file is there, asks for objects it needs, tells its progress, writes
-the index and ends with what there is to know of the pack.
+the index and ends with what there is to know of the pack. With git in the child's stead where
+that is faster (git_index.py).
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
 from git_store.child import confine, end, start_python
 from git_store.errors import BadPack, GitStoreError, OverLimit, StorageFailed
+from git_store.git_index import ByGit, index_by_git
 from git_store.index import Lookup, Progress, Source, index_pack
 from git_store.limits import Limits
 from git_store.pack import map_file
@@ -42,7 +44,9 @@ class Indexing:
         limits: Limits,
         lookup: Lookup,
         progress: Progress,
+        by: ByGit | None = None,
     ) -> None:
+        """`by`: let git do it."""
         self._limits = limits
         self._lookup = lookup
         self._progress = progress
@@ -54,7 +58,7 @@ class Indexing:
                 MODULE, str(theirs.fileno()), limits=limits, pass_fds=[theirs.fileno()]
             )
             self._line = Connection(ours.detach())
-        job = (str(pack_file), str(index_file), dataclasses.asdict(limits))
+        job = (pack_file, index_file, dataclasses.asdict(limits), by)
         self._talk(lambda: self._line.send(job))
 
     def __enter__(self) -> Self:
@@ -124,10 +128,16 @@ class _Arriving(Source):
 
     def reach(self, position: int) -> None:
         while not self.ended and (len(self.data) < position or self._line.poll()):
-            told = self._line.recv()
-            self.ended = told is None
+            self.ended = self._line.recv() is None
             if self.ended or len(self.data) < position:
                 self.data = map_file(self._path)
+
+    def sizes(self) -> Iterator[int]:
+        """How much of it is there, again and again until it has ended."""
+        while not self.ended:
+            self.ended = self._line.recv() is None
+            self.data = map_file(self._path)
+            yield len(self.data)
 
     def drain(self) -> None:
         """Hear the end, so that what comes next on the line is an answer."""
@@ -139,7 +149,8 @@ def main() -> None:
     """The child: one pack, then it ends."""
     (descriptor,) = confine()
     with Connection(int(descriptor)) as line:
-        pack_path, index_path, limits = line.recv()
+        pack_file, index_file, bounds, by = line.recv()
+        limits = Limits(**bounds)
 
         def lookup(name: bytes) -> tuple[int, bytes] | None:
             source.drain()
@@ -147,15 +158,17 @@ def main() -> None:
             found: tuple[int, bytes] | None = line.recv()
             return found
 
-        source = _Arriving(Path(pack_path), line)
+        def progress(text: str) -> None:
+            line.send((_PROGRESS, text))
+
+        source = _Arriving(pack_file, line)
         try:
-            indexed = index_pack(
-                source,
-                limits=Limits(**limits),
-                lookup=lookup,
-                progress=lambda text: line.send((_PROGRESS, text)),
+            settled = by and index_by_git(
+                by, pack_file, index_file, sizes=source.sizes(), limits=limits, progress=progress
             )
-            settled = settle_files(Path(pack_path), Path(index_path), source.data, indexed)
+            if settled is None:
+                indexed = index_pack(source, limits=limits, lookup=lookup, progress=progress)
+                settled = settle_files(pack_file, index_file, source.data, indexed)
         except OverLimit as error:
             line.send((_OVER, (error.detail, error.limit)))
         except GitStoreError as error:

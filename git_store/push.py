@@ -151,8 +151,11 @@ class Pushes:
         limits: Limits,
         heavy: threading.Semaphore,
         processes: threading.Semaphore,
+        git: Path | None = None,
     ) -> None:
-        """`heavy` and `processes` bound the work that is done at once, in threads and beside."""
+        """`heavy` and `processes` bound the work that is done at once, in threads and beside;
+        `git` is the binary, for packs of many objects."""
+        self._git = git
         self._database = database
         self._packs = packs
         self._directory = directory
@@ -171,6 +174,7 @@ class Pushes:
             self._limits,
             heavy=self._heavy,
             processes=self._processes,
+            git=self._git,
         )
 
     def receive(self, request: Request, *, say: Say, progress: Say) -> Report:
@@ -203,7 +207,13 @@ class Pushes:
         objects = Objects(self._packs.of_repository(repository_id))
         arrived = None
         if request.chunks is not None:
-            arrived = quarantine.admit(request.chunks, objects, progress=progress, room=room)
+            arrived = quarantine.admit(
+                request.chunks,
+                objects,
+                tips=[bytes.fromhex(change.new) for change in request.changes if change.new],
+                progress=progress,
+                room=room,
+            )
             if arrived is not None:
                 objects.packs.append(arrived.pack)
         values = self._check(request, objects, report)
@@ -233,7 +243,7 @@ class Pushes:
             objects.packs.append(arrived.pack)
         needed = {bytes.fromhex(change.new) for change in request.changes if change.new}
         if arrived is not None:
-            needed |= arrived.needs
+            needed |= arrived.what_it_needs(self._limits)
         if not all(objects.has(name) for name in needed):
             raise PushRejected("the push builds on objects that have just been removed; push again")
         return generation

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,14 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from git_store.errors import BadPack, OverLimit
+from git_store.git_index import ByGit
 from git_store.gitmodules import BYTES_MAX, check_gitmodules
 from git_store.index import Lookup, Progress, index_pack
 from git_store.index_process import Indexing
 from git_store.limits import Limits
 from git_store.objects import Objects
 from git_store.pack import Pack, map_file
+from git_store.pack_process import lay_out
 from git_store.packfile import BLOB, TRAILER, Buffer
 from git_store.packs import NewPack
 from git_store.settle import Settled, settle, settle_files
@@ -36,9 +38,17 @@ class Arrived:
 
     new: NewPack
     pack: Pack
-    needs: frozenset[bytes]  # what its objects refer to and only the repository has
+    needs: (
+        frozenset[bytes] | None
+    )  # what its objects refer to and only the repository has, if known
     completed: frozenset[bytes]  # what was added from the repository, so that it can be read alone
     modules: frozenset[bytes]  # the files that its trees have at .gitmodules
+
+    def what_it_needs(self, limits: Limits) -> Set[bytes]:
+        """`needs`; what git has looked for is found out now."""
+        if self.needs is not None:
+            return self.needs
+        return index_pack(self.pack.data, limits=limits, lookup=lambda name: None).wanted
 
 
 class Quarantine:
@@ -50,14 +60,18 @@ class Quarantine:
         *,
         heavy: threading.Semaphore,
         processes: threading.Semaphore,
+        git: Path | None = None,
     ) -> None:
         self._limits = limits
+        self._git = git
         self._heavy = heavy
         self._processes = processes
         self._id = pack_id
         self._directory = directory
         self._pack_file = directory / f"{pack_id}.pack"
         self._index_file = directory / f"{pack_id}.idx"
+        self._place = directory / f"{pack_id}.git"
+        self._beside: tuple[Sequence[Pack], Sequence[bytes]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -70,17 +84,26 @@ class Quarantine:
     ) -> None:
         self._pack_file.unlink(missing_ok=True)
         self._index_file.unlink(missing_ok=True)
+        if self._place.exists():
+            shutil.rmtree(self._place, ignore_errors=True)
 
     def admit(
-        self, chunks: Iterable[bytes], objects: Objects, *, progress: Progress, room: int
+        self,
+        chunks: Iterable[bytes],
+        objects: Objects,
+        *,
+        tips: Sequence[bytes],
+        progress: Progress,
+        room: int,
     ) -> Arrived | None:
         """Take in a pack and check it. None if it brings nothing that is not here already.
 
-        `room` is what the repository's quota leaves. `progress` is called with nothing, now and
-        then, when there is nothing to say. Raises BadPack, OverLimit.
+        `tips` are to be pointed at; `room` is what the repository's quota leaves. `progress` is
+        called with nothing, now and then, when there is nothing to say. Raises BadPack, OverLimit.
         """
+        self._beside = objects.packs, tips
         arrived = self._take_in(chunks, objects.find, progress, room)
-        for name in arrived.needs:
+        for name in arrived.needs or ():
             if not objects.has(name):
                 raise BadPack(f"missing necessary objects: {name.hex()} is referred to, not sent")
         _check_modules(arrived, objects)
@@ -147,8 +170,27 @@ class Quarantine:
 
     def _indexing(self, lookup: Lookup, progress: Progress) -> Indexing:
         return Indexing(
-            self._pack_file, self._index_file, limits=self._limits, lookup=lookup, progress=progress
+            self._pack_file,
+            self._index_file,
+            limits=self._limits,
+            lookup=lookup,
+            progress=progress,
+            by=self._by_git(),
         )
+
+    def _by_git(self) -> ByGit | None:
+        """What git needs, if it is to do it."""
+        if self._git is None or self._beside is None:
+            return None
+        with self._pack_file.open("rb") as file:
+            count = int.from_bytes(file.read(12)[8:], "big")
+        if not self._limits.git_objects_min <= count <= self._limits.git_objects_max:
+            return None
+        packs, tips = self._beside
+        place, others = self._place / "new", self._place / "here"
+        lay_out(place, (), ())
+        lay_out(others, packs, ())
+        return ByGit(self._git, place, others, tips)
 
     def _index_here(self, lookup: Lookup, progress: Progress) -> Settled:
         with self._heavy:
@@ -220,6 +262,9 @@ def _check_modules(arrived: Arrived, objects: Objects) -> None:
 
 def _brings_news(arrived: Arrived, objects: Objects) -> bool:
     """True if any object is not here yet. One that is here must be the same: SHA-1 collides."""
+    if arrived.needs is None:  # git has compared them
+        names = map(arrived.pack.index.name, range(arrived.pack.count))
+        return any(name not in arrived.completed and not objects.has(name) for name in names)
     news = False
     alone = Objects([arrived.pack])
     for number in range(arrived.pack.count):

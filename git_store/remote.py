@@ -104,7 +104,11 @@ class Remotes:
             if spool.tell():
                 spool.seek(0)
                 arrived = quarantine.admit(
-                    chunks_of(spool), objects, progress=lambda text: None, room=room
+                    chunks_of(spool),
+                    objects,
+                    tips=[bytes.fromhex(tip)],
+                    progress=lambda text: None,
+                    room=room,
                 )
             if arrived is not None:
                 objects.packs.append(arrived.pack)

@@ -26,7 +26,7 @@ class Settled:
     size: int
     objects: int
     roots: tuple[bytes, ...] | None  # None: too many to be of use
-    needs: frozenset[bytes]  # what it refers to and lacks
+    needs: frozenset[bytes] | None  # what it refers to and lacks; None: git knows, it is here
     completed: frozenset[bytes]  # what was added to it, because its deltas build on it
     modules: frozenset[bytes]  # the files that its trees have at .gitmodules
 

@@ -72,6 +72,7 @@ class GitStore:
             limits=self.limits,
             heavy=self.heavy,
             processes=processes,
+            git=git,
         )
         self.pushes.listener = listener
         self._remotes = Remotes(self._database, self._packs, self.pushes, self.limits)

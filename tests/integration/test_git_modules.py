@@ -13,7 +13,7 @@ from git_store import Limits
 from git_store.errors import BadPack
 from git_store.packfile import TREE
 from git_store.treecheck import checked_references
-from tests.integration.git_world import GitWorld
+from tests.integration.git_world import GIT, GitWorld
 from tests.unit.git_store.test_gitmodules import BAD, GOOD, NAMES
 
 EVIL = '[submodule "x"]\n\tpath = x\n\turl = -u./run\n'
@@ -58,10 +58,11 @@ def test_git_refuses_the_same_links(tmp_path: Path) -> None:
             assert refused, name
 
 
-@pytest.fixture(params=["in the server", "in a process"])
+@pytest.fixture(params=["in the server", "in a process", "by git"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GitWorld]:
-    apart = replace(Limits(), process_bytes=100, inline_pack_bytes=50)
-    made = GitWorld(tmp_path, limits=apart if request.param == "in a process" else Limits())
+    apart = replace(Limits(), process_bytes=100, inline_pack_bytes=50, git_objects_min=1)
+    limits = Limits() if request.param == "in the server" else apart
+    made = GitWorld(tmp_path, limits=limits, git=GIT if request.param == "by git" else None)
     yield made
     made.close()
 
