@@ -37,7 +37,7 @@ from ci_platform.config import Config
 from ci_platform.endpoint import PREFIX as FETCH
 from ci_platform.endpoint import Endpoint
 from ci_platform.errors import InvalidRequest, SluiceError
-from ci_platform.git_door import GitAccess, PushListener, record
+from ci_platform.git_door import PushListener, git_door, record
 from ci_platform.identity import Identity, Sessions
 from ci_platform.keys import derive, master_secret
 from ci_platform.live import Live
@@ -392,7 +392,7 @@ def create_asgi(platform: Platform, *, acting_as: Actor | None = None) -> Front:
     `acting_as` is for this process alone: whoever can call the application without a network. A
     server never passes it, and nothing in a request can.
     """
-    git = GitHttp(platform.git, authenticate=GitAccess(platform.identity, platform.repositories))
+    git = git_door(platform.git, platform.identity)
     api = create_api(
         platform.commands,
         platform.queries,

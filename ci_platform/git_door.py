@@ -17,13 +17,14 @@ import git_store
 from ci_platform.commands import Commands
 from ci_platform.commands.mirrors import PUSHER as MIRROR
 from ci_platform.engine.ids import new_id
-from ci_platform.errors import Forbidden, NotFound, NotSignedIn, SluiceError
+from ci_platform.errors import Forbidden, NotFound, NotSignedIn, RepositoryNotFound, SluiceError
 from ci_platform.identity import ANONYMOUS, Action, Identity, authorise
 from ci_platform.model import Actor, Json, RepositoryId
-from ci_platform.ports.repositories import Repositories
 from ci_platform.ports.telling import Notice, NoticeKind
 from ci_platform.source import push_of
 from ci_platform.store.notices import write_notices
+
+_STRANGER = "sign in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,24 @@ class GitAccess:
     """git_store.Authenticate: a token, as a bearer's or as the password of basic authentication."""
 
     identity: Identity
-    repositories: Repositories
 
     def __call__(
-        self, authorization: str | None, owner: str, name: str, *, write: bool
+        self,
+        authorization: str | None,
+        owner: str,
+        name: str,
+        *,
+        repository: git_store.Repository | None,
+        write: bool,
     ) -> git_store.Access:
         try:
             actor = self._actor(authorization)
-            repository = self.repositories.get(owner, name)
+            if repository is None:
+                raise RepositoryNotFound()
             action = Action.WRITE_REPOSITORY if write else Action.READ_REPOSITORY
-            authorise(actor, action, repository.id)
+            authorise(actor, action, RepositoryId(repository.id))
         except NotSignedIn as error:
-            return git_store.Access.ask(f"{error.detail} (use a token as the password)")
+            return _ask(error)
         except Forbidden as error:
             return git_store.Access.forbid(error.detail)
         except NotFound:
@@ -60,8 +67,18 @@ class GitAccess:
         elif (credentials := basic_credentials(authorization)) is not None:
             actor = self.identity.of_git(*credentials)
         if actor.kind == ANONYMOUS.kind:
-            raise NotSignedIn("sign in")
+            raise NotSignedIn(_STRANGER)
         return actor
+
+
+def _ask(error: NotSignedIn) -> git_store.Access:
+    return git_store.Access.ask(f"{error.detail} (use a token as the password)")
+
+
+def git_door(store: git_store.GitStore, identity: Identity) -> git_store.GitHttp:
+    """Git over HTTP. Nobody reads or writes without credentials: git sends none at first."""
+    strangers = _ask(NotSignedIn(_STRANGER))
+    return git_store.GitHttp(store, authenticate=GitAccess(identity), strangers=strangers)
 
 
 def basic_credentials(authorization: str | None) -> tuple[str, str] | None:

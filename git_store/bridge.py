@@ -1,8 +1,9 @@
 """Between ASGI, which is asynchronous, and the git protocol, which here is read(n) and write(b).
 
-The body comes in through a bounded queue and the answer goes out through another, so neither side
-runs ahead of the other by more than a few chunks, and a client that goes away or stalls is noticed
-by the thread that serves it.
+What is small comes to the thread whole and goes out whole. The rest of a longer body comes in
+through a bounded queue and a longer answer goes out through another, so neither side runs ahead of
+the other by more than a few chunks, and a client that goes away or stalls is noticed by the thread
+that serves it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 from git_store.errors import OverLimit, ProtocolError
@@ -25,6 +27,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
+BEGINNING_BYTES = 64 * 1024  # of a body, here before a thread reads it
 _CHUNKS_IN = 8  # of the request, read ahead
 _CHUNKS_OUT = 16  # of the answer, written ahead
 _CHUNK_BYTES = 64 * 1024
@@ -35,58 +38,72 @@ class ClientGone(Exception):
     """The client went away, or has been silent for too long."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is told instead of an answer."""
+
+    status: int
+    text: str
+
+
+TOO_LATE = Refusal(408, "The request did not come.")
+
+
 class Body:
     """A request's body, read by a worker thread."""
 
     def __init__(self, receive: Receive, *, gzip: bool, limit: int | None, idle: float) -> None:
         """`limit` is on what is read, after gunzip; None leaves it to the reader."""
         self._receive = receive
-        self._loop = asyncio.get_running_loop()
-        self._slots = asyncio.Semaphore(_CHUNKS_IN)
-        self._chunks: queue.Queue[bytes | None] = queue.Queue()  # bounded by the slots
+        self._beginning = b""
+        self._rest: _Rest | None = None  # what comes after the beginning
         self._gunzip = zlib.decompressobj(16 + zlib.MAX_WBITS) if gzip else None
         self._limit = limit
         self._idle = idle
         self._ahead = b""
         self._read_bytes = 0
-        self._received = False  # the last of it, from the client
         self._ended = False  # read to the end
 
     async def begin(self) -> None:
         """Wait for the beginning: until it is here a client costs no thread. Raises ClientGone."""
         pieces: list[bytes] = []
-        while not self._received and sum(map(len, pieces)) < _CHUNK_BYTES:
+        more, size = True, 0
+        while more and size < BEGINNING_BYTES:
             try:
-                message = await asyncio.wait_for(self._receive(), self._idle)
+                async with asyncio.timeout(self._idle):
+                    message = await self._receive()
             except TimeoutError:
                 raise ClientGone() from None
             if message["type"] == "http.disconnect":
                 raise ClientGone()
             pieces.append(message.get("body", b""))
-            self._received = not message.get("more_body")
-        await self._slots.acquire()
-        self._put(b"".join(pieces))
+            size += len(pieces[-1])
+            more = message.get("more_body", False)
+        self._beginning = b"".join(pieces)
+        if more:
+            self._rest = _Rest(self._idle)
 
-    def _put(self, chunk: bytes) -> None:
-        if chunk:
-            self._chunks.put(chunk)
-        else:
-            self._slots.release()
-        if self._received:
-            self._chunks.put(b"")
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has come."""
+        return self._rest is None
 
     async def pump(self, on_gone: Callable[[], None]) -> None:
-        """Move chunks from the client into the queue, until the end; then watch for its leaving."""
+        """Move the rest from the client to the thread; then watch for its leaving."""
+        rest = self._rest
         while True:
-            if not self._received:
-                await self._slots.acquire()
+            if rest is not None:
+                await rest.room()
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._chunks.put(None)
+                if rest is not None:
+                    rest.break_off()
                 on_gone()
                 return
-            self._received = not message.get("more_body")
-            self._put(message.get("body", b""))
+            if rest is not None:
+                more = message.get("more_body", False)
+                rest.put(message.get("body", b""), last=not more)
+                rest = rest if more else None
 
     def read(self, count: int) -> bytes:
         """At least one byte unless at the end, and never more than `count`."""
@@ -105,18 +122,14 @@ class Body:
         while True:
             if self._gunzip is not None and self._gunzip.unconsumed_tail:
                 return self._inflate(self._gunzip.unconsumed_tail)
-            try:
-                chunk = self._chunks.get(timeout=self._idle)
-            except queue.Empty:
-                raise ClientGone() from None
-            if chunk is None:
-                raise ClientGone()
+            chunk, self._beginning = self._beginning, b""
+            if not chunk and self._rest is not None:
+                chunk = self._rest.get()
             if not chunk:
                 self._ended = True
                 if self._gunzip is not None and not self._gunzip.eof:
                     raise ProtocolError("the compressed request was cut short")
                 return b""
-            self._loop.call_soon_threadsafe(self._slots.release)
             if self._gunzip is not None:
                 chunk = self._inflate(chunk)
             if chunk:
@@ -130,8 +143,52 @@ class Body:
             raise ProtocolError("the request is not the gzip it claims to be") from error
 
 
+class _Rest:
+    """What comes of a body while it is read: a few chunks, put by the loop, got by the thread."""
+
+    def __init__(self, idle: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._slots = asyncio.Semaphore(_CHUNKS_IN)
+        self._chunks: queue.Queue[bytes | None] = queue.Queue()  # bounded by the slots
+        self._idle = idle
+        self._ended = False
+
+    async def room(self) -> None:
+        """Wait until one more may be put."""
+        await self._slots.acquire()
+
+    def put(self, chunk: bytes, *, last: bool) -> None:
+        if chunk:
+            self._chunks.put(chunk)
+        else:
+            self._slots.release()
+        if last:
+            self._chunks.put(b"")
+
+    def break_off(self) -> None:
+        """There will be no more: the client has gone."""
+        self._chunks.put(None)
+
+    def get(self) -> bytes:
+        """The next chunk, empty at the end. Raises ClientGone."""
+        if self._ended:
+            return b""
+        try:
+            chunk = self._chunks.get(timeout=self._idle)
+        except queue.Empty:
+            raise ClientGone() from None
+        if chunk is None:
+            raise ClientGone()
+        if chunk:
+            self._loop.call_soon_threadsafe(self._slots.release)
+        else:
+            self._ended = True
+        return chunk
+
+
 class Answer:
-    """A response's body, written by a worker thread; small writes are held until `flush`."""
+    """A response's body, written by a worker thread. What is written goes out at `flush`, when it
+    has become much, and at the end."""
 
     def __init__(self, *, idle: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -151,18 +208,18 @@ class Answer:
 
     def flush(self) -> None:
         if self._held:
-            data = b"".join(self._held)
-            self._held.clear()
-            self._held_bytes = 0
-            self._put(data)
+            self._put(self.take())
 
-    def discard(self) -> None:
-        """Forget what was written and has not gone out."""
+    def take(self) -> bytes:
+        """What was written and has not gone out; it is the caller's to send."""
+        data = b"".join(self._held)
         self._held.clear()
         self._held_bytes = 0
+        return data
 
     def end(self) -> None:
-        self._loop.call_soon_threadsafe(self._chunks.put_nowait, None)
+        """Called by the loop, when the thread is done."""
+        self._chunks.put_nowait(None)
 
     def leave(self) -> None:
         """The client has gone: the next write raises."""
@@ -186,71 +243,67 @@ class Answer:
         return data
 
 
-async def stream(
-    work: Callable[[Body, Answer], None],
-    *,
-    executor: Executor,
-    body: Body,
-    idle: float,
-    send: Send,
-    headers: Headers,
+Work = Callable[[Body, Answer], Refusal | None]
+"""Done in a thread: reads the body, writes the answer, or says why there is none."""
+
+
+async def exchange(
+    work: Work, *, executor: Executor, body: Body, idle: float, send: Send, headers: Headers
 ) -> None:
-    """Run `work` in a thread and stream both ways. Its exceptions cut the connection if the answer
-    has begun, and are a 500 if not."""
-    try:
-        await body.begin()
-    except ClientGone:
-        await plain(send, 408, "The request did not come.\n")
-        return
+    """Run `work` in a thread, with a body that has begun, and send its answer; a refusal takes its
+    place. Exceptions of `work` cut the connection if the answer has begun, and are a 500 if not."""
     answer = Answer(idle=idle)
-
-    def run() -> None:
-        try:
-            work(body, answer)
-            answer.flush()
-        finally:
-            answer.end()
-
-    pump = asyncio.create_task(body.pump(answer.leave))
-    future = asyncio.get_running_loop().run_in_executor(executor, run)
+    future = asyncio.get_running_loop().run_in_executor(executor, work, body, answer)
+    future.add_done_callback(lambda _: answer.end())
+    # Whose body is here and whose answer has not begun may leave unseen: the work is done anyway.
+    pump = None if body.whole else asyncio.create_task(body.pump(answer.leave))
     started = False
     try:
         while (data := await answer.next()) is not None:
             if not started:
                 await _start(send, 200, headers)
                 started = True
+                pump = pump or asyncio.create_task(body.pump(answer.leave))
             await send({"type": "http.response.body", "body": data, "more_body": True})
-        await future
-        if not started:
-            await _start(send, 200, headers)
-        await send({"type": "http.response.body", "body": b""})
+        refusal = await future
+        if started:
+            await send({"type": "http.response.body", "body": answer.take()})
+        elif refusal is None:
+            await whole(send, answer.take(), headers)
+        else:
+            await refuse(send, refusal)
     except (ClientGone, OSError):
         log.info("a git client went away or stalled")
         if not started:
-            await plain(send, 408, "The request did not come.\n")
+            await refuse(send, TOO_LATE)
     except Exception:
         if started:
             raise  # the server cuts the connection, or the client would take the answer as whole
         log.exception("a git request failed")
-        await plain(send, 500, "The server failed on this request.\n")
+        await refuse(send, Refusal(500, "The server failed on this request."))
     finally:
         answer.leave()
-        pump.cancel()
+        if pump is not None:
+            pump.cancel()
 
 
 async def whole(send: Send, data: bytes, headers: Headers) -> None:
     """An answer that is all there."""
-    length = (b"content-length", str(len(data)).encode())
+    length = (b"content-length", b"%d" % len(data))
     await _start(send, 200, [*headers, length])
     await send({"type": "http.response.body", "body": data})
 
 
-async def plain(send: Send, status: int, text: str, headers: Headers = ()) -> None:
+async def refuse(send: Send, refusal: Refusal) -> None:
     """A short text. git prints it as `remote: ...` if it comes in answer to its first request."""
-    kind = (b"content-type", b"text/plain; charset=utf-8")
-    data = text.encode("utf-8", "replace")
-    length = (b"content-length", str(len(data)).encode())
-    await _start(send, status, [kind, length, *headers])
+    data = f"{refusal.text}\n".encode("utf-8", "replace")
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(data)),
+    ]
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="sluice"'))
+    await _start(send, refusal.status, headers)
     await send({"type": "http.response.body", "body": data})
 
 

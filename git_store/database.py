@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from git_store.tables import metadata, repositories
 Clock = Callable[[], int]  # milliseconds since 1970
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_CONNECTIONS_KEPT = 4  # to a SQLite file; of the engine's
 _TAKE_WRITE_LOCK = Direct(
     update(repositories).where(repositories.c.id == "").values(description="")
 )  # matches nothing
@@ -25,6 +27,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._sqlite = engine.dialect.name == "sqlite"
+        self._kept: deque[Connection] = deque()  # to the SQLite file, in nobody's hands
+        self._closed = False
 
     def create_tables(self) -> None:
         metadata.create_all(self._engine)
@@ -32,7 +36,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that writes nothing. Statements may each see a newer state."""
-        with _translated(), self._engine.connect() as connection:
+        with _translated(), self._connected() as connection:
             yield connection
 
     @contextmanager
@@ -44,10 +48,40 @@ class Database:
         whatever the busy timeout. The engine is not ours, so its way of beginning is unknown; a
         first statement that writes nothing does the same for all of them.
         """
-        with _translated(), self._engine.begin() as connection:
+        with _translated(), self._connected() as connection, connection.begin():
             if self._sqlite:
                 _TAKE_WRITE_LOCK.run(connection, {})
             yield connection
+
+    def close(self) -> None:
+        """Let go of the connections that are kept. The engine stays its owner's."""
+        self._closed = True
+        while self._kept:
+            self._kept.pop().close()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """A connection in no transaction. Those to a SQLite file are kept: getting one from the
+        pool and giving it back costs as much as a few statements."""
+        if not self._sqlite:
+            with self._engine.connect() as connection:
+                yield connection
+            return
+        try:
+            connection = self._kept.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        try:
+            yield connection
+            if connection.in_transaction():  # statements that SQLAlchemy executes begin one
+                connection.rollback()
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._kept) < _CONNECTIONS_KEPT and not self._closed:
+            self._kept.append(connection)
+        else:
+            connection.close()
 
 
 @contextmanager

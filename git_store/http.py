@@ -1,8 +1,9 @@
 """Smart HTTP: one plain ASGI app over a GitStore.
 
-Serves /{owner}/{name}.git/{info/refs,git-upload-pack,git-receive-pack} and nothing else. Access and
-the repository are settled before a body is read. git prints the text of an error only in answer to
-its first request (info/refs), as `remote: ...`; later ones travel inside the protocol.
+Serves /{owner}/{name}.git/{info/refs,git-upload-pack,git-receive-pack} and nothing else. A request
+changes threads once; access and the repository are settled before a body that is not small is
+read. git prints the text of an error only in answer to its first request (info/refs), as
+`remote: ...`; later ones travel inside the protocol.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import asyncio
 import io
 import re
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 from urllib.parse import parse_qs
 
@@ -25,8 +26,23 @@ from git_store.advertise import (
     list_refs,
     ref_prefixes,
 )
-from git_store.bridge import Answer, Body, Receive, Scope, Send, plain, stream, whole
-from git_store.errors import GitStoreError, ProtocolError, RepoNotFound, StorageFailed
+from git_store.bridge import (
+    BEGINNING_BYTES,
+    TOO_LATE,
+    Answer,
+    Body,
+    ClientGone,
+    Headers,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    Work,
+    exchange,
+    refuse,
+    whole,
+)
+from git_store.errors import GitStoreError, ProtocolError, StorageFailed
 from git_store.fetch import Fetcher
 from git_store.limits import Limits
 from git_store.pktline import Mark, Out, PacketReader, packet
@@ -44,7 +60,6 @@ _NO_CACHE = (
     (b"pragma", b"no-cache"),
     (b"cache-control", b"no-cache, max-age=0, must-revalidate"),
 )
-_CHALLENGE = (b"www-authenticate", b'Basic realm="sluice"')
 _ARGUMENTS_MAX = 1_000_000
 _LIGHT_THREADS = 4
 # How long a thread that packs or indexes may keep others from running. Python's own 5 ms are felt:
@@ -85,11 +100,17 @@ class Access:
 
 
 class Authenticate(Protocol):
-    """Decides who may read or write a repository. Called in a thread, may block; called before
-    the repository is looked up, also for names that do not exist."""
+    """Decides who may read or write a repository. Called in a thread, may block. Called also for
+    names that do not exist: `repository` is then None."""
 
     def __call__(
-        self, authorization: str | None, owner: str, name: str, *, write: bool
+        self,
+        authorization: str | None,
+        owner: str,
+        name: str,
+        *,
+        repository: Repository | None,
+        write: bool,
     ) -> Access: ...
 
 
@@ -103,6 +124,7 @@ class _Request:
     advertise: bool  # info/refs
     version: int
     gzip: bool
+    small: bool  # what its body says of itself
     authorization: str | None
 
     @property
@@ -110,24 +132,26 @@ class _Request:
         return self.service == _RECEIVE
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    status: int
-    text: str
-
-
 class GitHttp:
     """The ASGI app. Mount it at the root, before other routes, for the paths `handles` says."""
 
     def __init__(
-        self, store: GitStore, *, authenticate: Authenticate, listener: PushListener | None = None
+        self,
+        store: GitStore,
+        *,
+        authenticate: Authenticate,
+        strangers: Access | None = None,
+        listener: PushListener | None = None,
     ) -> None:
-        """A `listener` given here is handed to `store.listen`."""
+        """Who sends no credentials, as git's first request does, is told `strangers` at once, where
+        that is the same for all; None leaves it to `authenticate`. A `listener` given here is
+        handed to `store.listen`."""
         if listener is not None:
             store.listen(listener)
         sys.setswitchinterval(min(_SWITCH_SECONDS, sys.getswitchinterval()))
         self._store = store
         self._authenticate = authenticate
+        self._strangers = None if strangers is None else _refusal(strangers, "")
         self._limits: Limits = store.limits
         # Apart, so that clients that take their time with large packs do not keep others from
         # being let in or turned away.
@@ -143,31 +167,53 @@ class GitHttp:
         if scope["type"] != "http":
             return
         request = _parse(scope)
-        if isinstance(request, _Refusal):
-            await plain(send, request.status, f"{request.text}\n")
-            return
+        if isinstance(request, Refusal):
+            await refuse(send, request)
+        elif request.authorization is None and self._strangers is not None:
+            await refuse(send, self._strangers)
+        elif request.advertise:
+            await self._begin(request, send)
+        else:
+            await self._go_on(request, receive, send)
+
+    async def _begin(self, request: _Request, send: Send) -> None:
+        """The first request of a client, which has no body."""
         loop = asyncio.get_running_loop()
-        work = self._greet if request.advertise else self._admit
-        admitted = await loop.run_in_executor(self._light, work, request)
-        if isinstance(admitted, _Refusal):
-            challenge = [_CHALLENGE] if admitted.status == 401 else []
-            await plain(send, admitted.status, f"{admitted.text}\n", challenge)
-            return
-        kind = "advertisement" if request.advertise else "result"
-        headers = [(b"content-type", f"application/x-{request.service}-{kind}".encode())]
-        if isinstance(admitted, bytes):
-            await whole(send, admitted, [*headers, *_NO_CACHE])
-            return
-        repository, pusher = admitted
+        greeting = await loop.run_in_executor(self._light, self._greet, request)
+        if isinstance(greeting, Refusal):
+            await refuse(send, greeting)
+        else:
+            await whole(send, greeting, _headers(request, "advertisement"))
+
+    async def _go_on(self, request: _Request, receive: Receive, send: Send) -> None:
+        """A later request. Its body is read by the thread that does the work."""
+        loop = asyncio.get_running_loop()
         idle = self._limits.idle_seconds
-        limit = None if request.write else self._limits.request_bytes
-        await stream(
-            self._work(request, repository, pusher),
+        body = Body(
+            receive,
+            gzip=request.gzip,
+            limit=None if request.write else self._limits.request_bytes,
+            idle=idle,
+        )
+        work: Work = partial(self._serve, request)
+        if not request.small:
+            admitted = await loop.run_in_executor(self._light, self._admit, request)
+            if isinstance(admitted, Refusal):
+                await refuse(send, admitted)
+                return
+            work = partial(self._work, request, *admitted)
+        try:
+            await body.begin()
+        except ClientGone:
+            await refuse(send, TOO_LATE)
+            return
+        await exchange(
+            work,
             executor=self._threads,
-            body=Body(receive, gzip=request.gzip, limit=limit, idle=idle),
+            body=body,
             idle=idle,
             send=send,
-            headers=[*headers, *_NO_CACHE],
+            headers=_headers(request, "result"),
         )
 
     def close(self) -> None:
@@ -177,10 +223,10 @@ class GitHttp:
 
     # --- in a thread ------------------------------------------------------------------------------
 
-    def _greet(self, request: _Request) -> bytes | _Refusal:
-        """Let a client in and answer its first request, which has no body, in one go."""
+    def _greet(self, request: _Request) -> bytes | Refusal:
+        """Let a client in and answer its first request, in one go."""
         admitted = self._admit(request)
-        if isinstance(admitted, _Refusal):
+        if isinstance(admitted, Refusal):
             return admitted
         out = io.BytesIO()
         try:
@@ -189,40 +235,43 @@ class GitHttp:
             return packet(b"ERR " + error.detail.encode("utf-8", "replace"))
         return out.getvalue()
 
-    def _admit(self, request: _Request) -> tuple[Repository, Pusher] | _Refusal:
+    def _admit(self, request: _Request) -> tuple[Repository, Pusher] | Refusal:
         owner, name = request.owner, request.name
-        missing = f"There is no repository {owner}/{name}, or you may not see it."
-        access = self._authenticate(request.authorization, owner, name, write=request.write)
-        if access.verdict is Verdict.NEEDS_CREDENTIALS:
-            return _Refusal(401, access.message)
-        if access.verdict is Verdict.FORBIDDEN:
-            return _Refusal(403, access.message)
-        if access.verdict is Verdict.NOT_THERE:
-            return _Refusal(404, access.message or missing)
         try:
-            return self._store.repositories.get(owner, name), access.pusher
-        except RepoNotFound:
-            return _Refusal(404, missing)
+            repository = self._store.repositories.find(owner, name)
         except StorageFailed:
-            return _Refusal(503, StorageFailed.__doc__ or "")
+            return Refusal(503, StorageFailed.__doc__ or "")
+        access = self._authenticate(
+            request.authorization, owner, name, repository=repository, write=request.write
+        )
+        missing = f"There is no repository {owner}/{name}, or you may not see it."
+        refusal = _refusal(access, missing)
+        if refusal is not None:
+            return refusal
+        return Refusal(404, missing) if repository is None else (repository, access.pusher)
+
+    def _serve(self, request: _Request, body: Body, answer: Answer) -> Refusal | None:
+        """Let a client in and do what it asks for, in one go."""
+        admitted = self._admit(request)
+        if isinstance(admitted, Refusal):
+            return admitted
+        self._work(request, *admitted, body, answer)
+        return None
 
     def _work(
-        self, request: _Request, repository: Repository, pusher: Pusher
-    ) -> Callable[[Body, Answer], None]:
-        def work(body: Body, answer: Answer) -> None:
-            try:
-                if request.write:
-                    receiver = Receiver(self._store.pushes, self._limits)
-                    receiver.serve(repository, pusher, PacketReader(body.read), answer)
-                else:
-                    self._upload(request, repository, PacketReader(body.read), answer)
-            except GitStoreError as error:
-                if answer.started:
-                    raise
-                answer.discard()
-                answer.write(packet(b"ERR " + error.detail.encode("utf-8", "replace")))
-
-        return work
+        self, request: _Request, repository: Repository, pusher: Pusher, body: Body, answer: Answer
+    ) -> None:
+        try:
+            if request.write:
+                receiver = Receiver(self._store.pushes, self._limits)
+                receiver.serve(repository, pusher, PacketReader(body.read), answer)
+            else:
+                self._upload(request, repository, PacketReader(body.read), answer)
+        except GitStoreError as error:
+            if answer.started:
+                raise
+            answer.take()  # and does not go out
+            answer.write(packet(b"ERR " + error.detail.encode("utf-8", "replace")))
 
     def _advertise(self, request: _Request, repository: Repository, answer: Out) -> None:
         if request.service == _UPLOAD and request.version == 2:
@@ -284,10 +333,27 @@ def _read_command(reader: PacketReader) -> tuple[bytes | None, list[bytes]]:
     return command, arguments
 
 
-def _parse(scope: Scope) -> _Request | _Refusal:
+def _refusal(access: Access, missing: str) -> Refusal | None:
+    """What somebody is told who may not; None: they may."""
+    match access.verdict:
+        case Verdict.ALLOWED:
+            return None
+        case Verdict.NEEDS_CREDENTIALS:
+            return Refusal(401, access.message)
+        case Verdict.FORBIDDEN:
+            return Refusal(403, access.message)
+        case Verdict.NOT_THERE:
+            return Refusal(404, access.message or missing)
+
+
+def _headers(request: _Request, kind: str) -> Headers:
+    return [(b"content-type", f"application/x-{request.service}-{kind}".encode()), *_NO_CACHE]
+
+
+def _parse(scope: Scope) -> _Request | Refusal:
     found = _PATH.fullmatch(scope["path"])
     if found is None:
-        return _Refusal(404, "This is not the address of a git repository.")
+        return Refusal(404, "This is not the address of a git repository.")
     owner, name, operation = found.groups()
     headers: dict[bytes, bytes] = dict(scope["headers"])
     advertise = operation == "info/refs"
@@ -296,15 +362,15 @@ def _parse(scope: Scope) -> _Request | _Refusal:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         service = query.get("service", [""])[0]
     if scope["method"] != ("GET" if advertise else "POST"):
-        return _Refusal(405, "git uses GET for info/refs and POST for the rest.")
+        return Refusal(405, "git uses GET for info/refs and POST for the rest.")
     if service not in (_UPLOAD, _RECEIVE):
-        return _Refusal(403, "Only the smart HTTP protocol is spoken here: use git 1.6.6 or newer.")
+        return Refusal(403, "Only the smart HTTP protocol is spoken here: use git 1.6.6 or newer.")
     expected = f"application/x-{service}-request".encode()
     if not advertise and headers.get(b"content-type") != expected:
-        return _Refusal(415, f"The content type must be {expected.decode()}.")
+        return Refusal(415, f"The content type must be {expected.decode()}.")
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding not in (b"identity", b"gzip", b"x-gzip"):
-        return _Refusal(415, "The content encoding must be gzip or none.")
+        return Refusal(415, "The content encoding must be gzip or none.")
     authorization = headers.get(b"authorization")
     return _Request(
         owner=owner,
@@ -313,6 +379,7 @@ def _parse(scope: Scope) -> _Request | _Refusal:
         advertise=advertise,
         version=_version(headers.get(b"git-protocol", b"")),
         gzip=encoding != b"identity",
+        small=int(headers.get(b"content-length", BEGINNING_BYTES + 1)) <= BEGINNING_BYTES,
         authorization=None if authorization is None else authorization.decode("latin-1"),
     )
 

@@ -10,9 +10,9 @@ import builtins
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Integer,
     Select,
@@ -21,10 +21,8 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    not_,
     or_,
     select,
-    true,
 )
 
 from git_store.database import Database
@@ -41,7 +39,10 @@ _NAMES_PER_QUERY = 500
 _RANGES_MAX = 50  # created refs looked at one by one; above, all names are read
 _PAGE = 10_000
 _KEEP_TRIES = 3
-_NO_SUCCESSOR = "\ud7ff\U0010ffff"
+_SHAPES_KEPT = 50  # statements for so many prefixes
+_ALL, _BEHIND_ALL = "refs/", "refs0"  # what every name starts with, and what follows
+_LAST = "\U0010ffff"
+_SURROGATES = (0xD800, 0xE000)  # code points between these are no characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,19 @@ class Refs:
         self, repository_id: str, prefix: str = "refs/heads/", *, after: str = "", limit: int = 1000
     ) -> builtins.list[Ref]:
         """By name, ascending, those after `after`; never hidden ones."""
-        page = (
-            visible(repository_id, [prefix])
-            .where(refs.c.name > after)
-            .limit(max(0, min(limit, _PAGE)))
-        )
+        page = visible(1).where(refs.c.name > after).limit(max(0, min(limit, _PAGE)))
+        asked = {"repository": repository_id, **_bounds([prefix])}
         with self._database.reading() as connection:
-            return [Ref(*row) for row in connection.execute(page)]
+            return [Ref(*row) for row in connection.execute(page, asked)]
 
     def all(self, repository_id: str, prefixes: Sequence[str] = ()) -> builtins.list[Ref]:
         """Every visible ref whose name starts with one of the prefixes, by name."""
+        wanted = [one for one in prefixes if one.startswith(_ALL) or _ALL.startswith(one)]
+        if prefixes and not wanted:
+            return []
         with self._database.reading() as connection:
-            if prefixes:
-                return [Ref(*row) for row in connection.execute(visible(repository_id, prefixes))]
-            return [Ref(*row) for row in _VISIBLE.rows(connection, {"repository": repository_id})]
+            asked = {"repository": repository_id, **_bounds(wanted)}
+            return [Ref(*row) for row in _visible(len(wanted)).rows(connection, asked)]
 
     def resolve(self, repository_id: str, name: str) -> str | None:
         """The commit behind HEAD, a full ref (tags peeled), a branch or tag by its short name, or
@@ -148,35 +148,46 @@ class Refs:
         return target.hex() if kind == COMMIT else None
 
 
-def _of(repository_id: str) -> Select[str, str, str | None]:
-    return select(refs.c.name, refs.c.sha, refs.c.peeled).where(
-        refs.c.repository_id == repository_id
-    )
-
-
-def visible(repository_id: str, prefixes: Sequence[str]) -> Select[str, str, str | None]:
-    """All refs but hidden ones, by name; with prefixes, those that start with one of them."""
-    found = _of(repository_id).where(not_(_starts(HIDDEN)))
-    if prefixes:
-        found = found.where(or_(*(_starts(prefix) for prefix in prefixes)))
-    return found.order_by(refs.c.name)
-
-
-def _starts(prefix: str) -> ColumnElement[bool]:
-    """A range rather than LIKE: it uses the key, and nothing in the prefix needs escaping."""
-    if not prefix:
-        return true()
-    if prefix[-1] in _NO_SUCCESSOR:
-        return refs.c.name.startswith(prefix, autoescape=True)
-    last = chr(ord(prefix[-1]) + 1)
-    return and_(refs.c.name >= prefix, refs.c.name < prefix[:-1] + last)
-
-
 _OF = select(refs.c.name, refs.c.sha, refs.c.peeled).where(
     refs.c.repository_id == bindparam("repository")
 )
 _ONE = Direct(_OF.where(refs.c.name == bindparam("name")))
-_VISIBLE = Direct(_OF.where(not_(_starts(HIDDEN))).order_by(refs.c.name))
+
+
+def visible(prefixes: int = 0) -> Select[str, str, str | None]:
+    """All refs of a `repository` but hidden ones, by name; with prefixes, those that start with one
+    of so many. Ranges rather than LIKE: they use the key, and nothing needs escaping."""
+    found = _OF.where(or_(refs.c.name < HIDDEN, refs.c.name >= _after(HIDDEN)))
+    name = refs.c.name
+    ranges = [
+        and_(name >= bindparam(f"from{n}"), name < bindparam(f"to{n}")) for n in range(prefixes)
+    ]
+    return (found.where(or_(*ranges)) if ranges else found).order_by(name)
+
+
+@lru_cache(_SHAPES_KEPT)
+def _visible(prefixes: int) -> Direct:
+    return Direct(visible(prefixes))
+
+
+def _bounds(prefixes: Sequence[str]) -> dict[str, object]:
+    """The parameters that `visible` has for prefixes."""
+    bounds: dict[str, object] = {}
+    for number, prefix in enumerate(prefixes):
+        bounds[f"from{number}"] = prefix
+        bounds[f"to{number}"] = _after(prefix)
+    return bounds
+
+
+def _after(prefix: str) -> str:
+    """The first text behind all that start with a prefix; names all start with the empty one."""
+    text = prefix.rstrip(_LAST)
+    if not text:
+        return _BEHIND_ALL
+    following = ord(text[-1]) + 1
+    return text[:-1] + chr(following if following != _SURROGATES[0] else _SURROGATES[1])
+
+
 _BELOW = Direct(
     select(refs.c.name)
     .where(
@@ -229,8 +240,9 @@ def current(connection: Connection, repository_id: str, names: Sequence[str]) ->
                 found[name] = row[1]
         return found
     for at in range(0, len(names), _NAMES_PER_QUERY):
-        some = _of(repository_id).where(refs.c.name.in_(names[at : at + _NAMES_PER_QUERY]))
-        found.update((name, sha) for name, sha, _ in connection.execute(some))
+        some = _OF.where(refs.c.name.in_(names[at : at + _NAMES_PER_QUERY]))
+        rows = connection.execute(some, {"repository": repository_id})
+        found.update((name, sha) for name, sha, _ in rows)
     return found
 
 

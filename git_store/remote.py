@@ -183,7 +183,7 @@ def haves(database: Database, repository_id: str, objects: Objects) -> ObjectSto
     """Tells a remote what is here already."""
     graph = Graph(objects)
     with database.reading() as connection:
-        rows = connection.execute(refs.visible(repository_id, []).limit(_HAVES_MAX))
+        rows = connection.execute(refs.visible().limit(_HAVES_MAX), {"repository": repository_id})
         targets = {peeled or sha for _, sha, peeled in rows}
     heads = [sha for sha in targets if objects.is_commit(bytes.fromhex(sha))]
 

@@ -127,13 +127,18 @@ class Repositories:
 
     def get(self, owner: str, name: str) -> Repository:
         """Raises RepoNotFound."""
-        if not is_part(owner) or not is_part(name):
+        found = self.find(owner, name)
+        if found is None:
             raise RepoNotFound(f"There is no repository {owner[:100]!r}/{name[:100]!r}.")
+        return found
+
+    def find(self, owner: str, name: str) -> Repository | None:
+        """The repository of this name, if there is one."""
+        if not is_part(owner) or not is_part(name):
+            return None
         with self._database.reading() as connection:
             row = _BY_NAME.one(connection, {"full_name": f"{owner}/{name}"})
-        if row is None:
-            raise RepoNotFound(f"There is no repository {owner}/{name}.")
-        return Repository(*row)
+        return None if row is None else Repository(*row)
 
     def by_id(self, repository_id: str) -> Repository:
         """Raises RepoNotFound."""

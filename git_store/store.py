@@ -247,6 +247,7 @@ class GitStore:
         return self._upkeep.prove(repository_id)
 
     def close(self) -> None:
-        """Let go of opened packs. The engine stays its owner's."""
+        """Let go of opened packs and of connections. The engine stays its owner's."""
         self.pushes.close()
         self._packs.close()
+        self._database.close()

@@ -27,6 +27,7 @@ from ci_platform.labels import own_labels, parse_labels
 from ci_platform.model import WorkerId
 from ci_platform.runner.stored_layers import StoredLayers
 from ci_platform.server.log import log_to_stderr
+from ci_platform.server.protocol import Protocol
 from ci_platform.shell import Runner
 from ci_platform.worker import Settings, Tools, Worker
 
@@ -83,6 +84,7 @@ def run_web(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=Protocol,
         timeout_graceful_shutdown=STREAMS_SECONDS,
     )
     # uvicorn raises a caught signal again when it is done: it must find a handler that ends well.

@@ -1,9 +1,10 @@
 """Statements of the hot paths, on the driver's own cursor.
 
-A worker executes a few statements for every step of every run. SQLAlchemy's way of executing one
-costs ten times what SQLite takes for it, so these are only made by SQLAlchemy, once for each
-database and length of list, and then run without it. Errors, types and rows look as they would
-have. Used by the journal and by claims; everything else has no reason to.
+A worker executes a few statements for every step of every run, a web process for every request.
+SQLAlchemy's way of executing one costs ten times what SQLite takes for it, so these are only made
+by SQLAlchemy, once for each database and length of list, and then run without it. Errors, types and
+rows look as they would have. Used by the journal, by claims and for who is asking; everything else
+has no reason to.
 """
 
 from __future__ import annotations

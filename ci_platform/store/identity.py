@@ -14,6 +14,7 @@ from ci_platform.ports.identity import Token
 from ci_platform.ports.telling import Notice, NoticeKind
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.ids import new_id
 from ci_platform.store.notices import write_notices
 from ci_platform.store.packing import pack, unpack
@@ -21,7 +22,10 @@ from ci_platform.store.tables import LINKS, ROLES, TOKENS, USERS
 
 TOUCH_MS = 60_000  # a token's last use is kept to the minute, not written at every request
 
-_BY_DIGEST = select(TOKENS).where(TOKENS.c.digest == bindparam("digest"))
+# Every request of a client asks these.
+_BY_DIGEST = Direct(select(TOKENS).where(TOKENS.c.digest == bindparam("digest")))
+_BY_ID = Direct(select(USERS).where(USERS.c.id == bindparam("user")))
+_ROLES_OF = Direct(select(ROLES).where(ROLES.c.user_id == bindparam("user")))
 
 
 class SqlIdentityStore:
@@ -45,8 +49,8 @@ class SqlIdentityStore:
         return user
 
     def user(self, user_id: UserId) -> User | None:
-        row = self._one(select(USERS).where(USERS.c.id == user_id))
-        return None if row is None else _user_of(row)
+        rows = self._direct(_BY_ID, {"user": user_id})
+        return _user_of(rows[0]) if rows else None
 
     def user_by_name(self, name: str) -> tuple[User, str | None] | None:
         row = self._one(select(USERS).where(USERS.c.name == name))
@@ -76,7 +80,7 @@ class SqlIdentityStore:
         self._database.write(work)
 
     def roles(self, user_id: UserId) -> Mapping[RepositoryId, Role]:
-        rows = self._all(select(ROLES).where(ROLES.c.user_id == user_id))
+        rows = self._direct(_ROLES_OF, {"user": user_id})
         return {RepositoryId(row.repository_id): Role(row.role) for row in rows}
 
     def add_token(self, token: Token, digest: str) -> None:
@@ -99,8 +103,8 @@ class SqlIdentityStore:
         self._database.write(work)
 
     def token(self, digest: str) -> Token | None:
-        row = self._one(_BY_DIGEST, {"digest": digest})
-        return None if row is None else _token_of(row)
+        rows = self._direct(_BY_DIGEST, {"digest": digest})
+        return _token_of(rows[0]) if rows else None
 
     def tokens(self, user_id: UserId | None = None) -> list[Token]:
         statement = select(TOKENS).order_by(TOKENS.c.id)
@@ -154,12 +158,11 @@ class SqlIdentityStore:
         expired = LINKS.delete().where(LINKS.c.expires_ms <= now_ms)
         return self._database.write(lambda connection: connection.execute(expired).rowcount)
 
-    def _one(
-        self, statement: Select[tuple[Json, ...]], asked: Mapping[str, object] | None = None
-    ) -> Columns | None:
-        return self._database.read(
-            lambda connection: connection.execute(statement, asked).one_or_none()
-        )
+    def _direct(self, statement: Direct, asked: Mapping[str, object]) -> Sequence[Columns]:
+        return self._database.read(lambda connection: statement.rows(connection, asked))
+
+    def _one(self, statement: Select[tuple[Json, ...]]) -> Columns | None:
+        return self._database.read(lambda connection: connection.execute(statement).one_or_none())
 
     def _all(self, statement: Select[tuple[Json, ...]]) -> Sequence[Columns]:
         return self._database.read(lambda connection: connection.execute(statement).all())

@@ -297,6 +297,24 @@ def test_a_kept_commit_outlives_its_branch(store: GitStore, repository: str) -> 
     store.refs.release(repository, "run_1")
 
 
+def test_refs_are_found_by_how_their_names_begin(store: GitStore, repository: str) -> None:
+    names = ["a-b", "a/b", "b", "\ud7ffx", "\ue000", "\U0010ffff", "\U0010ffff\U0010ffff"]
+    names = sorted(f"refs/heads/{name}" for name in names)
+    head = commit(store, repository, FileEdit("f", b"1"), branch="b")
+    for name in names:
+        if name != "refs/heads/b":
+            commit(store, repository, FileEdit("f", b"1"), branch=name.removeprefix("refs/heads/"))
+    store.refs.keep(repository, "kept", head)
+    asked = ["refs/heads/" + end for end in ("", "a", "a-", "\ud7ff", "\U0010ffff", "z")]
+    for prefix in ("", "r", "refs/", "refs", "HEAD", "refs/sluice/", "\U0010ffff", *asked):
+        wanted = [name for name in names if name.startswith(prefix)]
+        assert [ref.name for ref in store.refs.all(repository, [prefix])] == wanted, prefix
+        assert [ref.name for ref in store.refs.list(repository, prefix)] == wanted, prefix
+    overlapping = ["refs/heads/a", "refs/heads/a-", "HEAD"]
+    found = [ref.name for ref in store.refs.all(repository, overlapping)]
+    assert found == ["refs/heads/a-b", "refs/heads/a/b"]
+
+
 def test_files_are_read_within_limits(store: GitStore, repository: str) -> None:
     head = commit(store, repository, FileEdit("d/large", LARGE), FileEdit("d/e/x", b"x"))
     files = store.files(repository)

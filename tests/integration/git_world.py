@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from git_store import Access, GitHttp, GitStore, Limits, Push, PushEvent, PushRejected
+from git_store import Access, GitHttp, GitStore, Limits, Push, PushEvent, PushRejected, Repository
 
 GIT = Path(shutil.which("git") or "git").resolve()
 TOKEN = "s3cret"
@@ -59,7 +59,9 @@ class Recorder:
             raise RuntimeError("the listener broke")
 
 
-def authenticate(authorization: str | None, owner: str, name: str, *, write: bool) -> Access:
+def authenticate(
+    authorization: str | None, owner: str, name: str, *, repository: Repository | None, write: bool
+) -> Access:
     """Basic authorization as the platform does it: the token is the password."""
     if authorization is None:
         return Access.ask()

@@ -15,10 +15,9 @@ import httpx
 import pytest
 import uvicorn
 
-from ci_platform.git_door import GitAccess
+from ci_platform.git_door import git_door
 from ci_platform.identity import Scope
 from ci_platform.model import SYSTEM, Repository, Role
-from git_store import GitHttp
 from tests.integration.api.front import Front
 
 DAY_S = 24 * 3600
@@ -68,7 +67,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
     (tmp_path / "front").mkdir()
     front = Front(tmp_path / "front")
     repository = front.repository()
-    git = GitHttp(front.git, authenticate=GitAccess(front.identity, front.parts.repositories))
+    git = git_door(front.git, front.identity)
     server = uvicorn.Server(
         uvicorn.Config(git, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     )

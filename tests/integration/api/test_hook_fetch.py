@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+import git_store
 from ci_platform.commands import StartRun
 from ci_platform.commands.hooks import Receipt
 from ci_platform.errors import InvalidRequest
@@ -30,7 +31,14 @@ def forge(tmp_path: Path) -> Iterator[tuple[Front, str]]:
     (tmp_path / "forge").mkdir()
     made = Front(tmp_path / "forge")
 
-    def anyone(authorization: str | None, owner: str, name: str, *, write: bool) -> Access:
+    def anyone(
+        authorization: str | None,
+        owner: str,
+        name: str,
+        *,
+        repository: git_store.Repository | None,
+        write: bool,
+    ) -> Access:
         return Access.allow(None, "anyone")
 
     git = GitHttp(made.git, authenticate=anyone)
