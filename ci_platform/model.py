@@ -49,7 +49,8 @@ TERMINAL_STATES = frozenset(
 class StepState(StrEnum):
     """Where a step is, as folded from the journal."""
 
-    RUNNING = "running"  # an attempt executes, or is queued for a worker
+    QUEUED = "queued"  # its command waits for a worker: only shown, the journal does not say it
+    RUNNING = "running"  # an attempt executes
     WAITING = "waiting"  # for a time, an event, a person, or its next attempt
     PASSED = "passed"
     FAILED = "failed"

@@ -60,6 +60,7 @@ class Standing:
 
 
 AHEAD_MAX = 1000
+QUEUED_MAX = 500  # commands of one run of which it is told where they stand
 HOLDERS_MAX = 5
 
 

@@ -17,10 +17,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import iterate_in_threadpool
 
 from ci_platform.errors import SluiceError
-from ci_platform.model import LogLine, Run, RunId
+from ci_platform.model import LogLine, Run, RunId, RunState
 from ci_platform.queries import RunView
 from web.logs import LOG_LINES_ON_RUN, check_log_key, chosen_log, find_step, log_view
-from web.run_pages import run_context
+from web.run_pages import run_context, standing, standing_of
 from web.visit import Person, Visit
 
 router = APIRouter()
@@ -75,10 +75,12 @@ async def run_panel(
     run: Annotated[Run, Depends(found_run)],
     after: Annotated[int, Query(ge=0, le=2**53)] = 0,
     step: Annotated[str, Query(max_length=1000)] = "",
+    queued: Annotated[int, Query(ge=0, le=2**32)] = 0,
     last_event_id: LastEventId = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Send the panel whenever the journal has grown, and a new log when it follows a new step."""
-    panel = _Panel(visit, run.id, step, resume_at(last_event_id, after))
+    """Send the panel whenever the journal has grown, or commands have moved up, and a new log when
+    it follows a new step. `queued`: how the page has its queued commands standing."""
+    panel = _Panel(visit, run.id, step, seen=resume_at(last_event_id, after), queued=queued)
     async for event in _stream(visit, panel.events, wait_s=PANEL_WAIT_S):
         yield event
 
@@ -86,21 +88,26 @@ async def run_panel(
 class _Panel:
     """Renders the panel of one stream and remembers what its reader has."""
 
-    def __init__(self, visit: Visit, run_id: RunId, pinned: str, seen: int) -> None:
+    def __init__(self, visit: Visit, run_id: RunId, pinned: str, *, seen: int, queued: int) -> None:
         self._visit = visit
         self._run_id = run_id
         self._pinned = pinned
         self._log_key: str | None = None
         self._seen = seen
+        self._queued = queued
 
     def events(self) -> Iterator[ServerSentEvent]:
-        """What is new; nothing when the journal has not grown. `end` after a terminal state."""
+        """What is new; nothing when the journal has not grown, and no queued command has moved:
+        that a worker takes it is no entry. `end` after a terminal state."""
         queries, actor = self._visit.site.queries, self._visit.actor
         run = queries.run(actor, self._run_id)
-        if run.last_seq <= self._seen and not run.state.terminal:
+        running = run.state is RunState.RUNNING
+        queued = standing(queries.queued(actor, self._run_id)) if running else 0
+        grown = run.last_seq > self._seen or run.state.terminal
+        if not grown and queued == self._queued:
             return
         view = queries.run_page(actor, self._run_id)
-        self._seen = view.run.last_seq
+        self._seen, self._queued = view.run.last_seq, standing_of(view)
         key = self._pinned or chosen_log(view)
         frame = self._visit.frame()
         log = None if key is None else log_view(view, key, self._lines(view, key))

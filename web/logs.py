@@ -32,7 +32,7 @@ LOG_LINES_ON_RUN = 400  # lines of the log on a run's page, which then follows
 LOG_SCAN_MAX = 1_000_000  # lines looked at for one search
 RAW_BATCH = 5_000  # lines read at once for a raw log or a search
 QUERY_CHARS_MAX = 200
-_LIVE = (StepState.RUNNING, StepState.WAITING)
+_LIVE = (StepState.QUEUED, StepState.RUNNING, StepState.WAITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,15 @@ def log_view(view: RunView, key: str, lines: Sequence[LogLine], *, page: bool = 
         later_href=None if at_end else f"{base}?after={last}",
         end="" if live or not at_end else log_end(run, step, lines),
         end_state="passed" if step is None and run.state is RunState.PASSED else _end(run, step),
-        empty="Nothing printed yet." if live else _empty(step),
+        empty=_not_yet(step) if live else _empty(step),
         origin=None if step is None else step.origin,
     )
+
+
+def _not_yet(step: Step | None) -> str:
+    if step is not None and step.state is StepState.QUEUED:
+        return "Its command waits for a worker."
+    return "Nothing printed yet."
 
 
 def _empty(step: Step | None) -> str:
@@ -140,9 +146,10 @@ def chosen_log(view: RunView) -> str | None:
     """The log worth reading: of the step that runs, else that failed, else the last one."""
     logs = {info.step for info in view.logs}
     steps = [step for step in view.steps if step.key.kind in (StepKind.SH, StepKind.DO)]
-    for step in reversed(steps):
-        if step.state is StepState.RUNNING:
-            return str(step.key)
+    for state in (StepState.RUNNING, StepState.QUEUED):
+        for step in reversed(steps):
+            if step.state is state:
+                return str(step.key)
     for step in steps:
         if step.state is StepState.FAILED and str(step.key) in logs:
             return str(step.key)

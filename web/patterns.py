@@ -28,6 +28,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.queries import ApprovalView, RunView
+from ci_platform.queries.explain import QueueView
 from ci_platform.queries.logs import LogInfo
 from web.inputs import Input, inputs_of
 from web.logs import LogView, log_view
@@ -91,6 +92,9 @@ def sample_run(now_ms: int, state: RunState = RunState.RUNNING, *, number: int =
     )
 
 
+_OPEN = (StepState.QUEUED, StepState.RUNNING, StepState.WAITING)
+
+
 def sample_step(
     now_ms: int,
     name: str,
@@ -100,7 +104,7 @@ def sample_step(
     at_ms: int = -5 * MINUTE,
     took_ms: int = 42_000,
 ) -> Step:
-    ended = None if state in (StepState.RUNNING, StepState.WAITING) else now_ms + at_ms + took_ms
+    ended = None if state in _OPEN else now_ms + at_ms + took_ms
     failed = state is StepState.FAILED
     return Step(
         key=StepKey(kind, name),
@@ -234,8 +238,12 @@ def _run(now_ms: int) -> RunPage:
         sample_step(now_ms, "notify", kind=StepKind.DO, at_ms=-3 * MINUTE, took_ms=4),
         sample_step(now_ms, "cool down", StepState.WAITING, kind=StepKind.SLEEP, at_ms=-MINUTE),
         sample_step(now_ms, "smoke", StepState.CANCELLED, at_ms=-MINUTE, took_ms=12_000),
+        sample_step(now_ms, "train", StepState.QUEUED, at_ms=-MINUTE),
     ]
-    view = sample_view(now_ms, sample_run(now_ms), steps)
+    why = QueueView(3, "worker", "waiting for a free worker with the label gpu")
+    view = replace(
+        sample_view(now_ms, sample_run(now_ms), steps), queues={StepKey(StepKind.SH, "train"): why}
+    )
     log = log_view(view, "sh:build", sample_lines(now_ms))
     return run_context(view, READER, log=log, now_ms=now_ms)
 

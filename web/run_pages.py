@@ -6,6 +6,7 @@ Called by routes.py in the thread pool, and by live.py, which renders parts of t
 from __future__ import annotations
 
 import shlex
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from ci_platform.model import (
     Wait,
 )
 from ci_platform.queries import Queries, Relative, RunView
-from ci_platform.queries.explain import Again, CodeChange, Stuck
+from ci_platform.queries.explain import Again, CodeChange, QueueView, Stuck
 from ci_platform.shell import Artifact
 from web.logs import (
     LOG_LINES_ON_RUN,
@@ -181,7 +182,7 @@ def run_context(
         rollback=view.rollback,
         parent=view.parent,
         children=view.children,
-        live_url=None if run.state.terminal else _live_url(run, pinned),
+        live_url=None if run.state.terminal else _live_url(run, pinned, queued=standing_of(view)),
         older_href=older_href,
         newer_href=newer_href,
     )
@@ -202,8 +203,9 @@ def _events(view: RunView) -> list[str]:
     return list(dict.fromkeys(wait.type for wait in view.run.waits if wait.type))[:EVENTS_MAX]
 
 
-def _live_url(run: Run, pinned: str) -> str:
-    asked = {"after": str(run.last_seq)} | ({"step": pinned} if pinned else {})
+def _live_url(run: Run, pinned: str, *, queued: int) -> str:
+    asked = {"after": str(run.last_seq)} | ({"queued": str(queued)} if queued else {})
+    asked |= {"step": pinned} if pinned else {}
     return f"/runs/{run.id}/live?{urlencode(asked)}"
 
 
@@ -232,7 +234,7 @@ def _sentence(view: RunView) -> tuple[str, int | None]:
     if run.state is RunState.FAILED and run.reason:
         return f"Failed: {reason_text(run.reason)}.", None
     if run.state is RunState.QUEUED and view.queue is not None:
-        ahead = f" It is number {view.queue.position} in line." if view.queue.position > 1 else ""
+        ahead = f" It is number {view.queue.place} in line." if view.queue.position > 1 else ""
         return f"{view.queue.reason[0].upper()}{view.queue.reason[1:]}.{ahead}", None
     if run.state is RunState.QUEUED and run.started_ms is None:
         return "Waits for a free worker.", None
@@ -271,7 +273,7 @@ def step_rows(view: RunView, *, selected: str, now_ms: int) -> list[StepRow]:
                 selected=str(step.key) == selected,
                 bar_start=at,
                 bar_width=width,
-                note=_step_note(step),
+                note=_step_note(step, view.queues.get(step.key)),
                 may_rerun=rerunnable(step),
             )
         )
@@ -288,7 +290,23 @@ def bar(started_ms: int, ended_ms: int | None, *, start: int, end: int) -> tuple
     return at, min(width, BAR_WIDTH - at)
 
 
-def _step_note(step: Step) -> str:
+def standing_of(view: RunView) -> int:
+    """A number that is another when a queued command has moved up, or a worker has taken it."""
+    return standing({key: one.position - 1 for key, one in view.queues.items()})
+
+
+def standing(ahead: Mapping[StepKey, int]) -> int:
+    """The same, of what `Queries.queued` answers. 0: none is queued."""
+    return zlib.crc32(repr(sorted(ahead.items())).encode()) if ahead else 0
+
+
+def queue_note(queue: QueueView) -> str:
+    return f"{queue.reason}, number {queue.place} in line"
+
+
+def _step_note(step: Step, queue: QueueView | None) -> str:
+    if queue is not None:
+        return queue_note(queue)
     code = exit_code(step)
     if step.state is StepState.FAILED and code is not None:
         return f"exit code {code}"
@@ -340,6 +358,7 @@ class StepPage:
     log: LogView | None
     rerun: Rerun | None
     debug: str = ""  # a command that opens a shell where it failed
+    queue: str = ""  # why its command waits for a worker
 
 
 def step_page(
@@ -358,6 +377,9 @@ def step_page(
     chosen = next((one for one in attempts if one.number == attempt), None)
     title = title_of(view.run)
     gate = next((one for one in view.approvals if one.approval.key == step.key), None)
+    queue = view.queues.get(step.key)
+    if queue is not None and attempts:
+        attempts[-1] = replace(attempts[-1], state=StepState.QUEUED)
     return StepPage(
         run=view.run,
         repository=view.repository,
@@ -370,6 +392,7 @@ def step_page(
         log=log,
         rerun=Rerun(view.run) if _may_rerun(view, step) else None,
         debug=_debug(view.run, step),
+        queue="" if queue is None else queue_note(queue),
     )
 
 

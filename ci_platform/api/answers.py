@@ -34,6 +34,7 @@ from ci_platform.model import (
 from ci_platform.ports.hooks import Hook
 from ci_platform.ports.identity import Token
 from ci_platform.queries import ApprovalView, RunView, SystemView, WorkerView
+from ci_platform.queries.explain import QueueView
 from ci_platform.scheduling import Hold
 
 BRANCH = "refs/heads/"
@@ -159,9 +160,10 @@ class StepAnswer(Answer):
     value: Json
     error: ErrorAnswer | None
     origin: OriginAnswer | None  # the run that executed it, where it was not this one
+    queue: QueueAnswer | None  # of a command that no worker has taken yet
 
     @classmethod
-    def of(cls, step: Step) -> StepAnswer:
+    def of(cls, step: Step, queue: QueueView | None = None) -> StepAnswer:
         return cls(
             kind=step.key.kind,
             name=step.key.name,
@@ -175,6 +177,7 @@ class StepAnswer(Answer):
             value=step.value,
             error=ErrorAnswer.of(step.error),
             origin=OriginAnswer.of(step.origin),
+            queue=QueueAnswer.of(queue),
         )
 
 
@@ -304,7 +307,7 @@ class RunAnswer(RunSummary):
             # Not model_dump: it would turn the waits, already checked, into dicts and back.
             **dict(summary),
             repository=view.repository.full_name,
-            steps=[StepAnswer.of(step) for step in view.steps],
+            steps=[StepAnswer.of(step, view.queues.get(step.key)) for step in view.steps],
             output=run.output,
             error=ErrorAnswer.of(run.error),
             rollback=RollbackAnswer.of(view.rollback),

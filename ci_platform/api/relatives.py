@@ -53,9 +53,9 @@ class AgainAnswer(Told):
 
 
 class QueueAnswer(Told):
-    """Where a queued run stands."""
+    """Where a queued run stands, or a queued command."""
 
-    position: int
+    position: int  # 1,001: behind 1,000 or more
     waits_for: str  # group | repository | everyone | no_worker | worker
     reason: str
 

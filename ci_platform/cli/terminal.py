@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ci_platform.cli.watch import step_key
 from ci_platform.model import Json
+from ci_platform.scheduling import AHEAD_MAX
 
 STYLES = {
     "queued": "dim",
@@ -167,8 +168,7 @@ def print_run(run: Json) -> None:
     for one in run["stuck"]:
         out.print(f"{one['step']} waits: {one['reason']}", markup=False, style="yellow")
     if run["queue"]:
-        place = f"number {run['queue']['position']} in line"
-        out.print(f"{run['queue']['reason']}, {place}", markup=False, style="yellow")
+        out.print(_queue_text(run["queue"]), markup=False, style="yellow")
     for wait in run["waits"] if not run["queue"] else ():
         until = f", until {wait['until']}" if wait["until"] else ""
         out.print(f"waits for {wait['kind']} {wait['name']}{until}", markup=False, style="yellow")
@@ -178,7 +178,7 @@ def print_run(run: Json) -> None:
             state_text(step["state"]),
             str(step["attempts"]),
             elapsed(step["started_at"], step["ended_at"]),
-            "" if step["origin"] is None else f"from run #{step['origin']['number']}",
+            _step_note(step),
         )
         for step in run["steps"]
     ]
@@ -186,6 +186,18 @@ def print_run(run: Json) -> None:
     print_table(columns, rows, "It has not started a step yet.")
     if run["error"]:
         out.print("\n".join(plain_lines(error_text(run["error"]))), markup=False, style="red")
+
+
+def _step_note(step: Json) -> str:
+    if step["origin"] is not None:
+        return f"from run #{step['origin']['number']}"
+    return _queue_text(step["queue"]) if step.get("queue") else ""
+
+
+def _queue_text(queue: Json) -> str:
+    position = int(queue["position"])
+    place = f"{AHEAD_MAX:,}+" if position > AHEAD_MAX else str(position)
+    return f"{queue['reason']}, number {place} in line"
 
 
 def _print_history(out: Console, run: Json) -> None:
@@ -245,6 +257,10 @@ class Ticker:
             self._line(step_key(step).label, shared)
         elif step["kind"] in ("sh", "do", "service"):
             self._line(step_key(step).label, Text("started", style="dim"))
+
+    def step_queued(self, step: Json) -> None:
+        text = state_text(step["state"])
+        self._line(step_key(step).label, text.append(f": {step['queue']['reason']}"))
 
     def lines(self, label: str, lines: Sequence[Json]) -> None:
         for line in lines:

@@ -31,6 +31,9 @@ HIDDEN = frozenset({StepKind.TIMER.value})  # the event loop's own; no step of t
 class Listener(Protocol):
     """Where the news goes. Calls come one at a time, in the order things happened."""
 
+    def step_queued(self, step: Json) -> None:
+        """Its command waits for a worker; told once."""
+
     def step_began(self, step: Json) -> None: ...
 
     def lines(self, label: str, lines: Sequence[Json]) -> None:
@@ -46,6 +49,8 @@ class Listener(Protocol):
 
 class Silent:
     """A Listener for when only the end matters."""
+
+    def step_queued(self, step: Json) -> None: ...
 
     def step_began(self, step: Json) -> None: ...
 
@@ -142,6 +147,7 @@ class Watch:
     client: Client
     run_id: str
     listener: Listener
+    _queued: set[str] = field(default_factory=set)
     _began: set[str] = field(default_factory=set)
     _ended: set[str] = field(default_factory=set)
     _waits: set[tuple[str, str, str]] = field(default_factory=set)
@@ -191,7 +197,10 @@ class Watch:
         name = str(key)
         if name in self._ended:
             return
-        if name not in self._began:
+        if step["state"] == "queued" and name not in self._queued | self._began:
+            self._queued.add(name)
+            self.listener.step_queued(step)
+        if step["state"] != "queued" and name not in self._began:
             self._began.add(name)
             self.listener.step_began(step)
         if key.kind in (StepKind.DO, StepKind.SH, StepKind.SERVICE):

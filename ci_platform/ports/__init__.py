@@ -202,6 +202,10 @@ class OperationStore(Protocol):
 
     def get(self, operation_id: OperationId) -> Operation | None: ...
 
+    def queued(self, run_id: RunId) -> Mapping[StepKey, int]:
+        """The run's due commands that no worker has taken, at most QUEUED_MAX: how many of their
+        repository come before each on the same workers, counted to AHEAD_MAX."""
+
     def pass_on(self, operation: Operation) -> None:
         """Queue a held one, whose result is not known, for workers that can run it. Raises
         LeaseLost."""

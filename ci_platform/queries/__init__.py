@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from ci_platform.engine.fold import RunView as Folded
 from ci_platform.engine.fold import fold
 from ci_platform.engine.summary import artifacts, rollback, shown, steps
 from ci_platform.errors import (
@@ -56,10 +57,13 @@ from ci_platform.queries.explain import (
     QueueView,
     Stuck,
     again,
+    as_queued,
     code_changes,
+    command_queues,
     queue_view,
     stuck,
 )
+from ci_platform.queries.home import newly_failing
 from ci_platform.queries.logs import LogInfo, StepLogs
 from ci_platform.shell import Artifact, Artifacts
 
@@ -147,7 +151,8 @@ class RunView:
     artifacts: Sequence[Artifact] = ()
     again: Again | None = None  # the run that this one does again
     changes: Sequence[CodeChange] = ()  # of its code, while it ran
-    stuck: Sequence[Stuck] = ()  # commands that no worker can take
+    queues: Mapping[StepKey, QueueView] = field(default_factory=dict)  # of its queued commands
+    stuck: Sequence[Stuck] = ()  # those that no worker can take
     rollback: Rollback | None = None  # of a failed or cancelled run that has steps to undo
 
 
@@ -227,7 +232,7 @@ class Queries:
         finished = self._list(ids, states=FINISHED, limit=FINISHED_SCAN)
         runs = [*running, *finished]
         rows = self._rows(runs)
-        failing = _newly_failing(finished)
+        failing = newly_failing(finished)
         return Home(
             approvals=[one for one in self.approvals(actor) if one.may_answer],
             running=[rows[run.id] for run in running if run.id in rows],
@@ -303,6 +308,11 @@ class Queries:
             raise RunNotFound() from None
         return found
 
+    def queued(self, actor: Actor, run_id: RunId) -> Mapping[StepKey, int]:
+        """Its commands that no worker has taken, and how many come before each: cheap, too."""
+        self.run(actor, run_id)
+        return self.store.operations.queued(run_id)
+
     def run_by_number(self, actor: Actor, owner: str, name: str, number: int) -> Run:
         return self.store.runs.by_number(self.repository(actor, owner, name).id, number)
 
@@ -312,7 +322,8 @@ class Queries:
         entries = self.store.runs.journal(run_id)
         repository = self.repositories.by_id(run.repository_id)
         view = fold(run, entries)
-        told = steps(view)
+        queues = self._queues(view)
+        told = as_queued(steps(view), queues)
         return RunView(
             run=run,
             repository=repository,
@@ -320,7 +331,8 @@ class Queries:
             rollback=rollback(view),
             again=again(entries[0].data),
             changes=code_changes(entries),
-            stuck=[] if run.state.terminal else stuck(told, self._workers()),
+            queues=queues,
+            stuck=stuck(queues),
             parent=self._parent(run_id),
             children=self._children(run_id),
             queue=self._queue(run),
@@ -469,6 +481,13 @@ class Queries:
         standing = self.store.runs.standing(run.id)
         return None if standing is None else queue_view(run, standing, self._workers())
 
+    def _queues(self, view: Folded) -> dict[StepKey, QueueView]:
+        """Where the run's commands stand that no worker has taken."""
+        if not any(key.kind is StepKind.SH for key in view.open):
+            return {}
+        ahead = self.store.operations.queued(view.run.id)
+        return command_queues(steps(view), ahead, self._workers()) if ahead else {}
+
     def _workers(self) -> list[WorkerRecord]:
         """Those that are there and take what is new."""
         now_ms, known = self.clock.now_ms(), self.store.workers.list()
@@ -542,24 +561,6 @@ def _approval_view(actor: Actor, gate: Approval, run: Run, repository: Repositor
     answered = answers[0] if answers else None
     can = gate.outcome is None and answered is None and may_decide(actor, gate, run)
     return ApprovalView(gate, run, repository, may_answer=can, answered=answered)
-
-
-def _newly_failing(finished: Sequence[Run]) -> list[Run]:
-    """Runs that failed where the one before them, of the same pipeline and ref, did not.
-
-    `finished` is newest first; a first run that fails counts too.
-    """
-    lanes: dict[tuple[str, str, str], list[Run]] = {}
-    for run in finished:
-        lane = lanes.setdefault((run.repository_id, run.pipeline, run.ref), [])
-        if len(lane) < 2 and run.state is not RunState.CANCELLED:
-            lane.append(run)
-    failed = (RunState.FAILED, RunState.ERRORED)
-    return [
-        lane[0]
-        for lane in lanes.values()
-        if lane and lane[0].state in failed and not (len(lane) > 1 and lane[1].state in failed)
-    ]
 
 
 def _last_actor(entries: Sequence[Entry], kind: EntryKind) -> str | None:

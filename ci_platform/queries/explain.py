@@ -8,7 +8,7 @@ shown by api and web.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import dropwhile
 
 from ci_platform.engine.fold import error_of
@@ -22,11 +22,10 @@ from ci_platform.model import (
     Run,
     Step,
     StepKey,
-    StepKind,
     StepState,
 )
 from ci_platform.ports.housekeeping import WorkerRecord
-from ci_platform.scheduling import Hold, Standing
+from ci_platform.scheduling import AHEAD_MAX, Hold, Standing
 
 CHANGES_MAX = 200  # changes of a run's code that are told; the journal has all of them
 
@@ -36,11 +35,16 @@ CHANGES_MAX = 200  # changes of a run's code that are told; the journal has all 
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """Where a queued run stands."""
+    """Where a queued run stands, or a queued command."""
 
-    position: int  # 1: it is next
+    position: int  # 1: it is next; more than AHEAD_MAX: it is behind so many
     waits_for: str  # group, repository, everyone, no_worker, worker
     reason: str  # the same as a sentence's end
+
+    @property
+    def place(self) -> str:
+        """The position for people."""
+        return f"{AHEAD_MAX:,}+" if self.position > AHEAD_MAX else f"{self.position:,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +76,46 @@ def queue_view(run: Run, standing: Standing, workers: Sequence[WorkerRecord]) ->
     return QueueView(standing.ahead + 1, waits_for, reason)
 
 
-def stuck(steps: Sequence[Step], workers: Sequence[WorkerRecord]) -> list[Stuck]:
-    """The commands in flight that none of the workers, who take what is new, can take."""
-    found = []
+def command_queues(
+    steps: Sequence[Step], ahead: Mapping[StepKey, int], workers: Sequence[WorkerRecord]
+) -> dict[StepKey, QueueView]:
+    """Where the commands stand that no worker has taken yet: `ahead` of each are so many."""
+    found = {}
     for step in steps:
-        if step.key.kind is not StepKind.SH or step.state is not StepState.RUNNING:
-            continue
-        wanted = sorted(step.config.get("labels") or ())
-        able = [worker for worker in workers if set(wanted) <= set(worker.labels)]
-        what = "label" if len(wanted) == 1 else "labels"
-        named = f" with the {what} {', '.join(wanted)}" if wanted else ""
-        if not workers:
-            found.append(Stuck(step.key, "no worker is there"))
-        elif not able:
-            found.append(Stuck(step.key, f"no worker{named} is there"))
-        elif all(worker.draining and not worker.operations for worker in able):
-            found.append(Stuck(step.key, f"every worker{named} is about to end"))
-        else:
-            held_up = [one.obstacle for one in able if one.obstacle and not one.operations]
-            if len(held_up) == len(able):
-                found.append(Stuck(step.key, held_up[0]))
+        if step.key in ahead:
+            labels = sorted(step.config.get("labels") or ())
+            what = "label" if len(labels) == 1 else "labels"
+            named = f" with the {what} {', '.join(labels)}" if labels else ""
+            reason = _nobody(labels, named, workers)
+            waits_for = "worker" if reason is None else "no_worker"
+            told = reason or f"waiting for a free worker{named}"
+            found[step.key] = QueueView(ahead[step.key] + 1, waits_for, told)
     return found
+
+
+def _nobody(labels: Sequence[str], named: str, workers: Sequence[WorkerRecord]) -> str | None:
+    """Why none of the workers, who take what is new, can take a command; None: one can."""
+    able = [worker for worker in workers if set(labels) <= set(worker.labels)]
+    if not workers:
+        return "no worker is there"
+    if not able:
+        return f"no worker{named} is there"
+    if all(worker.draining and not worker.operations for worker in able):
+        return f"every worker{named} is about to end"
+    held_up = [one.obstacle for one in able if one.obstacle and not one.operations]
+    return held_up[0] if len(held_up) == len(able) else None
+
+
+def stuck(queues: Mapping[StepKey, QueueView]) -> list[Stuck]:
+    """Those of the queued commands that no worker which is there can take."""
+    return [Stuck(step, one.reason) for step, one in queues.items() if one.waits_for == "no_worker"]
+
+
+def as_queued(steps: Sequence[Step], queues: Mapping[StepKey, QueueView]) -> list[Step]:
+    """The steps, those of queued commands as such."""
+    if not queues:
+        return list(steps)
+    return [replace(one, state=StepState.QUEUED) if one.key in queues else one for one in steps]
 
 
 # --- what it shares -------------------------------------------------------------------------------

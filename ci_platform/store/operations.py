@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from sqlalchemy import Connection, Select, bindparam, case, select
@@ -16,9 +16,11 @@ from ci_platform.model import (
     OperationState,
     RepositoryId,
     RunId,
+    StepKey,
     WorkerId,
 )
 from ci_platform.ports import Clock
+from ci_platform.scheduling import AHEAD_MAX, QUEUED_MAX
 from ci_platform.store.claims import CLAIM_TRIES_MAX, SPARES, check_claim
 from ci_platform.store.codec import Columns, key_of
 from ci_platform.store.database import Database
@@ -41,6 +43,30 @@ _LOCK_DUE = (
     )
     .order_by(OPERATIONS.c.n)
     .with_for_update(skip_locked=True)
+)
+_QUEUED_OF = (
+    select(
+        *(OPERATIONS.c[name] for name in ("n", "pool", "repository_id")),
+        *(OPERATIONS.c[name] for name in ("step_kind", "step_name", "occurrence")),
+    )
+    .where(
+        OPERATIONS.c.run_n
+        == select(RUNS.c.n).where(RUNS.c.id == bindparam("of_run")).scalar_subquery(),
+        OPERATIONS.c.state == _QUEUED,
+        OPERATIONS.c.due_ms <= bindparam("now"),
+    )
+    .order_by(OPERATIONS.c.due_ms, OPERATIONS.c.n)
+    .limit(QUEUED_MAX)
+)
+_LINE = (
+    select(OPERATIONS.c.n)
+    .where(
+        OPERATIONS.c.pool == bindparam("of_pool"),
+        OPERATIONS.c.repository_id == bindparam("of_repository"),
+        OPERATIONS.c.due_ms.is_not(None),
+    )
+    .order_by(OPERATIONS.c.due_ms, OPERATIONS.c.n)
+    .limit(AHEAD_MAX)
 )
 _LEASE = (
     OPERATIONS.update()
@@ -118,10 +144,18 @@ _REQUEUE = (
 
 
 class SqlOperationStore:
-    def __init__(self, database: Database, clock: Clock, ring: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        ring: Callable[[], None],
+        tell: Callable[[], None],
+    ) -> None:
         self._database = database
         self._clock = clock
         self._ring = ring
+        self._tell = tell
         self._queue = FairQueue(OPERATIONS, OPERATIONS.c.due_ms, pool=OPERATIONS.c.pool)
         self._served = ""
 
@@ -144,6 +178,7 @@ class SqlOperationStore:
             take = partial(self._claim, ns=ns, worker=worker, limit=limit, lease_ms=lease_ms)
             claimed = self._database.write(take)
             if claimed:
+                self._tell()  # pages say that they wait
                 self._served = claimed[-1].repository_id
                 return claimed
         return []
@@ -184,6 +219,10 @@ class SqlOperationStore:
         now_ms = self._clock.now_ms()  # of the turn to write: it may have been waited for
         lease: dict[str, object] = {"by_worker": worker, "until_ms": now_ms + lease_ms}
         return _claim(connection, ns=ns, lease=lease, limit=limit, now_ms=now_ms)
+
+    def queued(self, run_id: RunId) -> Mapping[StepKey, int]:
+        asked = {"of_run": run_id, "now": self._clock.now_ms()}
+        return self._database.read(lambda connection: _standing(connection, asked))
 
     def pass_on(self, operation: Operation) -> None:
         pool = pool_of_labels(operation.spec.get("labels") or ())
@@ -229,6 +268,17 @@ class SqlOperationStore:
             )
             for n in ns
         )
+
+
+def _standing(connection: Connection, asked: dict[str, object]) -> dict[StepKey, int]:
+    rows = connection.execute(_QUEUED_OF, asked).all()
+    places: dict[str, dict[int, int]] = {}
+    for row in rows:
+        if row.pool not in places:
+            line = {"of_pool": row.pool, "of_repository": row.repository_id}
+            ns = connection.execute(_LINE, line).scalars()
+            places[row.pool] = {n: place for place, n in enumerate(ns)}
+    return {key_of(row): places[row.pool].get(row.n, AHEAD_MAX) for row in rows}
 
 
 def _claim(

@@ -59,7 +59,9 @@ class SqlStore:
         self._database = database
         self._clock = clock
         self._bells = Bells(lambda name: _wire(database, bell_dir, name))
-        operations = SqlOperationStore(database, clock, self._bells.ring)
+        operations = SqlOperationStore(
+            database, clock, ring=self._bells.ring, tell=self._bells.tell
+        )
         self._operations = operations
         self._runs = SqlRunStore(database, clock, operations, self._bells, limits=limits)
         self._approvals = SqlApprovalStore(database)

@@ -5,13 +5,14 @@ Part of `testing_store.InMemoryStore`; the same rules as there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from ci_platform.errors import LeaseLost
 from ci_platform.labels import RECALL, pool_of_labels, serves
-from ci_platform.model import Operation, OperationId, OperationState, WorkerId
+from ci_platform.model import Operation, OperationId, OperationState, RunId, StepKey, WorkerId
+from ci_platform.scheduling import AHEAD_MAX, QUEUED_MAX
 from ci_platform.store.claims import check_claim
 from ci_platform.store.fair import Candidate, in_turns
 from ci_platform.testing.tables import Tables
@@ -57,7 +58,29 @@ class InMemoryOperations:
                 )
                 self._served = repository_id
                 claimed.append(tables.operations[operation_id])
+        if claimed:
+            tables.ring()
         return claimed
+
+    def queued(self, run_id: RunId) -> Mapping[StepKey, int]:
+        now_ms = self._tables.clock.now_ms()
+        with self._tables.lock:
+            every = [
+                (number, one)
+                for number, one in enumerate(self._tables.operations.values())
+                if one.state is OperationState.QUEUED
+            ]
+        every.sort(key=lambda item: (item[1].ready_ms, item[0]))
+        lines: dict[tuple[str, str], list[Operation]] = {}
+        for _, one in every:
+            lines.setdefault((one.pool, one.repository_id), []).append(one)
+        found = {
+            one.key: min(ahead, AHEAD_MAX)
+            for line in lines.values()
+            for ahead, one in enumerate(line)
+            if one.run_id == run_id and one.ready_ms <= now_ms
+        }
+        return dict(list(found.items())[:QUEUED_MAX])
 
     def pass_on(self, operation: Operation) -> None:
         with self._tables.lock:

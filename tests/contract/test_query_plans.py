@@ -289,6 +289,7 @@ QUESTIONS: dict[str, Callable[[SqlStore], object]] = {
     "parent": lambda store: store.family.parent("run_10"),
     "links": lambda store: store.family.due(),
     "command": lambda store: store.operations.get(OperationId("op_10")),
+    "queued commands": lambda store: store.operations.queued(RunId("run_100")),
 }
 # Some that look among the newest runs, or among those of one repository that have not ended.
 LOOKED = {

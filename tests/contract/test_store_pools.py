@@ -9,7 +9,7 @@ import pytest
 
 from ci_platform.effects import StopOperations
 from ci_platform.errors import LeaseLost
-from ci_platform.model import Json, LogLine, Operation, StepKey, WorkerId
+from ci_platform.model import Json, LogLine, Operation, RunId, StepKey, WorkerId
 from ci_platform.ports import Store
 from ci_platform.ports.logs import Held
 from tests.contract.store_values import LEASE_MS, WORKER, FakeClock, append, operation, started
@@ -134,3 +134,34 @@ def test_who_lost_a_command_writes_no_more_of_its_log(store: Store, clock: FakeC
         say(2, "late", first)
     say(2, "second", second)
     assert [line.text for line in logs.read(first.run_id, step)] == ["first", "second"]
+
+
+def test_a_run_tells_which_of_its_commands_no_worker_has_taken_and_where_they_stand(
+    store: Store, clock: FakeClock
+) -> None:
+    queued(store, "early")
+    queued(store, "gpu", labels=["gpu"])
+    run = started(store, "ours")
+    keys = [StepKey.parse(f"sh:{name}") for name in ("a", "b", "c", "later")]
+    opened = [operation(f"op_{key.name}", key=key) for key in keys]
+    opened[2] = replace(opened[2], spec={"labels": ["gpu"]})
+    opened[3] = replace(opened[3], ready_ms=clock.now_ms() + 1)  # a retry that is not due
+    append(store, run, fence=run.fence, effects=opened)
+    a, b, c, later = keys
+    assert store.operations.queued(run.id) == {a: 1, b: 2, c: 1}
+    assert names(claim(store, limit=2)) == ["early", "a"]
+    assert store.operations.queued(run.id) == {b: 0, c: 1}
+    clock.advance(1)
+    assert store.operations.queued(run.id) == {b: 0, c: 1, later: 1}
+    append(store, store.runs.get(run.id), effects=[StopOperations()])
+    assert store.operations.queued(run.id) == {}
+    assert store.operations.queued(RunId("run_nobody")) == {}
+
+
+def test_a_command_whose_worker_was_lost_is_queued_again(store: Store, clock: FakeClock) -> None:
+    queued(store, "lost")
+    claim(store)
+    assert store.operations.queued(RunId("run_lost")) == {}
+    clock.advance(LEASE_MS + 1)
+    store.runs.expire()
+    assert list(store.operations.queued(RunId("run_lost")).values()) == [0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,17 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports.housekeeping import WorkerRecord
-from ci_platform.queries.explain import Again, again, code_changes, queue_view, stuck
-from ci_platform.scheduling import Hold, Place, Standing
+from ci_platform.queries.explain import (
+    Again,
+    Stuck,
+    again,
+    as_queued,
+    code_changes,
+    command_queues,
+    queue_view,
+)
+from ci_platform.queries.explain import stuck as told_stuck
+from ci_platform.scheduling import AHEAD_MAX, Hold, Place, Standing
 from tests.unit.engine.journal import RUN
 
 
@@ -47,13 +57,31 @@ def test_a_queued_run_says_what_it_waits_for(
     assert reason in view.reason
 
 
-def command(name: str, *labels: str, state: StepState = StepState.RUNNING) -> Step:
+def command(name: str, *labels: str) -> Step:
     key = StepKey(StepKind.SH, name)
-    return Step(key, state, 1, "c" * 40, 0, None, {"labels": list(labels)})
+    return Step(key, StepState.RUNNING, 1, "c" * 40, 0, None, {"labels": list(labels)})
+
+
+def stuck(steps: Sequence[Step], workers: Sequence[WorkerRecord]) -> list[Stuck]:
+    """Of steps that are all queued."""
+    return told_stuck(command_queues(steps, {step.key: 0 for step in steps}, workers))
+
+
+def test_a_queued_command_says_where_it_stands_and_what_it_waits_for() -> None:
+    steps = [command("runs"), command("next"), command("big", "gpu", "amd64"), command("lost", "x")]
+    ahead = {step.key: n for step, n in zip(steps[1:], (0, AHEAD_MAX, 2), strict=True)}
+    queues = command_queues(steps, ahead, [worker("gpu", "amd64")])
+    assert [(key.name, one.place, one.waits_for, one.reason) for key, one in queues.items()] == [
+        ("next", "1", "worker", "waiting for a free worker"),
+        ("big", "1,000+", "worker", "waiting for a free worker with the labels amd64, gpu"),
+        ("lost", "3", "no_worker", "no worker with the label x is there"),
+    ]
+    states = [step.state for step in as_queued(steps, queues)]
+    assert states == [StepState.RUNNING, *[StepState.QUEUED] * 3]
 
 
 def test_a_command_that_no_worker_can_take_says_which_labels_it_misses() -> None:
-    steps = [command("plain"), command("big", "gpu", "amd64"), command("old", "x", state=_PASSED)]
+    steps = [command("plain"), command("big", "gpu", "amd64")]
     assert stuck(steps, [worker("amd64", "gpu", "linux")]) == []
     (found,) = stuck(steps, [worker("amd64"), worker("gpu")])
     assert (found.step.name, found.reason) == (
@@ -61,9 +89,6 @@ def test_a_command_that_no_worker_can_take_says_which_labels_it_misses() -> None
         "no worker with the labels amd64, gpu is there",
     )
     assert [one.reason for one in stuck(steps, [])] == ["no worker is there"] * 2
-
-
-_PASSED = StepState.PASSED
 
 
 def test_a_command_that_waits_for_room_on_the_disks_of_workers_says_so() -> None:

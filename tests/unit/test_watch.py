@@ -41,6 +41,9 @@ class Notes:
     def __init__(self) -> None:
         self.told: list[str] = []
 
+    def step_queued(self, step: Any) -> None:
+        self.told.append(f"queued {step['name']}")
+
     def step_began(self, step: Any) -> None:
         self.told.append(f"began {step['name']}")
 
@@ -78,6 +81,14 @@ def test_each_thing_is_told_once(client: FakeClient) -> None:
     follower.look()
     follower.look()
     assert told == ["began build", "build: one", "build: two", "passed build"]
+
+
+def test_a_command_that_waits_for_a_worker_has_not_begun(client: FakeClient) -> None:
+    follower, told = following(client)
+    for state in ("queued", "queued", "running", "queued", "passed"):  # its worker was lost once
+        client.step("build", state)
+        follower.look()
+    assert told == ["queued build", "began build", "passed build"]
 
 
 def test_the_last_lines_come_before_the_end_of_their_step_and_of_the_run(

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from ci_platform.model import Run, RunId, RunState
+from ci_platform.model import Run, RunId, RunState, WorkerId
 from tests.web.browser import PASSWORD
 from tests.web.html import Page
 from tests.web.stage import Stage, approval, sh
@@ -130,6 +130,32 @@ async def test_the_panel_brings_the_log_of_the_step_that_now_runs(
             assert log.one(class_="log-box").get("data-tail") == f"/runs/{run.id}/tail/sh:build"
 
 
+async def test_a_queued_command_is_seen_to_move_up_and_to_be_taken(
+    stage: Stage, address: str
+) -> None:
+    """Neither is an entry of the journal."""
+    other, run = stage.work(stage.run(), sh("first")), stage.work(stage.run(), sh("build"))
+
+    def take() -> None:
+        stage.store.operations.claim(WorkerId("w"), limit=1, lease_ms=60_000)
+
+    async with signed_in(address) as client:
+        page = Page((await client.get(f"/runs/{run.id}")).text)
+        row = page.one("table", class_="steps").all("tr")[1].text
+        assert "queued" in row and "no worker is there, number 2 in line" in row
+        assert "Its command waits for a worker." in page.one(id="log").text
+        step = Page((await client.get(f"/runs/{run.id}/steps/sh:build")).text)
+        assert "Its command waits: no worker is there" in step.one("main").text
+        async with client.stream("GET", page.one(id="run").get("data-live")) as response:
+            source = events(response)
+            for words in ("number 1 in line", "running"):
+                await asyncio.to_thread(take)
+                panel = await following(source, "panel")
+                assert words in Page(panel.data).one("table", class_="steps").all("tr")[1].text
+                assert panel.id == str(run.last_seq)
+    assert other.id != run.id
+
+
 async def test_a_chosen_log_is_not_taken_away(stage: Stage, address: str) -> None:
     run = stage.work(stage.run(), sh("build"))
     async with signed_in(address) as client:
@@ -195,7 +221,8 @@ async def test_a_stream_ends_by_itself_so_that_the_reader_is_asked_again(
     monkeypatch.setattr(live, "STREAM_SECONDS", 0.0)
     run = stage.work(stage.run(), sh("build"))
     async with signed_in(address) as client:
-        for path in (f"/runs/{run.id}/live?after={run.last_seq}", f"/runs/{run.id}/tail/sh:build"):
+        page = Page((await client.get(f"/runs/{run.id}")).text)
+        for path in (page.one(id="run").get("data-live"), f"/runs/{run.id}/tail/sh:build"):
             async with client.stream("GET", path) as response:
                 assert [event async for event in events(response)] == []
 

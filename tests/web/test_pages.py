@@ -220,7 +220,7 @@ def test_patterns_show_every_component_in_every_state(pages: dict[str, Page]) ->
     steps = {
         row.one(class_="status").get("data-state") for row in page.one(class_="steps").all("tr")[1:]
     }
-    assert steps == {"running", "waiting", "passed", "failed", "cancelled"}
+    assert steps == {"queued", "running", "waiting", "passed", "failed", "cancelled"}
     assert len(page.all(class_="log-box")) == 4
     assert page.all(class_="empty") and page.all(class_="error") and page.all(class_="problem")
     kinds = {one.get("type") for one in page.all("input")}

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from ci_platform.commands import StartRun
-from ci_platform.model import SYSTEM, EntryKind, Json, Run, RunState
+from ci_platform.model import (
+    SYSTEM,
+    EntryKind,
+    Json,
+    Run,
+    RunState,
+    StartStep,
+    StepKey,
+    StepKind,
+    WorkerId,
+)
+from ci_platform.ports.housekeeping import WorkerRecord
 from ci_platform.scheduling import Hold
 from tests.integration.api.front import Front, pipeline_file
 
@@ -88,6 +99,28 @@ def test_what_a_dead_process_left_undone_is_done_by_the_next(
     assert front.commands.runs.supersede_pending() == 1
     assert again(front, first).reason == "superseded"
     assert front.commands.runs.supersede_pending() == 0
+
+
+@pytest.mark.anyio
+async def test_a_command_is_queued_until_a_worker_takes_it(front: Front) -> None:
+    (run,) = front.runs(front.repository())
+    build = StartStep(StepKey(StepKind.SH, "build"), {"script": "make", "labels": ["gpu"]})
+    front.play(run.id, build)
+    now_ms = front.clock.now_ms()
+    front.store.workers.beat(WorkerRecord(WorkerId("w"), "host", 1, now_ms, now_ms, now_ms))
+    async with front.client(front.token()) as client:
+
+        async def shown() -> Json:
+            answer = (await client.get(f"/api/v1/runs/{run.id}")).json()
+            (step,) = answer["steps"]
+            return answer["state"], step["state"], step["queue"], answer["stuck"]
+
+        reason = "no worker with the label gpu is there"
+        queue = {"position": 1, "waits_for": "no_worker", "reason": reason}
+        stuck = [{"step": "sh:build", "reason": reason}]
+        assert await shown() == ("running", "queued", queue, stuck)
+        front.store.operations.claim(WorkerId("w"), limit=1, lease_ms=1_000, labels=["gpu"])
+        assert await shown() == ("running", "running", None, [])
 
 
 @pytest.mark.anyio
