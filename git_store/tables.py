@@ -14,7 +14,7 @@ ByteString = String().with_variant(String(collation="C"), "postgresql")
 
 
 class GitTable(SQLModel, registry=registry()):
-    pass
+    model_config = {"defer_build": True}  # no row is ever an object: no validators
 
 
 class RepositoryRow(GitTable, table=True):

@@ -23,7 +23,6 @@ from typing import Any
 import httpx
 
 from ci_platform.cli.guest import build_guest
-from ci_platform.cli.terminal import console
 from ci_platform.model import TERMINAL_STATES
 
 INJECT = os.pathsep.join(map(str, (Path(__file__).parent / "crash/inject", Path.cwd())))
@@ -185,7 +184,7 @@ def cluster(
     objects_url: str | None = None,
 ) -> Iterator[Cluster]:
     """Without a process yet; those that were started are ended with it."""
-    build_guest(cache, console(stderr=True))  # not in the first request's time
+    build_guest(cache)  # not in the first request's time
     made = Cluster(root, cache, database_url, lease_seconds, objects_url)
     try:
         yield made

@@ -15,7 +15,7 @@ import obstore
 
 from ci_platform.app import Platform, open_platform, runner_of
 from ci_platform.cli.guest import build_guest
-from ci_platform.cli.terminal import console, duration
+from ci_platform.cli.terminal import duration
 from ci_platform.config import PREFIX, Config
 from ci_platform.errors import NotFound, SluiceError
 from ci_platform.model import RepositoryId, SourceFiles
@@ -91,7 +91,7 @@ def _objects(platform: Platform) -> str:
 
 
 def _pipelines(platform: Platform) -> str:
-    build_guest(platform.config.cache, console(stderr=True))
+    build_guest(platform.config.cache)
     source = SourceFiles(RepositoryId("probe"), "0" * 40, {PIPELINE: PROBE}, "probe")
     described = platform.sandbox.describe(source)
     if described.error is not None:

@@ -65,7 +65,7 @@ def run(directory: Path, *, auto: bool, port: int) -> int:
     if shutil.which("git") is None:
         raise InvalidRequest("git is not installed")
     data = directory / "data"
-    build_guest(read_config(data=data).cache, terminal.console(stderr=True))
+    build_guest(read_config(data=data).cache)
     try:
         with _server(directory, data, port) as url, _demo(directory, data, url, out) as demo:
             return _show(demo, data, auto=auto)

@@ -74,7 +74,7 @@ def run(request: LocalRun) -> int:
         if request.unsandboxed:
             given["command_runner"] = "unsandboxed"
         config = read_config(**given)
-        build_guest(config.cache, terminal.console(stderr=True))
+        build_guest(config.cache)
         platform = open_platform(config)
         try:
             with working(platform):

@@ -111,7 +111,7 @@ def run_server(
     if die_with is not None:
         supervise.die_with(die_with)
     config = context.obj.config(host=host, port=port, workers=workers)
-    guest.build_guest(config.cache, terminal.console(stderr=True))
+    guest.build_guest(config.cache)
     serve.serve(config)
 
 

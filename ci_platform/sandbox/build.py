@@ -51,10 +51,9 @@ def ensure_guest(cache: Path, progress: Progress | None = None) -> GuestFile:
     SandboxUnavailable with the build's output if it cannot be built.
     """
     report = progress or (lambda fraction, text: None)
-    key = guest_key()
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = GuestFile(cache / f"guest-{key}.cwasm", key)
+        found = _guest_file(cache)
         if _is_whole(found.path):
             return found
         with _locked(cache / "guest.lock", report):
@@ -65,6 +64,17 @@ def ensure_guest(cache: Path, progress: Progress | None = None) -> GuestFile:
         raise SandboxUnavailable(f"the guest cannot be kept in {cache}: {error}") from error
     report(1.0, "sandbox ready")
     return found
+
+
+def is_built(cache: Path) -> bool:
+    """Whether there is a guest for this code and machine. `ensure_guest` also reads all of it."""
+    found = _guest_file(cache)
+    return found.path.is_file() and _note(found.path).is_file()
+
+
+def _guest_file(cache: Path) -> GuestFile:
+    key = guest_key()
+    return GuestFile(cache / f"guest-{key}.cwasm", key)
 
 
 def guest_key() -> str:

@@ -46,7 +46,7 @@ _CLUSTERED = {"sqlite_with_rowid": False}
 
 
 class StoreTable(SQLModel, registry=registry(metadata=MetaData())):
-    pass
+    model_config = {"defer_build": True}  # no row is ever an object: no validators
 
 
 def _partial(name: str, *columns: str | TextClause, where: str) -> Index:

@@ -21,7 +21,6 @@ import psutil
 import pytest
 
 from ci_platform.cli.guest import build_guest
-from ci_platform.cli.terminal import console
 from tests.cluster import REPOSITORY, commit, ended, get, journal, until
 
 DISK_BYTES = 24 << 20
@@ -70,7 +69,7 @@ class Disk:
 @pytest.fixture
 def served(tmp_path: Path, guest_cache: Path) -> Iterator[tuple[httpx.Client, Disk, Path]]:
     """A server on its small disk, with the pipeline; its client, its disk, its log."""
-    build_guest(guest_cache, console(stderr=True))
+    build_guest(guest_cache)
     small, log = tmp_path / "small", tmp_path / "serve.log"
     small.mkdir()
     sluice = [sys.executable, "-m", "ci_platform.cli", "--data", str(small / "data")]

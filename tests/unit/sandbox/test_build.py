@@ -12,7 +12,7 @@ import pytest
 
 from ci_platform.errors import SandboxUnavailable
 from ci_platform.sandbox import build
-from ci_platform.sandbox.build import KEPT_BUILDS, ensure_guest, guest_key
+from ci_platform.sandbox.build import KEPT_BUILDS, ensure_guest, guest_key, is_built
 
 
 @pytest.fixture
@@ -36,6 +36,17 @@ def test_a_guest_is_built_once_and_then_found(built: list[Path], tmp_path: Path)
     first = ensure_guest(tmp_path / "new" / "cache", lambda *each: said.append(each))
     assert said == [(0.5, "building the sandbox"), (1.0, "sandbox ready")]
     assert ensure_guest(tmp_path / "new" / "cache") == first
+    assert len(built) == 1
+
+
+def test_whether_a_guest_is_built_is_told_without_building_it(
+    built: list[Path], tmp_path: Path
+) -> None:
+    assert not is_built(tmp_path)
+    guest = ensure_guest(tmp_path).path
+    assert is_built(tmp_path)
+    guest.with_suffix(".json").unlink()
+    assert not is_built(tmp_path)
     assert len(built) == 1
 
 
