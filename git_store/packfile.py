@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import mmap
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Protocol
@@ -34,6 +35,7 @@ _PAGE = mmap.PAGESIZE
 Tree = list[tuple[bytes, int, bytes]]  # name, mode, hex sha
 
 _SIZE_BITS = 62
+_ENTRY = re.compile(rb"[^\0]+\0.{20}", re.DOTALL)
 
 
 class Slices(Protocol):
@@ -184,6 +186,22 @@ def entries(content: bytes) -> Tree:
         return list(parse_tree(content, 20))
     except ObjectFormatException as error:
         raise BadPack(f"a tree cannot be parsed: {error}") from error
+
+
+def raw_entries(content: bytes) -> list[bytes]:
+    """A tree's entries as they lie in it: quicker than taking each apart. Raises BadPack."""
+    found = _ENTRY.findall(content)
+    if sum(map(len, found)) != len(content):
+        raise BadPack("a tree cannot be parsed")
+    return found
+
+
+def mode_of(entry: bytes) -> int:
+    """Raises BadPack."""
+    try:
+        return int(entry[: entry.index(b" ")], 8)
+    except ValueError as error:
+        raise BadPack("a tree cannot be parsed: it has an entry without a mode") from error
 
 
 def _commit_references(content: bytes) -> list[bytes]:

@@ -111,6 +111,11 @@ class PackWriter:
         """Sort the offsets of packs of which much goes out."""
         counts: dict[str, int] = {}
         packs: dict[str, Pack] = {}
+        if len(self._objects.packs) == 1:
+            (only,) = self._objects.packs
+            if len(self._selected.names) * _PREPARE_SHARE > only.count:
+                only.prepare()
+            return
         for name in self._selected.names:
             place = self._objects.locate(name)
             if place is not None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from git_store.errors import ProtocolError
 from git_store.graph import Graph
 from git_store.objects import Objects
-from git_store.packfile import DIRECTORY, GITLINK, TAG, TREE, entries
+from git_store.packfile import DIRECTORY, GITLINK, TAG, TREE, mode_of, raw_entries
 
 _WANT, _HAVE = 1, 2
 _SLOP = 64  # commits looked at after the last one to send: clocks of commits are not exact
-_ENTRIES_CACHED = 12_000  # of trees, of some 250 bytes each
+_ENTRIES_CACHED = 30_000  # of trees, of some 100 bytes each
+_SHA = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ class Selection:
         self._bases: set[bytes] = set()
         self._visited: set[bytes | tuple[bytes, int]] = set()
         self._cached = 0
-        self._trees: OrderedDict[bytes, frozenset[tuple[bytes, int, bytes]]] = OrderedDict()
+        self._trees: OrderedDict[bytes, frozenset[bytes]] = OrderedDict()
 
     def add_commits(self, walked: Walked, cut: set[bytes]) -> None:
         self._names.update(dict.fromkeys(walked.send))
@@ -234,18 +235,17 @@ class Selection:
             theirs = [self._entries(base) for base in bases]
             new = mine.difference(*theirs)
             if self._thin:
-                self._bases.update(_raw(sha) for _, mode, sha in mine - new if mode != GITLINK)
+                same = (entry[-_SHA:] for entry in mine - new if mode_of(entry) != GITLINK)
+                self._bases.update(same)
                 self._bases.update(bases)
-            below = [
-                {name: sha for name, mode, sha in base - mine if mode == DIRECTORY}
-                for base in theirs
-            ]
-            for name, mode, sha in new:
+            below = [_directories(base - mine) for base in theirs]
+            for entry in new:
+                mode = mode_of(entry)
                 if mode == DIRECTORY:
-                    beside = [_raw(base[name]) for base in below if name in base]
-                    todo.append((_raw(sha), beside, depth + 1))
+                    beside = [base[entry[:-_SHA]] for base in below if entry[:-_SHA] in base]
+                    todo.append((entry[-_SHA:], beside, depth + 1))
                 elif mode != GITLINK:
-                    self._add_blob(_raw(sha), depth + 1)
+                    self._add_blob(entry[-_SHA:], depth + 1)
 
     def _add_blob(self, name: bytes, depth: int) -> None:
         limit, most = self._filter.blob_bytes, self._filter.tree_depth
@@ -257,10 +257,10 @@ class Selection:
                 return
         self._names[name] = None
 
-    def _entries(self, tree: bytes) -> frozenset[tuple[bytes, int, bytes]]:
+    def _entries(self, tree: bytes) -> frozenset[bytes]:
         found = self._trees.get(tree)
         if found is None:
-            found = frozenset(entries(self._objects.get(tree)[1]))
+            found = frozenset(raw_entries(self._objects.get(tree)[1]))
             self._trees[tree] = found
             self._cached += len(found)
             while self._cached > _ENTRIES_CACHED and len(self._trees) > 1:
@@ -270,5 +270,6 @@ class Selection:
         return found
 
 
-def _raw(sha: bytes) -> bytes:
-    return bytes.fromhex(sha.decode("ascii"))
+def _directories(entries: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Mode and name -> tree, of those that are directories."""
+    return {entry[:-_SHA]: entry[-_SHA:] for entry in entries if mode_of(entry) == DIRECTORY}

@@ -13,9 +13,8 @@ from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs
 
 from git_store.errors import BadPack
 from git_store.gitmodules import is_gitmodules
-from git_store.packfile import DIRECTORY, GITLINK, LINK, REGULAR, TREE, references
+from git_store.packfile import DIRECTORY, GITLINK, LINK, REGULAR, TREE, raw_entries, references
 
-_ENTRY = re.compile(rb"[^\0]+\0.{20}", re.DOTALL)
 _MODE = re.compile(rb"[0-7]{1,7}")
 _SHA = 20
 _FORMAT = 0o170000
@@ -34,9 +33,7 @@ class TreeCheck:
         BadPack."""
         if kind != TREE:
             return references(kind, content)
-        entries = _ENTRY.findall(content)
-        if sum(map(len, entries)) != len(content):
-            raise BadPack("a tree cannot be parsed")
+        entries = raw_entries(content)
         if len(self._keys) > _KNOWN:
             self._keys.clear()
             self._names.clear()
