@@ -299,6 +299,7 @@ def runner_of(
         open_files=config.command_open_files,
         network_bytes=config.command_network_bytes,
         free_bytes=config.command_free_bytes,
+        priority=config.command_priority,
         cache_bytes=config.command_cache_bytes,
         artifacts=config.command_artifacts,
         artifact_bytes=config.command_artifact_bytes,

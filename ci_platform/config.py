@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -82,6 +83,7 @@ class Config(BaseSettings):
     command_open_files: int = 4096  # of one process
     command_network_bytes: int = 10 * 1024 * MIB  # through the proxy, both ways
     command_free_bytes: int = 512 * MIB  # with less on its disk, a worker starts no command
+    command_priority: Literal["idle", "low", "normal"] = "idle"  # idle: what nobody else wants
     command_cache_bytes: int = 2048 * MIB  # of one directory of cache_dirs
     command_artifacts: int = 1000  # files one command keeps for people
     command_artifact_bytes: int = 1024 * MIB  # all of them together

@@ -19,8 +19,9 @@ from ci_platform.runner.limits import Excess, RunnerLimits, over_cpu, over_memor
 _MOUNT = Path("/sys/fs/cgroup")
 _SELF = Path("/proc/self/cgroup")
 _NEEDED = frozenset({"memory", "pids"})
-_SHARED = "cpu"  # where it is delegated too, commands yield to the server
-_CPU_WEIGHT = 20  # of a command; the server has 100
+# Where these are delegated too, commands yield to the server by weight.
+_SHARED = frozenset({"cpu", "io"})
+_WEIGHT = 20  # of a command; the server has 100
 _NO_SUCH_FILE = (FileNotFoundError, PermissionError)  # the second: nobody can make one there
 _LEAF = "server"
 _MARKS = ("user.delegate", "trusted.delegate")
@@ -67,6 +68,11 @@ def find(
     return group
 
 
+def shares_processor(group: Path) -> bool:
+    """Whether commands in this group yield by their weight."""
+    return "cpu" in (group / "cgroup.subtree_control").read_text().split()
+
+
 class Cgroup:
     """The group of one command."""
 
@@ -77,8 +83,9 @@ class Cgroup:
         self._write("memory.max", str(limits.memory_bytes))
         self._write("memory.oom.group", "1")
         self._write("pids.max", str(limits.pids + 1))
-        with suppress(*_NO_SUCH_FILE):  # the processor is not ours to share out
-            self._write("cpu.weight", str(_CPU_WEIGHT))
+        for kind in _SHARED:
+            with suppress(*_NO_SUCH_FILE):  # it is not ours to share out
+                self._write(f"{kind}.weight", str(_WEIGHT))
         with suppress(*_NO_SUCH_FILE):  # a kernel without accounting of swap
             self._write("memory.swap.max", "0")
 
@@ -144,5 +151,5 @@ def _make_room(group: Path) -> None:
             with suppress(ProcessLookupError):
                 (leaf / "cgroup.procs").write_text(pid)
     there = set((group / "cgroup.controllers").read_text().split())
-    wanted = sorted(_NEEDED | ({_SHARED} & there))
+    wanted = sorted(_NEEDED | (_SHARED & there))
     (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))

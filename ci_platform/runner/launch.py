@@ -117,12 +117,13 @@ class Launch:
         uid: int | None,
         fds: Sequence[int],
         limits: Mapping[int, int],
+        priority: str = launcher.NORMAL,
         network: Network | None = None,
     ) -> Launched:
         """Start a program, with no environment, `fds` as its descriptors 0, 1, 2, ..., resource
         limits (as numbered in `resource`), under `uid` if given, and in `network` if given."""
         what = {"do": "start", "argv": list(argv), "join": network is not None}
-        request = {**what, "uid": uid, "limits": list(limits.items())}
+        request = {**what, "uid": uid, "limits": list(limits.items()), "priority": priority}
         joined = () if network is None else (network.user, network.net)
         answers = self._ask(request, (*fds, *joined))
         try:

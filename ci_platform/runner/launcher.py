@@ -26,7 +26,8 @@ import sys
 MESSAGE_BYTES_MAX = 1 << 16
 FDS_MAX = 32
 LISTEN_BACKLOG = 128
-NICE = 10  # of all that is started: whoever waits for the platform comes first
+NICE = 10  # of commands that are not as important as the platform: who waits for it comes first
+NORMAL, LOW, IDLE = "normal", "low", "idle"  # priorities
 OVERLAYS = "overlays"  # the directory in the area that holds them
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
@@ -233,7 +234,7 @@ def _child(request: dict[str, object], answer: socket.socket, fds: list[int], pa
         if os.getppid() != parent:
             os._exit(1)
         os.umask(0o022)
-        os.nice(NICE)
+        _yield(str(request["priority"]))
         os.chdir("/")
         argv, limits = request["argv"], request["limits"]
         assert isinstance(argv, list) and isinstance(limits, list), "the worker sends both"
@@ -246,6 +247,16 @@ def _child(request: dict[str, object], answer: socket.socket, fds: list[int], pa
         _say(answer, {"error": f"{error.strerror}: {error.filename or 'start'}"})
     finally:
         os._exit(127)
+
+
+def _yield(priority: str) -> None:
+    """Let others come first. Beside a hundred processes that are only nice, one that is not still
+    waits for tens of them; those that are idle are pushed aside the moment it wakes, and their
+    reads and writes come last as well. What is started inside cannot undo it."""
+    if priority != NORMAL:
+        os.nice(NICE)
+    if priority == IDLE:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _close_on_exec(first: int) -> None:

@@ -39,6 +39,8 @@ class RunnerLimits:
     outputs_bytes: int = MIB  # of $CI_OUTPUT
     grace_seconds: float = 10.0  # between TERM and KILL
     free_bytes: int = 512 * MIB  # with less on its disk, a worker starts no command
+    # Of processor and disk beside the platform: idle (what nobody else wants), low or normal.
+    priority: str = "idle"
 
 
 @dataclass(frozen=True, slots=True)

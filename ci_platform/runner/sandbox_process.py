@@ -18,7 +18,7 @@ from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.egress import PORT, Egress, Rules
 from ci_platform.runner.launch import Exit, Launch, Network
-from ci_platform.runner.launcher import NICE
+from ci_platform.runner.launcher import NICE, NORMAL
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.watch import Disk, Namespace, catches_term
 
@@ -58,7 +58,7 @@ class SandboxProcess:
         self._status_text = b""
         self._killed = False
         self._asked: set[int] = set()
-        self._yields = False
+        self._yields = limits.priority == NORMAL  # or has been made to
         self._disk: Disk | None = None
         with ExitStack() as theirs:
             self.stdout, stdout = self._pipe(theirs)
@@ -77,6 +77,7 @@ class SandboxProcess:
                     uid=uid,
                     fds=fds,
                     limits=resource_limits(limits, own_uid=uid is not None),
+                    priority=limits.priority,
                     network=network,
                 )
             except BaseException:

@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -25,6 +26,7 @@ from ci_platform.runner.command import Process, see_through
 from ci_platform.runner.egress import Rules, proxy_variables
 from ci_platform.runner.execution import SHELLS, Execution
 from ci_platform.runner.launch import Launch, Network
+from ci_platform.runner.launcher import IDLE, LOW
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.machine import machine
@@ -96,6 +98,9 @@ class SandboxRunner:
         if self._binary is not None:
             named |= bubblewrap.shared(self._binary, self._toolchains)
         self._cgroup = cgroups.find()
+        weighed = self._cgroup is not None and cgroups.shares_processor(self._cgroup)
+        if weighed and self._limits.priority == IDLE:  # by its weight, a group says the same
+            self._limits = replace(self._limits, priority=LOW)
         self._launch = Launch(named)
         # Workers of one machine must be able to join each other's networks.
         self._joining = self._launch if os.getuid() == 0 else Launch(named, mounts=False)

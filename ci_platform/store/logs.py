@@ -68,6 +68,7 @@ class _Lines:
     run_id: RunId
     step: str
     lines: Sequence[LogLine]
+    packed: Sequence[Chunk]  # the same, done before anybody else has to wait for it
     held: Held | None
 
 
@@ -77,7 +78,9 @@ class SqlLogStore:
     ) -> None:
         self._database = database
         self._sealed = SealedLogs(database, objects)
-        self._appends = GroupCommit(database, _append, committed=lambda _: ring())
+        # What a power cut takes of a log was written by a command that it ends, too; and the entry
+        # that ends a step is durable, and with it all that was written before.
+        self._appends = GroupCommit(database, _append, committed=lambda _: ring(), durable=False)
 
     def append(
         self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
@@ -87,7 +90,7 @@ class SqlLogStore:
         plain(step, "step")
         check_lines(lines)
         size = sum(len(line.text) for line in lines)
-        self._appends.submit(_Lines(run_id, step, lines, held), size=size)
+        self._appends.submit(_Lines(run_id, step, lines, list(chunks(lines)), held), size=size)
 
     def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
         """The next lines; fewer than `limit` when they are long, none only at the end."""
@@ -185,7 +188,7 @@ def _append(connection: Connection, batch: Sequence[_Lines]) -> list[None | Slui
         log = (run_n, one.step)
         new = [line for line in one.lines if line.number > lasts[log]]
         if new:
-            packed = list(chunks(new))
+            packed = one.packed if len(new) == len(one.lines) else list(chunks(new))
             rows += [_row(run_n, one.step, chunk) for chunk in packed]
             lasts[log] = new[-1].number
             grown[log] = grown.get(log, 0) + sum(chunk.size for chunk in packed)

@@ -54,8 +54,11 @@ class GroupCommit(Generic[Request, Answer]):
         handle: Callable[[Connection, Sequence[Request]], Sequence[Answer | SluiceError]],
         *,
         committed: Callable[[Sequence[Answer | SluiceError]], None],
+        durable: bool = True,
     ) -> None:
+        """`durable`: see Database.write."""
         self._database = database
+        self._durable = durable
         self._handle = handle
         self._committed = committed
         self._lock = threading.Lock()
@@ -110,7 +113,9 @@ class GroupCommit(Generic[Request, Answer]):
     def _commit(self, batch: Sequence[_Ticket[Request, Answer]], *, again: bool = True) -> None:
         requests = [ticket.request for ticket in batch]
         try:
-            answers = self._database.write(lambda connection: self._handle(connection, requests))
+            answers = self._database.write(
+                lambda connection: self._handle(connection, requests), durable=self._durable
+            )
         except (Conflict, InvalidRequest) as error:
             # A second try sees what another process wrote meanwhile, and can say so better.
             if again:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.runner import SandboxRunner
+from ci_platform.runner import RunnerLimits, SandboxRunner
 from ci_platform.runner.sandboxed import server_python
 from tests.integration.ordinary_user import run_as_user
 from tests.integration.runner_world import Bench, GivenTrees, objects_in
@@ -208,5 +208,42 @@ def test_a_sandbox_that_does_not_start_is_never_replaced_by_nothing(
 def test_commands_are_nice_to_the_platform(bench: Bench) -> None:
     bench.sh("nice; sleep 0.4; cat /proc/self/autogroup 2>/dev/null || true")
     own, *session = bench.text("stdout").split("\n")
-    assert own == "10"
+    assert int(own) == _nice() + 10
     assert session[0] == "" or session[0].endswith("nice 10")
+
+
+def _nice() -> int:
+    """How nice this session is: what it starts is no less so."""
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+POLICY = """import os
+print(os.sched_getscheduler(0) == os.SCHED_IDLE)
+try: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+except PermissionError: print("and stays so")
+"""
+
+
+@pytest.mark.parametrize(
+    ("priority", "nice", "policy"),
+    [
+        ("idle", 10, "True\nand stays so\n"),
+        ("low", 10, "False\n"),
+        ("normal", 0, "False\n"),
+    ],
+)
+def test_the_operator_says_how_much_commands_yield(
+    tmp_path: Path, priority: str, nice: int, policy: str
+) -> None:
+    runner = SandboxRunner(
+        trees=GivenTrees(),
+        objects=objects_in(tmp_path),
+        work_dir=tmp_path / "work",
+        limits=RunnerLimits(priority=priority),
+    )
+    found = Bench(runner)
+    try:
+        found.sh(f"nice; python3 -c '{POLICY}'")
+    finally:
+        runner.close()
+    assert found.text("stdout") == f"{_nice() + nice}\n{policy}"

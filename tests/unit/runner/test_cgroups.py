@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ci_platform.runner.cgroups import Cgroup, find
+from ci_platform.runner.cgroups import Cgroup, find, shares_processor
 from ci_platform.runner.limits import RunnerLimits
 
 LIMITS = RunnerLimits(memory_bytes=1000, pids=10, cpu_seconds=5)
@@ -45,6 +45,18 @@ def test_a_group_without_the_processor_is_of_use_all_the_same(tmp_path: Path) ->
     assert (made / "cgroup.subtree_control").read_text() == "+memory +pids"
 
 
+def test_commands_share_processor_and_disk_by_weight_where_both_are_delegated(
+    tmp_path: Path,
+) -> None:
+    made = group(tmp_path, controllers="cpu io memory pids")
+    assert find(mount=tmp_path, own=own(tmp_path, LINES[0]), delegated=yes) == made
+    assert (made / "cgroup.subtree_control").read_text() == "+cpu +io +memory +pids"
+    (made / "cgroup.subtree_control").write_text("cpu io memory pids\n")  # as the kernel has it
+    assert shares_processor(made)
+    (made / "cgroup.subtree_control").write_text("memory pids\n")
+    assert not shares_processor(made)
+
+
 def test_a_group_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     made = group(tmp_path)
     nobody_s = own(tmp_path, LINES[0])
@@ -71,6 +83,7 @@ def test_a_command_gets_its_limits_and_its_process(tmp_path: Path) -> None:
         "memory.swap.max": "0",
         "pids.max": "11",
         "cpu.weight": "20",
+        "io.weight": "20",
         "cgroup.procs": "4711",
     }
 
