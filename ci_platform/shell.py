@@ -139,6 +139,7 @@ class Runner(Protocol):
     ) -> CommandResult:
         """Run to the end. `output(stream, data)` gets raw bytes as they come; `stop()` is polled
         at least twice a second and, once True, ends the command: TERM, 10 s, KILL of the tree.
+        Why a command was refused or ended (`detail`) is in the output too, as a line of `note`.
 
         The workspace is the commit's tree with the base layers on top, in order. Changes are kept
         as a new layer only if the exit code is 0. Raises RunnerUnavailable (an InternalError).

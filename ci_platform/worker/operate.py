@@ -50,6 +50,7 @@ from ci_platform.worker.strays import Strays
 
 APPENDS_MAX = 100  # refused appends in a row
 STOP_POLL_MS = 500  # between two looks at whether the command is still wanted
+SAID_SECONDS = 0.1  # a command that was ended after less has hardly run
 
 _log = logging.getLogger(__name__)
 Decider = Callable[[RunView, int], Decision | None]
@@ -305,10 +306,9 @@ class Operations:
 
 
 def ending(result: CommandResult) -> str:
-    """The last line of a command's log; none after a success, which the step's own end tells."""
-    if result.ended is None and result.exit_code == 0:
-        return ""
+    """The last line of a command's log; none after a success, which the step's own end tells, nor
+    after a refusal. Why a command was ended, its runner has said in the log."""
     seconds = result.duration_ms / 1000
     if result.ended is not None:
-        return f"{result.detail or result.ended} after {seconds:.1f} s"
-    return f"exited with code {result.exit_code} after {seconds:.1f} s"
+        return f"ended after {seconds:.1f} s" if seconds >= SAID_SECONDS else ""
+    return f"exited with code {result.exit_code} after {seconds:.1f} s" if result.exit_code else ""

@@ -60,6 +60,26 @@ await asyncio.gather(step.sh("one", "echo 1 > one; echo 1 > both"),
     assert "'two' and 'one' ran at the same time, and both changed both" in done.error.message
 
 
+def test_a_log_says_once_why_its_command_was_refused_or_ended(world: Deployment) -> None:
+    world.push(
+        pipeline(
+            """
+for name, how in (("refused", {"image": "python"}), ("ended", {"timeout": "1 s"})):
+    try:
+        await step.sh(name, "sleep 60", **how)
+    except CommandFailed:
+        pass
+"""
+        )
+    )
+    run_id = run(world)
+    (refused,) = world.log(run_id, "sh:refused")
+    assert refused.startswith("The command asks for image python, but")
+    why, last = world.log(run_id, "sh:ended")
+    assert why == "The command ran longer than its timeout of 1 s (timeout= of step.sh)."
+    assert last.startswith("ended after 1.")
+
+
 def test_the_layers_of_parallel_steps_join(world: Deployment) -> None:
     world.push(
         pipeline(

@@ -88,6 +88,38 @@ def test_a_step_that_passed_can_be_entered_too(failed: tuple[Path, RunId]) -> No
     assert (found.returncode, found.stdout) == (0, "tool.sh\n"), found.stderr
 
 
+REMEMBERED = """
+from pipelines import Pipeline
+
+
+class CI(Pipeline):
+    async def run(self, event, step):
+        built = await step.sh("build", "mkdir out; date +%N > out/when.txt", cache=True)
+        await step.sh("test", f"echo {built.from_run}; cat out/when.txt; exit 3")
+"""
+
+
+def test_what_a_step_took_from_an_earlier_run_is_there_too(
+    tmp_path: Path, guest_cache: Path
+) -> None:
+    data = tmp_path / "data"
+    with deployed(data, cache=guest_cache) as deployment:
+        deployment.push({".ci/pipeline.py": REMEMBERED})
+        first, second = deployment.start(), None
+        deployment.work()
+        second = deployment.start()
+        deployment.work()
+        logs = deployment.platform.store.logs
+        made, taken = ([line.text for line in logs.read(one, "sh:test")] for one in (first, second))
+    assert (made[0], taken[0]) == ("None", "1") and made[1] == taken[1]
+    for words, code in (("test", 0), ("build", 1)):  # the second is as it was before it
+        found = subprocess.run(
+            command(data, second, words, "-c", "cat out/when.txt"), capture_output=True, text=True
+        )
+        assert found.returncode == code, found.stderr
+        assert found.stdout == (f"{made[1]}\n" if code == 0 else "")
+
+
 def test_a_shell_has_a_terminal_of_its_own(failed: tuple[Path, RunId]) -> None:
     data, run_id = failed
     pid, ours = pty.fork()
