@@ -66,7 +66,7 @@ def test_a_log_says_once_why_its_command_was_refused_or_ended(world: Deployment)
             """
 for name, how in (("refused", {"image": "python"}), ("ended", {"timeout": "1 s"})):
     try:
-        await step.sh(name, "sleep 60", **how)
+        await step.sh(name, "exec sleep 60", **how)
     except CommandFailed:
         pass
 """
