@@ -36,12 +36,13 @@ def boundary(
 ) -> Boundary:
     """The new boundary of a client whose present one is `client`. Raises ProtocolError."""
     if deepen.depth is not None:
+        if deepen.since is not None or deepen.excluded:
+            raise ProtocolError("deepen and deepen-since (or deepen-not) cannot be used together")
         if deepen.depth >= INFINITE:
             return Boundary(frozenset(), client)
-        starts = {commit: 0 for commit in client} if deepen.relative else {}
-        if not starts:
-            starts = {commit: 1 for commit in tips}
-        return _by_depth(graph, starts, deepen.depth, client)
+        if deepen.relative:  # a client that has everything has nothing to count from
+            return _by_depth(graph, dict.fromkeys(client, 0), deepen.depth, client)
+        return _by_depth(graph, dict.fromkeys(tips, 1), deepen.depth, client)
     return _by_time(graph, deepen, tips, client)
 
 
