@@ -131,9 +131,13 @@ class PipelineError(SluiceError):
 class SourceError(PipelineError):
     """The pipeline file does not load."""
 
-    def __init__(self, detail: str | None = None, *, traceback: str = "") -> None:
+    def __init__(
+        self, detail: str | None = None, *, traceback: str = "", missing: bool = False
+    ) -> None:
+        """`missing`: there is no such file, so nothing that should load."""
         super().__init__(detail)
         self.traceback = traceback
+        self.missing = missing
 
 
 class LimitExceeded(PipelineError):

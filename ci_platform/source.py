@@ -122,6 +122,8 @@ class GitSource:
                 texts = _load(self._store.files(repository_id), commit, self._bytes_max)
             found = SourceFiles(repository_id, commit, texts, _digest(texts))
             self._cache.put(found)
+        if not found.files:
+            raise SourceError(f"there is no {PIPELINE} in commit {commit[:8]}", missing=True)
         return found
 
     def has_pipeline(self, repository_id: RepositoryId, commit: str) -> bool:
@@ -420,8 +422,10 @@ def _commit(info: git_store.CommitInfo) -> Commit:
 
 
 def _load(files: git_store.Files, commit: str, bytes_max: int) -> dict[str, str]:
-    _check_pipeline_file(files, commit)
+    """Nothing if there is no pipeline file."""
     texts: dict[str, str] = {}
+    if not _has_pipeline_file(files, commit):
+        return texts
     left = bytes_max
     for entry in files.walk(commit, FOLDER):
         if not entry.path.endswith(".py"):
@@ -444,19 +448,21 @@ def _load(files: git_store.Files, commit: str, bytes_max: int) -> dict[str, str]
     return texts
 
 
-def _check_pipeline_file(files: git_store.Files, commit: str) -> None:
+def _has_pipeline_file(files: git_store.Files, commit: str) -> bool:
     try:
         entry = files.entry(commit, PIPELINE)
     except git_store.ObjectNotFound as error:
-        raise SourceError(f"the commit {commit} is not in the repository any more") from error
+        gone = f"the commit {commit} is not in the repository any more"
+        raise SourceError(gone, missing=True) from error
     if entry is None:
         folder = files.entry(commit, FOLDER)
         if folder is not None and folder.kind is not git_store.EntryKind.DIRECTORY:
-            raise SourceError(f"{FOLDER} is a {folder.kind}, not a directory")
-        raise SourceError(f"there is no {PIPELINE} in commit {commit[:8]}")
+            raise SourceError(f"{FOLDER} is a {folder.kind}, not a directory", missing=True)
+        return False
     if entry.kind is not git_store.EntryKind.FILE:
         words = {"dir": "directory", "link": "symbolic link"}
         raise SourceError(f"{PIPELINE} is a {words.get(entry.kind, entry.kind)}, not a file")
+    return True
 
 
 def _text(path: str, data: bytes) -> str:

@@ -35,9 +35,32 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that writes nothing. Statements may each see a newer state."""
-        with _translated(), self._connected() as connection:
-            yield connection
+        """A connection in no transaction, that writes nothing. Statements may each see a newer
+        state. Raises StorageFailed."""
+        try:
+            if not self._sqlite:
+                with self._engine.connect() as connection:
+                    yield connection
+                return
+            # Connections to a file are kept: getting one from the pool and giving it back costs as
+            # much as a few statements.
+            try:
+                connection = self._kept.pop()
+            except IndexError:
+                connection = self._engine.connect()
+            try:
+                yield connection
+                if connection.in_transaction():  # statements that SQLAlchemy executes begin one
+                    connection.rollback()
+            except BaseException:
+                connection.close()
+                raise
+            if len(self._kept) < _CONNECTIONS_KEPT and not self._closed:
+                self._kept.append(connection)
+            else:
+                connection.close()
+        except (OperationalError, InterfaceError, InvalidatePoolError, TimeoutError) as error:
+            raise StorageFailed(f"the database failed: {error}") from error
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -48,7 +71,7 @@ class Database:
         whatever the busy timeout. The engine is not ours, so its way of beginning is unknown; a
         first statement that writes nothing does the same for all of them.
         """
-        with _translated(), self._connected() as connection, connection.begin():
+        with self.reading() as connection, connection.begin():
             if self._sqlite:
                 _TAKE_WRITE_LOCK.run(connection, {})
             yield connection
@@ -58,38 +81,6 @@ class Database:
         self._closed = True
         while self._kept:
             self._kept.pop().close()
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        """A connection in no transaction. Those to a SQLite file are kept: getting one from the
-        pool and giving it back costs as much as a few statements."""
-        if not self._sqlite:
-            with self._engine.connect() as connection:
-                yield connection
-            return
-        try:
-            connection = self._kept.pop()
-        except IndexError:
-            connection = self._engine.connect()
-        try:
-            yield connection
-            if connection.in_transaction():  # statements that SQLAlchemy executes begin one
-                connection.rollback()
-        except BaseException:
-            connection.close()
-            raise
-        if len(self._kept) < _CONNECTIONS_KEPT and not self._closed:
-            self._kept.append(connection)
-        else:
-            connection.close()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InterfaceError, InvalidatePoolError, TimeoutError) as error:
-        raise StorageFailed(f"the database failed: {error}") from error
 
 
 def new_id(prefix: str, now_ms: int) -> str:

@@ -26,6 +26,7 @@ from git_store.packfile import (
 )
 
 _CACHE_BYTES = 8 << 20
+_PLACES_KEPT = 1000
 _KEPT_BYTES = 400  # of an object in the cache, beside its content
 _CHAIN = 10_000  # longest delta chain followed; git makes 50, at most 4,095
 _TAGS = 100  # longest chain of tags of tags
@@ -60,11 +61,18 @@ class Objects:
     def __init__(self, packs: Sequence[Pack]) -> None:
         self.packs = list(packs)
         self._contents = _Contents()
+        self._places: dict[bytes, tuple[Pack, int]] = {}  # of those asked for last
 
     def locate(self, name: bytes) -> tuple[Pack, int] | None:
+        place = self._places.get(name)
+        if place is not None:
+            return place
         for pack in self.packs:
             offset = pack.find(name)
             if offset is not None:
+                if len(self._places) >= _PLACES_KEPT:
+                    self._places.clear()
+                self._places[name] = pack, offset
                 return pack, offset
         return None
 

@@ -32,15 +32,13 @@ class Pack:
         self.data = data
         self.index_data = index
         self.index = PackIndex(index)
+        self.find = self.index.find
         self.roots = roots
         self._order: tuple[array[int], array[int]] | None = None
 
     @property
     def count(self) -> int:
         return self.index.count
-
-    def find(self, name: bytes) -> int | None:
-        return self.index.find(name)
 
     def prepare(self) -> None:
         """Sort the offsets, before many objects are copied. Two threads may both do it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
+from time import monotonic
 from typing import Protocol
 
 from dulwich.protocol import pkt_line
@@ -16,6 +17,7 @@ DELIMITER = b"0001"
 _SIDE_BAND_LARGE = 65515
 _SIDE_BAND_SMALL = 995
 _READ_BYTES = 1 << 18
+_TEXT_SECONDS = 0.3  # how often text goes out by itself
 
 
 class Mark(Enum):
@@ -40,21 +42,27 @@ class PacketReader:
         self._position = 0  # in what was read ahead
 
     def line(self) -> bytes | Mark:
-        head = self._exactly(4)
-        if not head:
-            return Mark.END
+        start = self._position
+        end = len(self._ahead)
+        if end - start < 4:
+            start, end = self._more(4)
+            if start == end:
+                return Mark.END
         try:
-            length = int(head, 16)
+            length = int(self._ahead[start : start + 4], 16)
         except ValueError as error:
             raise ProtocolError("bad packet length") from error
-        if length in (0, 1):
-            return Mark(length)
         if length < 4:
-            raise ProtocolError("bad packet length")
-        content = self._exactly(length - 4)
-        if len(content) != length - 4:
-            raise ProtocolError("the request was cut short")
-        return content
+            if length not in (0, 1):
+                raise ProtocolError("bad packet length")
+            self._position = start + 4
+            return Mark(length)
+        if end - start < length:
+            start, end = self._more(length)
+            if end - start < length:
+                raise ProtocolError("the request was cut short")
+        self._position = start + length
+        return self._ahead[start + 4 : start + length]
 
     def lines(self) -> Iterator[bytes]:
         """Lines up to a flush or the end, without their newline."""
@@ -71,16 +79,15 @@ class PacketReader:
         while chunk := self._read(_READ_BYTES):
             yield chunk
 
-    def _exactly(self, count: int) -> bytes:
+    def _more(self, count: int) -> tuple[int, int]:
+        """Read ahead until `count` bytes are here, if they come; answers from where to where."""
         while len(self._ahead) - self._position < count:
             chunk = self._read(_READ_BYTES)
             if not chunk:
                 break
             self._ahead = self._ahead[self._position :] + chunk
             self._position = 0
-        start = self._position
-        self._position = min(start + count, len(self._ahead))
-        return self._ahead[start : self._position]
+        return self._position, len(self._ahead)
 
 
 def packet(line: bytes) -> bytes:
@@ -95,6 +102,7 @@ class SideBand:
         self._out = out
         self._quiet = quiet
         self._most = _SIDE_BAND_LARGE if large else _SIDE_BAND_SMALL
+        self._due = monotonic() + _TEXT_SECONDS
 
     def data(self, content: bytes | memoryview) -> None:
         if self.on:
@@ -108,10 +116,14 @@ class SideBand:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """Text for the person at the client; must end a line with a newline or return."""
+        """Text for the person at the client; must end a line with a newline or return. It goes out
+        with what follows: by itself only when the client has waited for some time."""
         if self.on:
             self._send(2, text.encode("utf-8", "replace"))
-            self._out.flush()
+            now = monotonic()
+            if now > self._due:
+                self._due = now + _TEXT_SECONDS
+                self._out.flush()
 
     def keep_alive(self) -> None:
         """Send what says nothing, so that no proxy takes a client that waits for one that died."""

@@ -49,7 +49,7 @@ _STANDING = Direct(
     )
 )
 _ADD_EVENT = Direct(insert(push_events))
-_MARK = (
+_MARK = Direct(
     update(push_events)
     .where(push_events.c.id == bindparam("event"), push_events.c.handled_ms.is_(None))
     .values(handled_ms=bindparam("now_ms"))
@@ -441,7 +441,7 @@ class _Marks:
             return
         now_ms = self._clock()
         with self._database.writing() as connection:
-            connection.execute(_MARK, [{"event": one, "now_ms": now_ms} for one in sorted(events)])
+            _MARK.many(connection, [{"event": one, "now_ms": now_ms} for one in sorted(events)])
 
     def _flush_later(self) -> None:
         try:

@@ -17,7 +17,9 @@ from git_store.objects import Objects
 from git_store.packfile import DIRECTORY, GITLINK, TAG, TREE, mode_of, raw_entries
 
 _WANT, _HAVE = 1, 2
-_SLOP = 64  # commits looked at after the last one to send: clocks of commits are not exact
+# Commits looked at after the last one to send: clocks of commits are not exact. Where they are very
+# wrong, a few objects are sent that the client has.
+_SLOP = 8
 _ENTRIES_CACHED = 30_000  # of trees, of some 100 bytes each
 _SHA = 20
 

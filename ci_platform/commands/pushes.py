@@ -110,7 +110,7 @@ class Pushes:
         try:
             source = self.parts.source.load(repository.id, commit.sha)
         except SourceError as error:
-            if not self.parts.source.has_pipeline(repository.id, commit.sha):
+            if error.missing:
                 return [f"{SAY}{error.detail}, nothing to run"]
             return self._not_loaded(moved, ErrorInfo("SourceError", error.detail))
         description = described(self.parts, source)

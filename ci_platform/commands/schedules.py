@@ -118,10 +118,9 @@ class Schedules:
             return None
         try:
             source = self.parts.source.load(repository.id, commit)
-        except SourceError:
-            if self.parts.source.has_pipeline(repository.id, commit):
-                return None
-            return commit, Description()  # the file is gone, and its schedules with it
+        except SourceError as error:
+            # Where the file is gone, its schedules are, too.
+            return (commit, Description()) if error.missing else None
         known = self.parts.store.descriptions.get(source.digest)
         description = known if known and not ask_again else described(self.parts, source)
         return None if description.error is not None else (commit, description)

@@ -9,10 +9,11 @@ from ci_platform.ports.mirroring import Mirror
 from ci_platform.store.cipher import Cipher
 from ci_platform.store.codec import Columns, plain, plain_or_none
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.telling_tables import MIRRORS
 
 _OF = MIRRORS.c.repository_id == bindparam("of_repository")
-_GET = select(MIRRORS).where(_OF)
+_GET = Direct(select(MIRRORS).where(_OF))
 _DUE = (
     select(MIRRORS)
     .where(MIRRORS.c.next_ms <= bindparam("now"), MIRRORS.c.held_ms <= bindparam("now"))
@@ -73,8 +74,8 @@ class SqlMirrorStore:
 
     def get(self, repository_id: RepositoryId) -> Mirror | None:
         asked = _asked(repository_id)
-        row = self._database.read(lambda connection: connection.execute(_GET, asked).one_or_none())
-        return None if row is None else self._mirror_of(row)
+        rows = self._database.read(lambda connection: _GET.rows(connection, asked))
+        return self._mirror_of(rows[0]) if rows else None
 
     def remove(self, repository_id: RepositoryId) -> bool:
         gone, asked = MIRRORS.delete().where(_OF), _asked(repository_id)

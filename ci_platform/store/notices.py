@@ -21,6 +21,16 @@ from ci_platform.store.packing import pack, unpack
 from ci_platform.store.telling_tables import NOTICES, SENDINGS, SUBSCRIPTIONS
 
 _WRITE = Direct(NOTICES.insert().values({one.name: bindparam(one.name) for one in NOTICES.c}))
+_HEARING = Direct(
+    select(SUBSCRIPTIONS.c.id, SUBSCRIPTIONS.c.repository_id, SUBSCRIPTIONS.c.kinds).where(
+        SUBSCRIPTIONS.c.ended_ms.is_(None),
+        or_(
+            SUBSCRIPTIONS.c.repository_id.is_(None),
+            SUBSCRIPTIONS.c.repository_id.in_(bindparam("of", expanding=True)),
+        ),
+    ),
+    each="of",
+)
 _PENDING = select(NOTICES).order_by(NOTICES.c.id).limit(bindparam("count"))
 _ADD = {
     "sqlite": sqlite.insert(SENDINGS).on_conflict_do_nothing().returning(SENDINGS.c.notice_id),
@@ -140,12 +150,8 @@ class SqlNoticeStore:
 
     def _hearing(self, repositories: Collection[RepositoryId | None]) -> list[_Hearer]:
         """Subscriptions to any of these repositories, and to all."""
-        of = SUBSCRIPTIONS.c.repository_id
-        wanted = select(SUBSCRIPTIONS.c.id, of, SUBSCRIPTIONS.c.kinds).where(
-            SUBSCRIPTIONS.c.ended_ms.is_(None),
-            or_(of.is_(None), of.in_([one for one in repositories if one is not None])),
-        )
-        rows = self._database.read(lambda connection: connection.execute(wanted).all())
+        asked = {"of": [one or "" for one in repositories]}
+        rows = self._database.read(lambda connection: _HEARING.rows(connection, asked))
         return [_Hearer(row.id, row.repository_id, frozenset(unpack(row.kinds))) for row in rows]
 
     def subscribe(self, subscription: Subscription) -> None:

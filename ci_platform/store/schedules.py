@@ -11,6 +11,7 @@ from ci_platform.model import RepositoryId
 from ci_platform.scheduling import Schedule
 from ci_platform.store.codec import Columns, plain
 from ci_platform.store.database import Database
+from ci_platform.store.direct import Direct
 from ci_platform.store.tables import SCHEDULES
 
 _OF = (
@@ -19,7 +20,7 @@ _OF = (
     SCHEDULES.c.cron == bindparam("of_cron"),
     SCHEDULES.c.timezone == bindparam("of_timezone"),
 )
-_ALL_OF = select(SCHEDULES).where(SCHEDULES.c.repository_id == bindparam("of_repository"))
+_ALL_OF = Direct(select(SCHEDULES).where(SCHEDULES.c.repository_id == bindparam("of_repository")))
 _DUE = (
     select(SCHEDULES)
     .where(SCHEDULES.c.next_ms <= bindparam("now"))
@@ -54,11 +55,12 @@ class SqlScheduleStore:
             for one in schedules
         ]
 
+        wanted = {one.key for one in schedules}
+        if wanted == {one.key for one in self.of_repository(repository_id)}:
+            return  # as after most pushes
+
         def work(connection: Connection) -> None:
-            wanted = {one.key for one in schedules}
-            known = [
-                _schedule_of(row) for row in connection.execute(_ALL_OF, _asked(repository_id))
-            ]
+            known = map(_schedule_of, _ALL_OF.rows(connection, _asked(repository_id)))
             gone = [_one(one) for one in known if one.key not in wanted]
             if gone:
                 connection.execute(_DROP, gone)
@@ -69,7 +71,7 @@ class SqlScheduleStore:
 
     def of_repository(self, repository_id: str) -> list[Schedule]:
         rows = self._database.read(
-            lambda connection: connection.execute(_ALL_OF, _asked(repository_id)).all()
+            lambda connection: _ALL_OF.rows(connection, _asked(repository_id))
         )
         return sorted((_schedule_of(row) for row in rows), key=lambda one: one.key)
 

@@ -146,7 +146,7 @@ class FakeSource:
     def load(self, repository_id: RepositoryId, commit: str) -> SourceFiles:
         files = self.commits.get(commit)
         if files is None:
-            raise SourceError(f"{commit[:12]} has no .ci/pipeline.py")
+            raise SourceError(f"{commit[:12]} has no .ci/pipeline.py", missing=True)
         digest = sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
         return SourceFiles(repository_id, commit, files, digest)
 
