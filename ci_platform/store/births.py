@@ -17,7 +17,14 @@ from ci_platform.errors import RunExists, SluiceError
 from ci_platform.model import AuditNote, Entry, NewRun, RepositoryId, Run
 from ci_platform.ports import Clock
 from ci_platform.store import audit, effects, family, moves, slots
-from ci_platform.store.codec import entry_columns, fixed_columns, moving_columns, pack_data, plain
+from ci_platform.store.codec import (
+    commit_columns,
+    entry_columns,
+    fixed_columns,
+    moving_columns,
+    pack_data,
+    plain,
+)
 from ci_platform.store.inputs import pack_payload
 from ci_platform.store.journal import write_entries
 from ci_platform.store.packing import pack
@@ -103,10 +110,10 @@ class Creator:
         audit.write(
             connection,
             [
-                creation.notes[index]
+                row
                 for creation, indexes in zip(batch, chosen, strict=True)
                 if creation.notes and not isinstance(indexes, SluiceError)
-                for index in indexes
+                for row in audit.together([creation.notes[index] for index in indexes])
             ],
         )
         if not admitted:
@@ -186,7 +193,10 @@ class _Births:
         """Returns the ids of runs that their groups have admitted at once."""
         if not self._born:
             return set()
-        rows = [{**fixed_columns(run), **moving_columns(run)} for run, *_ in self._born]
+        rows = [
+            {**fixed_columns(run), **commit_columns(run), **moving_columns(run)}
+            for run, *_ in self._born
+        ]
         numbered = {row.id: row.n for row in connection.execute(_INSERT_RUNS, rows)}
         connection.execute(
             _INSERT_INPUTS,

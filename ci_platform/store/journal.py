@@ -19,6 +19,7 @@ from ci_platform.ports import Append, Clock
 from ci_platform.store import audit, effects, family, moves, retention, slots
 from ci_platform.store.codec import (
     Columns,
+    commit_columns,
     entry_columns,
     key_columns,
     moving_columns,
@@ -38,7 +39,7 @@ _LOCK_RUNS = Direct(
 )
 _ADD_ENTRIES = Direct(ENTRIES.insert())
 _MOVING = (
-    *("commit", "state", "reason", "last_seq", "fence", "worker", "lease_until_ms", "ready_ms"),
+    *("state", "reason", "last_seq", "fence", "worker", "lease_until_ms", "ready_ms"),
     *("waits", "started_ms", "ended_ms", "output", "error", "pause_requested", "cancel_requested"),
     *("hold", "slot"),
 )
@@ -46,6 +47,12 @@ _MOVE_RUN = Direct(
     RUNS.update()
     .where(RUNS.c.n == bindparam("run_n"))
     .values({name: bindparam(name) for name in _MOVING})
+)
+# Apart: a column that is set costs its index a turn, even when it stays what it was.
+_MOVE_COMMIT = Direct(
+    RUNS.update()
+    .where(RUNS.c.n == bindparam("run_n"))
+    .values({name: bindparam(name) for name in ("commit", "commit_key")})
 )
 
 
@@ -105,9 +112,15 @@ def lock_runs(connection: Connection, ids: Sequence[RunId]) -> dict[RunId, tuple
 
 
 def write_moves(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None:
-    """Write the moving columns of runs. Their rows are locked."""
+    """Write the moving columns of runs, but not their commits. Their rows are locked."""
     if runs:
         _MOVE_RUN.many(connection, [{"run_n": n, **moving_columns(run)} for n, run in runs])
+
+
+def write_commits(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None:
+    """Write the commits that runs go on from. Their rows are locked."""
+    if runs:
+        _MOVE_COMMIT.many(connection, [{"run_n": n, **commit_columns(run)} for n, run in runs])
 
 
 def write_entries(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
@@ -129,6 +142,7 @@ class Appender:
         runs = lock_runs(connection, sorted({prepared.append.run_id for prepared in batch}))
         now_ms = self._clock.now_ms()  # when the locks are held: entries are in order of time
         moved: dict[int, Run] = {}
+        elsewhere: dict[int, Run] = {}  # of these, which go on from another commit
         freed: list[str] = []  # repositories in which a run stopped executing
         rows: list[dict[str, object]] = []
         notes: list[Mapping[str, object]] = []
@@ -144,6 +158,8 @@ class Appender:
             if isinstance(verdict, Written):
                 if runs[run_id][1].slot and not verdict.run.slot:
                     freed.append(verdict.run.repository_id)
+                if runs[run_id][1].commit != verdict.run.commit:
+                    elsewhere[verdict.n] = verdict.run
                 runs[run_id] = (verdict.n, verdict.run)
                 moved[verdict.n] = verdict.run
                 if prepared.note is not None:
@@ -154,6 +170,7 @@ class Appender:
                 ]
         write_entries(connection, rows)
         write_moves(connection, list(moved.items()))
+        write_commits(connection, list(elsewhere.items()))
         audit.write(connection, notes)
         groups = [group for run in moved.values() if (group := slots.concerns(run)) is not None]
         if groups:

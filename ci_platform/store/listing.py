@@ -14,6 +14,7 @@ from sqlalchemy import Column, ColumnElement, Select, select, union_all
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import TERMINAL_STATES, RepositoryId, RunState
 from ci_platform.ports import RunFilter
+from ci_platform.store.codec import commit_key
 from ci_platform.store.tables import RUNS
 
 PAGE_MAX = 500  # runs of one page
@@ -124,6 +125,8 @@ def _others(which: RunFilter) -> list[ColumnElement[bool]]:
         conditions.append(RUNS.c.ref == f"refs/heads/{which.branch}")
     if which.commit is not None:
         conditions.append(RUNS.c.commit == which.commit)
+        if (one := _one(which)) is not None:  # there is an index
+            conditions.append(RUNS.c.commit_key == commit_key(one, which.commit))
     if which.trigger is not None:
         conditions.append(RUNS.c.trigger == which.trigger)
     if which.actor is not None:

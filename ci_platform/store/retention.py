@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ci_platform.model import Entry, EntryKind, Json, RepositoryId, RunId, StepKind
 from ci_platform.ports.housekeeping import OldRun, OldRuns
+from ci_platform.store.codec import commit_key
 from ci_platform.store.packing import unpack
 from ci_platform.store.tables import ENTRIES, MEMOS, RUN_LAYERS, RUNS
 
@@ -49,8 +50,10 @@ _NEWEST_KEPT = (
 _COMMITS = (
     select(RUNS.c.commit)
     .where(
-        RUNS.c.repository_id == bindparam("repository_id"),
+        RUNS.c.commit_key.in_(bindparam("keys", expanding=True)),
         RUNS.c.commit.in_(bindparam("commits", expanding=True)),
+        # Not the bare column: SQLite would think its index the better one.
+        RUNS.c.repository_id.concat("") == bindparam("repository_id"),
     )
     .distinct()
 )
@@ -95,7 +98,8 @@ def old(connection: Connection, *, before_ms: int, keep: int, after: int, limit:
 def commits_used(
     repository_id: RepositoryId, commits: Sequence[str], connection: Connection
 ) -> set[str]:
-    asked = {"repository_id": repository_id, "commits": list(commits)}
+    keys = [commit_key(repository_id, commit) for commit in commits]
+    asked = {"repository_id": repository_id, "commits": list(commits), "keys": keys}
     return set(connection.execute(_COMMITS, asked).scalars())
 
 

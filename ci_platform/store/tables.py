@@ -32,7 +32,7 @@ from sqlmodel import Field, SQLModel
 
 from ci_platform.model import OperationState, RunState
 
-SCHEMA_VERSION = "0011"
+SCHEMA_VERSION = "0012"
 LOG_HOT_BYTES = 64 << 10  # of rows: a log that has fewer stays rows when its step has ended
 
 # Ids are compared byte by byte: their order must not depend on the database's locale.
@@ -91,7 +91,7 @@ class RunRow(StoreTable, table=True):
         CheckConstraint(f"state IN ({_RUN_STATES})", name="run_state"),
         UniqueConstraint("repository_id", "number"),
         Index("runs_by_state", "state", "n"),
-        Index("runs_of_commit", "repository_id", "commit", "number"),
+        Index("runs_of_commit", "commit_key", "number"),
         _partial("runs_live", "repository_id", "number", where="ended_ms IS NULL"),
         # What may be claimed: a million sleepers without a time are in neither of these two.
         _partial("runs_due", "ready_ms", "n", where="ready_ms IS NOT NULL"),
@@ -147,6 +147,8 @@ class RunRow(StoreTable, table=True):
     priority: int
     hold: str | None
     slot: int | None  # 1, or None: so that an index holds the ones alone
+    # A checksum of repository and commit (codec.py): what an index can hold in place of both.
+    commit_key: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
 
 
 class SupersessionRow(StoreTable, table=True):
@@ -501,6 +503,8 @@ class AuditRow(StoreTable, table=True):
     action: str
     subject: str
     detail: bytes = Field(sa_type=LargeBinary)  # packed
+    # Of a note that was made of many at once, in place of `subject`: packed.
+    subjects: bytes | None = Field(sa_type=LargeBinary)
 
 
 METADATA = StoreTable.metadata

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Connection, Engine, inspect, text
 
 from ci_platform.errors import StoreUnavailable
+from ci_platform.ports import RunFilter
 from ci_platform.store import SqlStore, migrate_store, migrations, open_store, schema
 from ci_platform.store.database import Database
 from ci_platform.store.tables import SCHEMA_VERSION
@@ -50,6 +51,14 @@ BROKEN = (
     + """
     op.execute("SELECT * FROM nowhere")
 """
+)
+
+BEFORE_0012 = (
+    "DROP INDEX runs_of_commit",
+    "ALTER TABLE runs DROP COLUMN commit_key",
+    'CREATE INDEX runs_of_commit ON runs (repository_id, "commit", number)',
+    "ALTER TABLE audit DROP COLUMN subjects",
+    "UPDATE alembic_version SET version_num = '0011'",
 )
 
 
@@ -156,6 +165,23 @@ def test_an_older_schema_is_refused_until_it_is_migrated(
             opened(migrate=True)
         with pytest.raises(StoreUnavailable, match="newer.*install"):
             migrate_store(new_url)
+
+
+def test_runs_from_before_are_found_by_their_commit(new_url: str, opened: Open) -> None:
+    """Revision 0012 puts a checksum in place of repository and commit."""
+    with closing(opened()) as store:
+        run = created(store)
+    older = Database(new_url)
+    try:
+        for statement in map(text, BEFORE_0012):
+            older.write(partial(Connection.execute, statement=statement))
+    finally:
+        older.close()
+    assert migrate_store(new_url) is not None
+    with closing(opened()) as store:
+        which = RunFilter(repository_ids=[run.repository_id], commit=run.commit)
+        assert [one.id for one in store.runs.list(which).runs] == [run.id]
+        assert store.runs.commits_used(run.repository_id, [run.commit, "d"]) == {run.commit}
 
 
 def test_a_migration_that_fails_changes_nothing(

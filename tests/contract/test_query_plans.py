@@ -25,6 +25,7 @@ from ci_platform.model import LogLine, OperationId, RepositoryId, RunId, RunStat
 from ci_platform.ports import RunFilter
 from ci_platform.scheduling import RunLimits
 from ci_platform.store import SqlStore, open_store
+from ci_platform.store.codec import commit_key
 from ci_platform.store.listing import LOOKED_MAX
 from ci_platform.store.runs import LIVE_STATES
 from tests.contract.conftest import KEY
@@ -65,6 +66,7 @@ RUN_COLUMNS = {
     },
     "ref": f"CASE WHEN {RARE} THEN 'refs/heads/rare' ELSE r.ref END",
     "commit": f"CASE WHEN {RARE} THEN 'rare' ELSE 'c' || CAST(i / 5 AS TEXT) END",
+    "commit_key": f"CASE WHEN {RARE} THEN {commit_key('repo_0', 'rare')} ELSE i / 5 END",
 }
 # Of each fifth run: table, columns.
 BESIDE: dict[str, dict[str, str]] = {

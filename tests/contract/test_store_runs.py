@@ -57,6 +57,20 @@ def test_the_audit_log_tells_of_runs_that_were_created_and_of_no_others(store: S
     ]
 
 
+def test_the_audit_log_tells_of_each_run_of_a_batch_newest_first(store: Store) -> None:
+    names = ("one", "two", "three")
+    notes = [AuditNote(5, "ann", "run started", f"run_{name}", {"n": 1}) for name in names]
+    store.runs.create([new_run(name) for name in names], notes=notes)
+    store.audit.record(6, "ann", "run deleted", "run_four", {})
+    told = ["run_four", "run_three", "run_two", "run_one"]
+    assert [line["subject"] for line in store.audit.list()] == told
+    assert [line["subject"] for line in store.audit.list(limit=2)] == told[:2]
+    assert store.audit.list()[1] == {
+        **{"at_ms": 5, "actor": "ann", "action": "run started", "subject": "run_three"},
+        "detail": {"n": 1},
+    }
+
+
 def test_a_run_reads_back_as_it_was_created(store: Store) -> None:
     run = store.runs.create([new_run(params={"deep": [1, None, "é", 2**70, 0.5]})])[0]
     assert store.runs.get(run.id) == run
