@@ -43,6 +43,7 @@ BUSY_SECONDS = 15  # how long a writer of SQLite waits for the writers before it
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60  # a statement of PostgreSQL that takes longer is ended
 TRIES_MAX = 4  # after a deadlock, or a connection that broke before the commit
+CACHE_KIB = 512  # of pages, of each connection; what another process commits empties it anyway
 WAL_BYTES_KEPT = 4 << 20  # what the write-ahead file shrinks to after a burst
 OWN = "sluice_own"  # marks connections that read outside transactions, and write at once in them
 _DISK_FULL = "53100"  # of PostgreSQL
@@ -217,6 +218,7 @@ def _sqlite_engine(url: URL) -> Engine:
             "synchronous = FULL",  # a commit that was answered survives a power cut
             "foreign_keys = ON",
             "temp_store = MEMORY",
+            f"cache_size = -{CACHE_KIB}",  # SQLite's own 2 MiB, of 8 connections, add up
             f"journal_size_limit = {WAL_BYTES_KEPT}",
         ):
             connection.execute(f"PRAGMA {pragma}").close()

@@ -1,4 +1,4 @@
-"""What a waiting run costs on the disk: its row set with all indexes, for as long as it waits."""
+"""What waiting runs cost: each a row set with all its indexes, and caches that their number fills."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ def test_what_a_waiting_run_costs_of_postgresql(
     with closing(open_postgres()) as store:
         each = _each(store, lambda: _postgres_bytes(empty_postgres_url))
     assert each < POSTGRES_BYTES_MAX
+
+
+def test_a_connection_to_sqlite_keeps_half_a_megabyte_of_it(open_sqlite: OpenStore) -> None:
+    with closing(open_sqlite()) as store, store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA cache_size").scalar() == -512
 
 
 def _each(store: SqlStore, size: Callable[[], int]) -> float:
