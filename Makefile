@@ -18,6 +18,10 @@ ARGS    ?=
 ASLEEP := tests/unit/worker $(patsubst %,tests/integration/test_%.py,worker_real control children \
           asked_runs restart_from_step playground app hibernation)
 
+# What a git client does, which is also tried with a newer one.
+NEWER_GIT := $(VENV)/newer-git
+CLIENT    := $(patsubst %,tests/integration/test_git_%.py,access fetch index modules protocol push)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check format bench pins clean chromium
 
@@ -33,6 +37,9 @@ serve: $(RUN)  ## run the server on http://127.0.0.1:8080 (DATA=DIR PORT=N WORKE
 test: $(TEST) chromium  ## the whole test suite, with all it needs (JOBS=2 ARGS="-k word")
 	@$(ENV) python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 	@$(if $(ARGS),,$(ENV) python -m pytest -q -n $(JOBS) --hibernate=always $(ASLEEP))
+	@$(if $(ARGS),,newer=$$($(BIN)/python -m tests.newer_git $(NEWER_GIT)); [ -z "$$newer" ] || { \
+	  echo "once more with $$($$newer/git version):"; \
+	  PATH="$$newer:$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -n $(JOBS) $(CLIENT); })
 
 check: $(TEST)  ## format, lint, types, tidy and the fast tests: under a minute
 	@$(ENV) ruff format --check .
