@@ -1,4 +1,4 @@
-"""What waiting runs cost: each a row set with all its indexes, and caches that their number fills."""
+"""What waiting runs cost: a row set each, with its indexes, and caches that their number fills."""
 
 from __future__ import annotations
 
