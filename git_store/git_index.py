@@ -152,6 +152,7 @@ def _settled(
         needs=None,
         completed=completed,
         modules=frozenset(),
+        attributes=frozenset(),
     )
     for made, kept in zip((pack, pack.with_suffix(".idx")), files, strict=True):
         sync(made)

@@ -13,18 +13,12 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from dulwich.index import HFS_IGNORABLE_CHARS
-
+from git_store.aliases import Aliases
 from git_store.errors import BadPack
 
 BYTES_MAX = 4 << 20  # of one file
 
-# As Windows reads them: also cut short, with numbers, and with what it drops at the end.
-_NTFS = re.compile(
-    rb"(?:\.gitmodules|gitmod~[1-4]|~[1-9]\d{6}|g~[1-9]\d{5}|gi~[1-9]\d{4}|gi7~[1-9]\d{3}"
-    rb"|gi7e~[1-9]\d{2}|gi7eb~[1-9]\d|gi7eba~[1-9])[ .]*(?::.*)?",
-    re.IGNORECASE | re.DOTALL,
-)
+_ALIASES = Aliases(".gitmodules", short="gi7eba")
 _BLANK = re.compile(r"(?:\s|[#;][^\n]*)*")
 _SECTION = re.compile(r'\[([A-Za-z0-9.-]+)(?:[ \t]+"((?:[^"\\\n]|\\[^\n])*)")?\]')
 _KEY = re.compile(r"([A-Za-z][A-Za-z0-9-]*)[ \t]*")
@@ -43,13 +37,8 @@ _WEB = re.compile(
 def is_gitmodules(name: bytes) -> bool:
     """True for names that some system opens as `.gitmodules`."""
     parts = name.split(b"\\")
-    if any(_NTFS.fullmatch(b"\\".join(parts[at:])) for at in range(len(parts))):
-        return True
-    if name.isascii():
-        return False
-    text = name.decode("utf-8", "replace")
-    seen = "".join(each for each in text if ord(each) not in HFS_IGNORABLE_CHARS)
-    return seen.lower() == ".gitmodules"
+    ends = (b"\\".join(parts[at:]) for at in range(len(parts)))
+    return any(map(_ALIASES.on_windows, ends)) or _ALIASES.on_macos(name)
 
 
 def check_gitmodules(content: bytes) -> None:

@@ -55,6 +55,7 @@ class Indexed:
     roots: list[bytes]  # those of them nothing else in the pack refers to
     bases: list[tuple[bytes, int, bytes]]  # missing delta bases found elsewhere: append them
     modules: set[bytes]  # the files that its trees have at .gitmodules
+    attributes: set[bytes]  # and at .gitattributes
 
 
 class Source:
@@ -250,6 +251,7 @@ class _Indexer:
             # One that the pack itself turned out to make, later than it was asked for, is no news.
             bases=[base for base in bases if base[0] not in types],
             modules=self._trees.modules,
+            attributes=self._trees.attributes,
         )
 
     def _kids(self, position: int, name: bytes) -> list[int]:

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from git_store import gitattributes, gitmodules
 from git_store.errors import BadPack, OverLimit
 from git_store.git_index import ByGit
-from git_store.gitmodules import BYTES_MAX, check_gitmodules
+from git_store.gitattributes import check_gitattributes
+from git_store.gitmodules import check_gitmodules
 from git_store.index import Lookup, Progress, index_pack
 from git_store.index_process import Indexing
 from git_store.limits import Limits
@@ -43,6 +45,7 @@ class Arrived:
     )  # what its objects refer to and only the repository has, if known
     completed: frozenset[bytes]  # what was added from the repository, so that it can be read alone
     modules: frozenset[bytes]  # the files that its trees have at .gitmodules
+    attributes: frozenset[bytes]  # and at .gitattributes
 
     def what_it_needs(self, limits: Limits) -> Set[bytes]:
         """`needs`; what git has looked for is found out now."""
@@ -106,7 +109,7 @@ class Quarantine:
         for name in arrived.needs or ():
             if not objects.has(name):
                 raise BadPack(f"missing necessary objects: {name.hex()} is referred to, not sent")
-        _check_modules(arrived, objects)
+        _check_dot_files(arrived, objects)
         if objects.packs and not _brings_news(arrived, objects):
             return None
         return arrived if arrived.new.objects else None
@@ -224,7 +227,14 @@ class Quarantine:
             index_file=self._index_file if held is None else None,
         )
         pack = Pack(self._id, data, index, settled.roots)
-        return Arrived(new, pack, settled.needs, settled.completed, settled.modules)
+        return Arrived(
+            new=new,
+            pack=pack,
+            needs=settled.needs,
+            completed=settled.completed,
+            modules=settled.modules,
+            attributes=settled.attributes,
+        )
 
     def _check_size(self, size: int, room: int) -> None:
         if size > self._limits.push_bytes:
@@ -245,19 +255,25 @@ class Quarantine:
         return self._pack_file.open("xb")
 
 
-def _check_modules(arrived: Arrived, objects: Objects) -> None:
-    """Look into every `.gitmodules`, also one that was here before under another name."""
+def _check_dot_files(arrived: Arrived, objects: Objects) -> None:
+    """Look into what git acts on, also if it was here before under another name."""
     everything = Objects([arrived.pack, *objects.packs])
     for name in arrived.modules:
-        kind, size = everything.info(name) or (None, 0)
-        if kind != BLOB:
-            raise BadPack(f"{name.hex()} is a .gitmodules, and no file")
-        if size > BYTES_MAX:
-            raise OverLimit(
-                f"a .gitmodules of {size} bytes is over the limit of {BYTES_MAX}",
-                limit="gitmodules",
-            )
+        _check_dot_file(everything, name, ".gitmodules", gitmodules.BYTES_MAX)
         check_gitmodules(everything.get(name)[1])
+    for name in arrived.attributes:
+        _check_dot_file(everything, name, ".gitattributes", gitattributes.BYTES_MAX)
+        check_gitattributes(everything.slices(name))
+
+
+def _check_dot_file(objects: Objects, name: bytes, what: str, most: int) -> None:
+    kind, size = objects.info(name) or (None, 0)
+    if kind != BLOB:
+        raise BadPack(f"{name.hex()} is a {what}, and no file")
+    if size > most:
+        raise OverLimit(
+            f"a {what} of {size} bytes is over the limit of {most}", limit=what.removeprefix(".")
+        )
 
 
 def _brings_news(arrived: Arrived, objects: Objects) -> bool:

@@ -28,7 +28,8 @@ class Settled:
     roots: tuple[bytes, ...] | None  # None: too many to be of use
     needs: frozenset[bytes] | None  # what it refers to and lacks; None: git knows, it is here
     completed: frozenset[bytes]  # what was added to it, because its deltas build on it
-    modules: frozenset[bytes]  # the files that its trees have at .gitmodules
+    modules: frozenset[bytes]  # the files that its trees have at .gitmodules, if not looked at
+    attributes: frozenset[bytes]  # and at .gitattributes
 
 
 def settle(data: bytes, indexed: Indexed) -> tuple[Settled, bytes, bytes]:
@@ -73,6 +74,7 @@ def _settled(indexed: Indexed, checksum: bytes, size: int, added: int) -> Settle
         needs=frozenset(indexed.wanted),
         completed=completed,
         modules=frozenset(indexed.modules),
+        attributes=frozenset(indexed.attributes),
     )
 
 

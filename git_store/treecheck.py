@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs
 
+from git_store.aliases import may_be_alias
 from git_store.errors import BadPack
+from git_store.gitattributes import is_gitattributes
 from git_store.gitmodules import is_gitmodules
 from git_store.packfile import DIRECTORY, GITLINK, LINK, REGULAR, TREE, raw_entries, references
 
@@ -27,6 +29,7 @@ class TreeCheck:
         self._keys: dict[bytes, bytes] = {}  # entry -> what trees are sorted by
         self._names: dict[bytes, bytes] = {}
         self.modules: set[bytes] = set()  # names of the files found at .gitmodules
+        self.attributes: set[bytes] = set()  # and at .gitattributes
 
     def references(self, kind: int, content: bytes) -> Sequence[bytes]:
         """As packfile's `references`, but of a tree only those not answered before. Raises
@@ -55,13 +58,21 @@ class TreeCheck:
         if mode & _FORMAT not in _FORMATS:
             raise BadPack("a tree has an entry with a mode git does not know")
         check_name(name)
-        if is_gitmodules(name):
-            if mode & _FORMAT != REGULAR:
-                raise BadPack(f"a tree has {name!r}, which must be a file and no link")
-            self.modules.add(entry[-_SHA:])
+        if may_be_alias(name):
+            self._check_alias(name, mode & _FORMAT, entry[-_SHA:])
         self._names[entry] = name
         self._keys[entry] = name + b"/" if mode == DIRECTORY else name
         return None if mode == GITLINK else entry[-_SHA:]
+
+    def _check_alias(self, name: bytes, form: int, target: bytes) -> None:
+        if is_gitmodules(name):
+            if form != REGULAR:
+                raise BadPack(f"a tree has {name!r}, which must be a file and no link")
+            self.modules.add(target)
+        if is_gitattributes(name) and form != LINK:  # git does not follow it
+            if form != REGULAR:
+                raise BadPack(f"a tree has {name!r}, which must be a file")
+            self.attributes.add(target)
 
 
 def check_name(name: bytes) -> None:

@@ -1,4 +1,5 @@
-"""`.gitmodules` that would harm a clone: git judges as we do, and pushes of them are refused."""
+"""`.gitmodules` and `.gitattributes` that would harm a clone: git judges as we do, and pushes of
+them are refused."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from git_store.errors import BadPack
 from git_store.packfile import TREE
 from git_store.treecheck import checked_references
 from tests.integration.git_world import GIT, GitWorld
+from tests.unit.git_store import test_gitattributes as attributes
 from tests.unit.git_store.test_gitmodules import BAD, GOOD, NAMES
 
 EVIL = '[submodule "x"]\n\tpath = x\n\turl = -u./run\n'
@@ -37,6 +39,33 @@ def test_git_refuses_the_same_contents(tmp_path: Path) -> None:
     said = git(tmp_path, "fsck", "--strict")
     for blob, text in zip(blobs, texts, strict=True):
         assert (f"error in blob {blob}" not in said) == (text in GOOD), text
+
+
+def test_git_refuses_the_same_attributes(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", ".")
+    texts = [*attributes.GOOD, *attributes.BAD]
+    for number, text in enumerate(texts):
+        (tmp_path / str(number)).write_bytes(text)
+    blobs = git(tmp_path, "hash-object", "-w", *map(str, range(len(texts)))).split()
+    listed = [b"100644 blob %s\t.gitattributes\n" % blob.encode() for blob in blobs]
+    trees = git(tmp_path, "mktree", "--batch", given=b"\n".join(listed)).split()
+    said = git(tmp_path, "fsck", "--strict")
+    for blob, text in zip(blobs, texts, strict=True):
+        assert (f"error in blob {blob}" not in said) == (text in attributes.GOOD), text
+    tree = git(tmp_path, "mktree", given=b"040000 tree %s\t.gitattributes\n" % trees[0].encode())
+    assert "gitattributesBlob" in git(tmp_path, "fsck", "--strict"), tree
+
+
+def test_git_reads_the_same_names_as_attributes(tmp_path: Path) -> None:
+    for number, name in enumerate([*attributes.NAMES, *attributes.OTHERS]):
+        place = tmp_path / str(number)
+        place.mkdir()
+        git(place, "init", "-q", ".")
+        (place / "long").write_bytes(attributes.BAD[0])
+        blob = git(place, "hash-object", "-w", "long").strip().encode()
+        git(place, "mktree", given=b"100644 blob %s\t%s\n" % (blob, name))
+        refused = "gitattributesLineLength" in git(place, "fsck", "--strict")
+        assert refused == (name in attributes.NAMES), name
 
 
 def test_git_refuses_the_same_links(tmp_path: Path) -> None:
@@ -86,3 +115,17 @@ def test_pushes_of_them_are_refused_and_leave_nothing(world: GitWorld) -> None:
     world.git("push", "-q", url, "main", cwd=work)
     clone = world.clone(url, "clone")
     assert world.head(clone) == world.head(work)
+
+
+def test_pushes_of_harmful_attributes_are_refused(world: GitWorld) -> None:
+    url = world.create()
+    work = world.work("long")
+    world.commit(work, {"harmless.txt": attributes.BAD[0]})
+    world.git("push", "-q", url, "main", cwd=work)
+    good = world.head(work)
+    world.commit(work, {"a/.gitattributes": attributes.BAD[0]})  # there already, under another name
+    said = world.git("push", url, "main", cwd=work, ok=False)
+    assert "a .gitattributes has a line of 2048 bytes or more" in said
+    world.git("reset", "-q", "--hard", good, cwd=work)
+    world.commit(work, {"a/.gitattributes": attributes.GOOD[1]})
+    world.git("push", "-q", url, "main", cwd=work)
