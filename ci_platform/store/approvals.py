@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 
-from sqlalchemy import Connection, Select, bindparam, select
+from sqlalchemy import CompoundSelect, Connection, Select, bindparam, select, union_all
 
 from ci_platform.errors import StepNotFound
 from ci_platform.model import Approval, Decision, RepositoryId, RunId, StepKey
@@ -14,6 +15,7 @@ from ci_platform.store.packing import unpack
 from ci_platform.store.tables import APPROVALS, DECISIONS, RUNS
 
 OPEN_MAX = 200  # gates of one list
+REPOSITORIES_EACH = 64  # of one question for the gates of many
 
 _GATES = select(APPROVALS, RUNS.c.id.label("run_id")).join(RUNS, RUNS.c.n == APPROVALS.c.run_n)
 _OF_RUN = _GATES.where(RUNS.c.id == bindparam("run_id")).order_by(
@@ -24,7 +26,10 @@ _OPEN = (
     .order_by(APPROVALS.c.opened_ms, APPROVALS.c.run_n)
     .limit(OPEN_MAX)
 )
-_OPEN_OF = _OPEN.where(APPROVALS.c.repository_id.in_(bindparam("ids", expanding=True)))
+# By their runs: asked for open ones, PostgreSQL would look for them among all that are open.
+_AMONG = _GATES.where(APPROVALS.c.run_n.in_(bindparam("ns", expanding=True))).order_by(
+    APPROVALS.c.opened_ms, APPROVALS.c.run_n
+)
 _DECISIONS = (
     select(DECISIONS)
     .where(DECISIONS.c.run_n.in_(bindparam("ns", expanding=True)))
@@ -50,7 +55,7 @@ class SqlApprovalStore:
             return self._read(_OPEN, {})
         if not repository_ids:
             return []
-        return self._read(_OPEN_OF, {"ids": list(repository_ids)})
+        return self._database.read(partial(_open_of, list(repository_ids)))
 
     def decision(self, run_id: RunId, key: StepKey, user_id: str) -> Decision | None:
         for approval in self.of_run(run_id):
@@ -66,10 +71,47 @@ class SqlApprovalStore:
         return self._database.read(lambda connection: _approvals(connection, statement, asked))
 
 
+@cache
+def _oldest_of(count: int) -> CompoundSelect[tuple[int, int]]:
+    """The oldest open gates of each of `count` repositories. Asked of all in one, a database would
+    read and sort every open gate that one of them has."""
+    gates = [
+        select(APPROVALS.c.opened_ms, APPROVALS.c.run_n)
+        .where(APPROVALS.c.repository_id == bindparam(f"id_{n}"), APPROVALS.c.outcome.is_(None))
+        .order_by(APPROVALS.c.opened_ms)  # no more: PostgreSQL would sort all
+        .limit(OPEN_MAX)
+        .subquery()
+        for n in range(count)
+    ]
+    return union_all(*(select(gate.c.opened_ms, gate.c.run_n) for gate in gates))
+
+
+def _open_of(ids: list[RepositoryId], connection: Connection) -> list[Approval]:
+    oldest: list[tuple[int, int]] = []
+    for start in range(0, len(ids), REPOSITORIES_EACH):
+        part = ids[start : start + REPOSITORIES_EACH]
+        size = 1 << (len(part) - 1).bit_length()  # few sizes, and so few statements
+        asked = {f"id_{n}": part[n] if n < len(part) else "" for n in range(size)}
+        found = connection.execute(_oldest_of(size), asked)
+        oldest = sorted({*oldest, *((row.opened_ms, row.run_n) for row in found)})[:OPEN_MAX]
+    if not oldest:
+        return []
+    wanted = set(oldest)
+    gates = [
+        gate
+        for gate in connection.execute(_AMONG, {"ns": sorted({n for _, n in oldest})})
+        if gate.outcome is None and (gate.opened_ms, gate.run_n) in wanted
+    ]
+    return _with_decisions(connection, gates[:OPEN_MAX])
+
+
 def _approvals(
     connection: Connection, statement: Select[tuple[object, ...]], asked: dict[str, object]
 ) -> list[Approval]:
-    rows = connection.execute(statement, asked).all()
+    return _with_decisions(connection, connection.execute(statement, asked).all())
+
+
+def _with_decisions(connection: Connection, rows: Sequence[Columns]) -> list[Approval]:
     decisions = _decisions(connection, sorted({row.run_n for row in rows}))
     return [_approval_of(row, decisions.get((row.run_n, key_of(row)), ())) for row in rows]
 

@@ -19,6 +19,7 @@ from ci_platform.store.tables import RUNS
 
 PAGE_MAX = 500  # runs of one page
 PARTS_MAX = 64  # states times repositories that are read one by one; more are read together
+_LIVE = frozenset(RunState) - TERMINAL_STATES
 LOOKED_MAX = 10_000  # runs that one page is looked for in, when no index answers its filter
 
 
@@ -35,10 +36,14 @@ def floor(which: RunFilter, *, cursor: str | None) -> Select[int] | None:
     if which.commit is not None and one is not None:
         return None
     ended = one is not None and which.states and not _live(which)
-    if not _others(which) and not ended:
+    # Of those that have not ended, the index does not say in which state they are.
+    some_live = one is not None and _live(which) and not set(which.states).issuperset(_LIVE)
+    if not _others(which) and not ended and not some_live:
         return None
     before = position(cursor)
     conditions = _equal(one, None)
+    if some_live:
+        conditions.append(RUNS.c.ended_ms.is_(None))
     if before is not None:
         conditions.append(column < before)
     ordered = select(column).where(*conditions).order_by(column.desc())

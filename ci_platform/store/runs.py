@@ -27,7 +27,17 @@ from ci_platform.model import (
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.ports.housekeeping import OldRuns
 from ci_platform.scheduling import RunLimits, Standing, Superseded
-from ci_platform.store import audit, births, family, journal, listing, pools, retention, slots
+from ci_platform.store import (
+    audit,
+    births,
+    family,
+    journal,
+    listing,
+    pools,
+    retention,
+    slots,
+    standing,
+)
 from ci_platform.store.bell import Bells
 from ci_platform.store.claims import Leases
 from ci_platform.store.codec import Columns, entry_of, run_of
@@ -198,7 +208,7 @@ class SqlRunStore:
             row = connection.execute(_GET, {"run_id": run_id}).one_or_none()
             if row is None:
                 raise RunNotFound(f"no run has the id {run_id}")
-            return slots.standing(connection, row.n, whole(row), self._limits)
+            return standing.standing(connection, row.n, whole(row), self._limits)
 
         return self._database.read(work)
 

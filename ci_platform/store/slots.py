@@ -7,51 +7,54 @@ a lock per group makes two who free slots at once see each other; SQLite has one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
-from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, text
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Connection, bindparam, func, literal_column, select, text
 
 from ci_platform.model import Run, RunState
 from ci_platform.scheduling import (
-    AHEAD_MAX,
-    HOLDERS_MAX,
     Hold,
     OnNew,
     RunLimits,
-    Standing,
     Superseded,
 )
 from ci_platform.store.tables import RUNS, SUPERSESSIONS
 
 RELEASED_MAX = 100  # runs of one repository that are let go at once when there is no limit any more
+REFILLED_MAX = 10_000  # repositories looked at in one turn
 HELD_MAX = 500  # runs of one repository that are held in one claim
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-_GROUPED = (
+GROUPED = (
     RUNS.c.repository_id == bindparam("of_repository"),
     RUNS.c.group_key == bindparam("of_group"),
     text("group_key IS NOT NULL AND ended_ms IS NULL"),
 )
-_HOLDERS = select(func.count()).where(*_GROUPED, RUNS.c.hold.is_(None))
-_HOLDERS_OVER = select(func.count()).where(*_GROUPED, RUNS.c.hold == Hold.LIMIT.value)
+_HOLDERS = select(func.count()).where(*GROUPED, RUNS.c.hold.is_(None))
+_HOLDERS_OVER = select(func.count()).where(*GROUPED, RUNS.c.hold == Hold.LIMIT.value)
 _NEXT_HELD = (
     select(RUNS.c.n, RUNS.c.group_limit)
-    .where(*_GROUPED, RUNS.c.hold == Hold.GROUP.value, RUNS.c.state == RunState.QUEUED.value)
+    .where(*GROUPED, RUNS.c.hold == Hold.GROUP.value, RUNS.c.state == RunState.QUEUED.value)
     .order_by(RUNS.c.priority.desc(), RUNS.c.n)
     .limit(1)
     .with_for_update(key_share=True)
 )
-_OVER = text("hold = 'limit'")
+OVER = text("hold = 'limit'")
 _NEXT_OVER = (
     select(RUNS.c.n)
-    .where(RUNS.c.repository_id == bindparam("of_repository"), _OVER)
+    .where(RUNS.c.repository_id == bindparam("of_repository"), OVER)
     .order_by(RUNS.c.priority.desc(), RUNS.c.n)
     .limit(bindparam("count"))
     .with_for_update(skip_locked=True, key_share=True)
 )
-# By the index of held runs alone: without a bound it would be a scan of it.
-_REPOSITORIES_OVER = select(RUNS.c.repository_id).where(_OVER, RUNS.c.repository_id > "").distinct()
+# By jumps through the index of held runs: one after the other, it would be a scan of it.
+_NEXT_REPOSITORY_OVER = (
+    select(RUNS.c.repository_id)
+    .where(OVER, RUNS.c.repository_id > bindparam("after"))
+    .order_by(RUNS.c.repository_id)
+    .limit(1)
+)
 _LET_GO = (
     RUNS.update()
     .where(RUNS.c.n.in_(bindparam("ns", expanding=True)))
@@ -78,8 +81,9 @@ _USED = (
     .where(RUNS.c.slot.is_not(None))
     .group_by(RUNS.c.repository_id)
 )
-# A sum has no index: SQLite would take the one of all that is due, and not that of the few slots.
-_ready = RUNS.c.ready_ms + literal_column("0")
+# Nothing SQLite sees to be not null: it would take the index of all that is due, and not that of
+# the few slots.
+_ready = func.coalesce(RUNS.c.ready_ms, literal_column(str(2**62)))
 _CONTINUING = (
     select(RUNS.c.n)
     .where(RUNS.c.slot.is_not(None), _ready <= bindparam("now"))
@@ -136,7 +140,7 @@ def continuing(connection: Connection, *, now_ms: int, limit: int) -> list[int]:
 
 def full(connection: Connection, limits: RunLimits) -> bool:
     """Whether all repositories together run as many as they may."""
-    return 0 < limits.every <= sum(_used(connection).values())
+    return 0 < limits.every <= executing(connection)
 
 
 def choose(
@@ -184,7 +188,7 @@ def refill(connection: Connection, limits: RunLimits, now_ms: int) -> int:
     """Offer held runs whose repository has room, whatever became of the one who should have: two
     transactions may not have seen each other, or the limit is another now."""
     released = 0
-    repositories = sorted(connection.execute(_REPOSITORIES_OVER).scalars())
+    repositories = list(islice(_repositories_over(connection), REFILLED_MAX))
     used = _used(connection) if repositories else {}
     for repository_id in repositories:
         room = RELEASED_MAX
@@ -196,7 +200,16 @@ def refill(connection: Connection, limits: RunLimits, now_ms: int) -> int:
 
 
 def anyone_over(connection: Connection) -> bool:
-    return connection.execute(_REPOSITORIES_OVER.limit(1)).scalar() is not None
+    return any(_repositories_over(connection))
+
+
+def _repositories_over(connection: Connection) -> Iterator[str]:
+    """Those that have runs held at their limit, in order."""
+    found: str | None = ""
+    while (
+        found := connection.execute(_NEXT_REPOSITORY_OVER, {"after": found}).scalar()
+    ) is not None:
+        yield found
 
 
 def _release(connection: Connection, repository_id: str, count: int, now_ms: int) -> int:
@@ -205,6 +218,11 @@ def _release(connection: Connection, repository_id: str, count: int, now_ms: int
     if ns:
         connection.execute(_LET_GO, {"ns": ns, "now": now_ms})
     return len(ns)
+
+
+def executing(connection: Connection) -> int:
+    """How many runs of all repositories have a slot."""
+    return sum(_used(connection).values())
 
 
 def _used(connection: Connection) -> dict[str, int]:
@@ -230,7 +248,7 @@ _PENDING = (
     )
     .order_by(RUNS.c.n)
 )
-_EARLIER = select(RUNS.c.id).where(*_GROUPED, RUNS.c.n < bindparam("before")).order_by(RUNS.c.n)
+_EARLIER = select(RUNS.c.id).where(*GROUPED, RUNS.c.n < bindparam("before")).order_by(RUNS.c.n)
 _NOT_BEGUN = (RUNS.c.state == RunState.QUEUED.value, RUNS.c.started_ms.is_(None))
 _DONE = SUPERSESSIONS.delete().where(
     SUPERSESSIONS.c.run_n == select(RUNS.c.n).where(RUNS.c.id == bindparam("by")).scalar_subquery()
@@ -255,33 +273,3 @@ def superseded(limit: int, connection: Connection) -> list[Superseded]:
 
 def superseded_done(by: str, connection: Connection) -> None:
     connection.execute(_DONE, {"by": by})
-
-
-# --- for people -----------------------------------------------------------------------------------
-
-
-def standing(connection: Connection, n: int, run: Run, limits: RunLimits) -> Standing | None:
-    if run.state is not RunState.QUEUED:
-        return None
-    asked = {"of_repository": run.repository_id, "of_group": run.place.group}
-    of_repository = RUNS.c.repository_id == bindparam("of_repository")
-    if run.hold is Hold.GROUP:
-        held = and_(*_GROUPED, RUNS.c.hold == Hold.GROUP.value)
-        has_slot = and_(*_GROUPED, or_(RUNS.c.hold.is_(None), RUNS.c.hold == Hold.LIMIT.value))
-    else:
-        waits = RUNS.c.ready_ms.is_not(None) if run.hold is None else _OVER
-        held = and_(of_repository, waits, RUNS.c.state == RunState.QUEUED.value)
-        has_slot = and_(of_repository, RUNS.c.slot.is_not(None))
-    holders: list[int] = []
-    if run.hold is not None:
-        numbers = select(RUNS.c.number).where(has_slot).order_by(RUNS.c.n).limit(HOLDERS_MAX)
-        holders = list(connection.execute(numbers, asked).scalars())
-    before = select(RUNS.c.n).where(held, _before(n, run)).limit(AHEAD_MAX).subquery()
-    ahead = connection.execute(select(func.count()).select_from(before), asked).scalar_one()
-    every = sum(_used(connection).values()) if run.hold is None and limits.every else 0
-    return Standing(ahead, holders, every if every >= limits.every else 0)
-
-
-def _before(n: int, run: Run) -> ColumnElement[bool]:
-    priority = run.place.priority
-    return or_(RUNS.c.priority > priority, and_(RUNS.c.priority == priority, RUNS.c.n < n))

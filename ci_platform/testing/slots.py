@@ -97,13 +97,7 @@ class Slots:
                 one for one in self._tables.runs.values() if one.repository_id == run.repository_id
             ]
             holders = [one.number for one in beside if one.slot and run.hold is not None]
-        ahead = sum(
-            one.hold is run.hold
-            and (one.hold is not None or one.ready_ms is not None)
-            and one.state is RunState.QUEUED
-            and (-one.place.priority, one.number) < (-run.place.priority, run.number)
-            for one in beside
-        )
+        ahead = sum(one.hold is run.hold and _before(one, run) for one in beside)
         every = 0
         if run.hold is None and self.limits.every:
             every = sum(one.slot for one in self._tables.runs.values())
@@ -151,6 +145,18 @@ class Slots:
 
     def _used(self) -> Counter[RepositoryId]:
         return Counter(run.repository_id for run in self._tables.runs.values() if run.slot)
+
+
+def _before(one: Run, run: Run) -> bool:
+    """Whether one comes before a queued run, which the same keeps."""
+    if one.place.priority != run.place.priority:
+        more = one.place.priority > run.place.priority and one.state is RunState.QUEUED
+        return more and (one.hold is not None or one.ready_ms is not None)
+    if run.hold is not None:
+        return one.state is RunState.QUEUED and one.number < run.number
+    if one.ready_ms is None or run.ready_ms is None:
+        return False
+    return (one.ready_ms, one.number) < (run.ready_ms, run.number)
 
 
 def _by_priority(runs: Iterable[Run]) -> list[Run]:

@@ -49,6 +49,8 @@ SERIES = {
 }
 REPOSITORY = "CASE WHEN i % 2 = 0 THEN 'repo_0' ELSE 'repo_' || CAST(1000 + i % 1000 AS TEXT) END"
 DUE, SOON, WAITS = "i % 100 = 2", "i % 100 BETWEEN 3 AND 5", "i % 100 BETWEEN 6 AND 10"
+IN_GROUP, OVER = "i % 100 = 98", "i % 100 = 96"  # held by a group of the flooded one, by its limit
+URGENT = "i % 400 = 102"  # of those that are due
 RARE = "i = 2"  # the oldest run of the flooded repository
 
 RUN_COLUMNS = {
@@ -57,9 +59,13 @@ RUN_COLUMNS = {
     "number": "1000 + i",
     "repository_id": REPOSITORY,
     "created_ms": f"{NOW_MS} - 1000 * ({RUNS} - i)",
-    "state": f"CASE WHEN {DUE} THEN 'queued' WHEN i % 100 < 11 THEN 'waiting' ELSE 'passed' END",
+    "state": f"CASE WHEN {DUE} OR {IN_GROUP} OR {OVER} THEN 'queued'"
+    " WHEN i % 100 < 11 THEN 'waiting' ELSE 'passed' END",
+    "group_key": f"CASE WHEN {IN_GROUP} THEN 'g' END",
+    "hold": f"CASE WHEN {IN_GROUP} THEN 'group' WHEN {OVER} THEN 'limit' END",
+    "priority": f"CASE WHEN {URGENT} THEN 1 + i % 3 ELSE 0 END",
     "ready_ms": f"CASE WHEN {DUE} THEN {NOW_MS} - i WHEN {SOON} THEN {NOW_MS} + 1000 * i END",
-    "ended_ms": f"CASE WHEN i % 100 > 10 THEN {NOW_MS} END",
+    "ended_ms": f"CASE WHEN i % 100 > 10 AND NOT ({IN_GROUP} OR {OVER}) THEN {NOW_MS} END",
     **{
         name: f"CASE WHEN {RARE} THEN 'rare' ELSE r.{name} END"
         for name in ("pipeline", "trigger", "actor")
@@ -257,7 +263,13 @@ QUESTIONS: dict[str, Callable[[SqlStore], object]] = {
     "journal": lambda store: store.runs.journal(RunId("run_10")),
     "event": lambda store: append(store, store.runs.get(RunId("run_8")), note()),
     "end": lambda store: end(store, store.runs.get(RunId("run_9"))),
-    "standing": lambda store: store.runs.standing("run_2"),
+    "standing": lambda store: store.runs.standing("run_2"),  # last in line
+    "standing of the next": lambda store: store.runs.standing(f"run_{RUNS - 98}"),
+    "standing of an urgent one": lambda store: store.runs.standing("run_102"),
+    "standing of the next of a group": lambda store: store.runs.standing("run_98"),
+    "standing of the last of a group": lambda store: store.runs.standing(f"run_{RUNS - 2}"),
+    "standing of the next at a limit": lambda store: store.runs.standing("run_96"),
+    "standing of the last at a limit": lambda store: store.runs.standing(f"run_{RUNS - 4}"),
     "superseded": lambda store: store.runs.superseded(),
     "commits used": lambda store: store.runs.commits_used(FLOODED, ["rare", "none"]),
     "delete": lambda store: store.runs.delete(RunId("run_11")),
@@ -281,6 +293,9 @@ QUESTIONS: dict[str, Callable[[SqlStore], object]] = {
     "list behind": lambda store: store.runs.list(RunFilter(**OF), cursor="1100", limit=50),
     "gates": lambda store: store.approvals.open(),
     "gates of some": lambda store: store.approvals.open([QUIET, FLOODED]),
+    "gates of many": lambda store: store.approvals.open(
+        [FLOODED, *(RepositoryId(f"repo_{n}") for n in range(1000, 1300))]
+    ),
     "gates of a run": lambda store: store.approvals.of_run(RunId("run_100")),
     "log": lambda store: store.logs.read(RunId("run_10"), "$run"),
     "log line": lambda store: store.logs.append(SEED, "new", [LogLine(1, NOW_MS, "stdout", "a")]),

@@ -11,7 +11,7 @@ import pytest
 
 from ci_platform.model import Draft, EntryKind, Run, RunId, RunState, WorkerId
 from ci_platform.ports import RunFilter, Store
-from ci_platform.scheduling import Hold, OnNew, Place, RunLimits, Schedule, Standing
+from ci_platform.scheduling import AHEAD_MAX, Hold, OnNew, Place, RunLimits, Schedule, Standing
 from ci_platform.store import open_store
 from ci_platform.testing.store import InMemoryStore
 from tests.contract.conftest import KEY
@@ -360,6 +360,32 @@ def test_a_due_run_says_how_many_of_its_repository_are_ahead(store: Store) -> No
     create(store, "theirs", repository="repo_b")
     assert store.runs.standing(RunId("run_b")) == Standing(1, [])
     assert len(store.runs.list(RunFilter()).runs) == 3
+
+
+def test_a_due_run_is_behind_what_is_more_urgent_and_what_was_due_before(
+    store: Store, clock: FakeClock
+) -> None:
+    create(store, "late")
+    late = store.runs.claim(WORKER, limit=1, lease_ms=LEASE_MS)[0].run
+    for name, priority in (("high", 9), ("low", 1), ("mine", 0), ("behind", 0)):
+        clock.advance(1)
+        create(store, name, place=Place(priority=priority))
+    clock.advance(1)
+    # Due again, and an older run than all of them: but only since now.
+    append(store, late, fence=late.fence, to=update(late, RunState.QUEUED, ready_ms=clock.now_ms()))
+    ahead = {"high": 0, "low": 1, "mine": 2, "behind": 3, "late": 4}
+    for name, count in ahead.items():
+        assert store.runs.standing(RunId(f"run_{name}")) == Standing(count, []), name
+    assert claim(store, 5) == list(ahead)
+
+
+@pytest.mark.parametrize("place", [Place(), MAIN, Place(priority=5)])
+def test_who_is_ahead_is_counted_to_a_thousand(store: Store, place: Place) -> None:
+    names = [f"r{n}" for n in range(AHEAD_MAX + 3)]
+    for start in range(0, len(names), 500):
+        create(store, *names[start : start + 500], place=place)
+    last = store.runs.standing(RunId(f"run_{names[-1]}"))
+    assert last is not None and last.ahead == AHEAD_MAX
 
 
 # --- schedules ------------------------------------------------------------------------------------
