@@ -112,6 +112,29 @@ class Timer(Handle):
             self.callback(*self.args)
 
 
+class OrderedFuture(asyncio.Future[Json]):
+    """A future whose place in a set is where it was made, and not where it lies in memory."""
+
+    def __init__(self, *, number: int, loop: HostLoop) -> None:
+        self._number = number
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class OrderedTask(asyncio.Task[Json]):
+    """The same of a task. TaskGroup cancels what is in a set, asyncio.wait answers sets, and code
+    walks through them: with addresses it would do so in another order each time it is replayed."""
+
+    def __init__(self, coro: Json, *, number: int, loop: HostLoop, **options: Json) -> None:
+        self._number = number  # first: to be registered it needs its hash
+        super().__init__(coro, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 def _own(context: contextvars.Context | None) -> contextvars.Context:
     """The context to run in. An empty one is false, and yet is the one that was meant."""
     return contextvars.copy_context() if context is None else context
@@ -126,6 +149,7 @@ class HostLoop(asyncio.AbstractEventLoop):
         self._real: list[tuple[float, int, Timer]] = []
         self._timers = 0
         self._tasks = 0
+        self._futures = 0
         # Code that will never go on is kept: dropping it would run its `finally` blocks.
         self._dropped: list[Handle] = []
         self._alive: list[asyncio.Task[Json]] = []
@@ -229,7 +253,8 @@ class HostLoop(asyncio.AbstractEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Json]:
-        return asyncio.Future(loop=self)
+        self._futures += 1
+        return OrderedFuture(number=self._futures, loop=self)
 
     def create_task(
         self,
@@ -240,8 +265,13 @@ class HostLoop(asyncio.AbstractEventLoop):
         **options: Json,
     ) -> asyncio.Task[Json]:
         self._tasks += 1  # asyncio's own counter lives as long as the interpreter
-        task: Json = asyncio.Task(
-            coro, loop=self, name=str(name or f"Task-{self._tasks}"), context=context, **options
+        task: Json = OrderedTask(
+            coro,
+            number=self._tasks,
+            loop=self,
+            name=str(name or f"Task-{self._tasks}"),
+            context=context,
+            **options,
         )
         task._log_destroy_pending = False  # a suspended run's tasks end so, and that is no mistake
         self._alive.append(task)

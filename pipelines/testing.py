@@ -28,6 +28,7 @@ from typing import TextIO
 from pipelines import errors
 from pipelines.checks import one_of
 from pipelines.declare import Pipeline, describe
+from pipelines.determinism import in_order
 from pipelines.durations import Duration, datetime_of, duration_ms
 from pipelines.env import Desk, Env
 from pipelines.errors import NonRetryable
@@ -254,7 +255,7 @@ class PipelineTest:
         before = random.getstate()
         random.seed(self._seed)
         try:
-            with _printing_to(world, replay):
+            with _printing_to(world, replay), in_order():
                 answer = replay.run(lambda: main(self._pipeline, self._event, Step(replay), env))
         finally:
             random.setstate(before)
