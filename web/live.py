@@ -28,6 +28,7 @@ STREAM_SECONDS = 240.0
 PANEL_WAIT_S = 5.0  # the slow net below the bell
 TAIL_WAIT_S = 0.25  # log lines need not ring it: they make nothing due
 GAP_S = 0.08  # at most so often a second is a stream read, however busy the server is
+PANEL_SHARE = 4  # times what it took: folding a run of 10,000 steps takes a third of a second
 TAIL_BATCH = 500  # lines of one event
 RETRY_MS = 1000  # the browser's pause before it reconnects
 
@@ -42,23 +43,33 @@ def resume_at(last_event_id: str | None, after: int) -> int:
 
 
 async def _stream(
-    visit: Visit, read: Callable[[], Iterator[ServerSentEvent]], *, wait_s: float
+    visit: Visit,
+    read: Callable[[], Iterator[ServerSentEvent]],
+    *,
+    wait_s: float,
+    pause_share: float = 0.0,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Read and send until `end` or the stream's time is up. `read` blocks, so it has a thread.
+    """Read and send until `end` or the stream's time is up. `read` blocks, so it has a thread, and
+    may be given a pause for `pause_share` of the time that it took.
 
     A reader who may no longer see the run is let go: when it comes back, it is told why.
     """
     leave = time.monotonic() + STREAM_SECONDS
     with suppress(SluiceError), visit.site.live.listen() as listener:
         while True:
+            took_s = 0.0
+            began = time.monotonic()
             async for event in iterate_in_threadpool(read()):
+                took_s += time.monotonic() - began
                 yield event
                 if event.event == "end":
                     return
+                began = time.monotonic()
+            took_s += time.monotonic() - began
             if time.monotonic() > leave:
                 return
             await listener.wait(wait_s)
-            await asyncio.sleep(GAP_S)
+            await asyncio.sleep(max(GAP_S, pause_share * took_s))
 
 
 # --- the run panel --------------------------------------------------------------------------------
@@ -81,7 +92,8 @@ async def run_panel(
     """Send the panel whenever the journal has grown, or commands have moved up, and a new log when
     it follows a new step. `queued`: how the page has its queued commands standing."""
     panel = _Panel(visit, run.id, step, seen=resume_at(last_event_id, after), queued=queued)
-    async for event in _stream(visit, panel.events, wait_s=PANEL_WAIT_S):
+    reading = _stream(visit, panel.events, wait_s=PANEL_WAIT_S, pause_share=PANEL_SHARE)
+    async for event in reading:
         yield event
 
 

@@ -47,6 +47,8 @@ from web.pages import reason_text, title_of, wait_kind
 from web.panels import ApprovalPanel, approval_panel
 
 STEPS_SHOWN_MAX = 500  # rows of a run's page; the journal has all of them
+ARTIFACTS_SHOWN_MAX = 500  # likewise; the API lists all of them
+GATES_SHOWN_MAX = 50  # panels of approvals, those that are open first
 JOURNAL_SHOWN = 500  # entries of one page
 JOURNAL_SCAN_MAX = 100_000  # entries looked at for the attempts of a step
 EVENTS_MAX = 5  # types of events that a page has a form for
@@ -89,6 +91,7 @@ class RunPage:
     entry_seq: int | None
     waits: Sequence[Wait]
     approvals: Sequence[ApprovalPanel]
+    approvals_hidden: int
     approvals_version: str
     events: Sequence[str]  # types of events that it waits for and the reader may send
     steps: Sequence[StepRow]
@@ -99,6 +102,7 @@ class RunPage:
     may_change: bool
     params: Json
     artifacts: Sequence[Artifact]
+    artifacts_hidden: int
     origins: Mapping[StepKey, int]  # numbers of the runs that executed them, if not this one
     again: Again | None
     rerun: Rerun | None
@@ -163,7 +167,10 @@ def run_context(
         entry_seq=entry_seq,
         waits=_waits(run, panels),
         # open gates first: they ask for something
-        approvals=sorted(panels, key=lambda panel: panel.approval.outcome is not None),
+        approvals=sorted(panels, key=lambda panel: panel.approval.outcome is not None)[
+            :GATES_SHOWN_MAX
+        ],
+        approvals_hidden=max(0, len(panels) - GATES_SHOWN_MAX),
         approvals_version=" ".join([*(panel.version for panel in panels), *events]) or "none",
         events=events,
         steps=step_rows(view, selected=selected, now_ms=now_ms),
@@ -173,7 +180,8 @@ def run_context(
         log=log,
         may_change=view.may_change,
         params=view.params,
-        artifacts=view.artifacts,
+        artifacts=view.artifacts[:ARTIFACTS_SHOWN_MAX],
+        artifacts_hidden=max(0, len(view.artifacts) - ARTIFACTS_SHOWN_MAX),
         origins={one.key: one.origin.number for one in view.steps if one.origin is not None},
         again=view.again,
         rerun=Rerun(run) if run.state.terminal and view.may_change and view.steps else None,

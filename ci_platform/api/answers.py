@@ -18,6 +18,7 @@ from ci_platform.api.relatives import (
     RelativeAnswer,
     StuckAnswer,
 )
+from ci_platform.api.requests import RunOf
 from ci_platform.commands import Deleted
 from ci_platform.model import (
     Actor,
@@ -287,7 +288,8 @@ class RollbackAnswer(Answer):
 
 class RunAnswer(RunSummary):
     repository: str
-    steps: list[StepAnswer]
+    steps: list[StepAnswer]  # a page of them, in the order they started
+    steps_cursor: int | None  # `steps_after` of the next page; None: these are the last
     output: Json
     error: ErrorAnswer | None
     rollback: RollbackAnswer | None
@@ -300,14 +302,17 @@ class RunAnswer(RunSummary):
     payload: Json
 
     @classmethod
-    def of_view(cls, view: RunView, base_url: str) -> RunAnswer:
+    def of_view(cls, view: RunView, base_url: str, page: RunOf) -> RunAnswer:
         run = view.run
+        end = page.steps_after + page.steps
+        steps = view.steps[page.steps_after : end]
         summary = RunSummary.of(run, base_url)
         return cls(
             # Not model_dump: it would turn the waits, already checked, into dicts and back.
             **dict(summary),
             repository=view.repository.full_name,
-            steps=[StepAnswer.of(step, view.queues.get(step.key)) for step in view.steps],
+            steps=[StepAnswer.of(step, view.queues.get(step.key)) for step in steps],
+            steps_cursor=end if end < len(view.steps) else None,
             output=run.output,
             error=ErrorAnswer.of(run.error),
             rollback=RollbackAnswer.of(view.rollback),

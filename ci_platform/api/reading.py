@@ -26,7 +26,8 @@ class Reading:
 
     def status(self, actor: Actor, run_id: RunId) -> Json:
         view = self.queries.run_page(actor, run_id)
-        return answers.RunAnswer.of_view(view, self.base_url).model_dump(mode="json")
+        answer = answers.RunAnswer.of_view(view, self.base_url, requests.RunOf())
+        return answer.model_dump(mode="json")
 
     def read(self, actor: Actor, run_id: RunId, what: str, asked: Mapping[str, Json]) -> Json:
         """A page of its journal, or of one of its logs (`what` is logs)."""

@@ -213,8 +213,13 @@ class RunsOf(Query):
 WAIT_S_MAX = 60.0
 
 
-class Wait(Query):
+STEPS_MAX = 5_000  # of one answer; a run may have 25,000
+
+
+class RunOf(Query):
     wait: Annotated[float, Field(ge=0, le=WAIT_S_MAX)] = 0.0  # seconds, for the run to end
+    steps: Annotated[int, Field(ge=0, le=STEPS_MAX)] = 1_000
+    steps_after: Annotated[int, Field(ge=0)] = 0  # `steps_cursor` of the page before
 
 
 class JournalFrom(Query):

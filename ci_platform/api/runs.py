@@ -79,15 +79,16 @@ def list_runs(
 
 @router.get("/runs/{run_id}")
 async def get_run(
-    caller: From, run_id: str, page: Annotated[requests.Wait, Query()]
+    caller: From, run_id: str, page: Annotated[requests.RunOf, Query()]
 ) -> answers.RunAnswer:
-    """A run as it is now or, with `wait`, once it has ended; after so many seconds at most."""
+    """A run as it is now or, with `wait`, once it has ended; after so many seconds at most. Of its
+    steps, in the order they started, as many as `steps` says; `steps_cursor` leads on."""
     if page.wait:
         await streams.until_ended(caller, RunId(run_id), seconds=page.wait)
 
     def look() -> answers.RunAnswer:
         view = caller.desk.queries.run_page(caller.actor(), RunId(run_id))
-        return answers.RunAnswer.of_view(view, caller.desk.base_url)
+        return answers.RunAnswer.of_view(view, caller.desk.base_url, page)
 
     return await run_in_threadpool(look)
 

@@ -20,6 +20,7 @@ from ci_platform.model import Json
 
 TIMEOUT_SECONDS = 60.0
 PAGE = 100
+STEPS_PAGE = 5_000  # of a run
 
 
 class ClientError(SluiceError):
@@ -119,6 +120,18 @@ class Client:
             cursor = page.get("cursor")
             if cursor is None:
                 return
+
+    def run(self, run_id: str) -> Json:
+        """A run with all of its steps, over as many pages as it takes."""
+        path, run = run_path(run_id), None
+        while True:
+            after = 0 if run is None else run["steps_cursor"]
+            page = self.get(path, steps=STEPS_PAGE, steps_after=after)
+            if run is not None:
+                page["steps"] = [*run["steps"], *page["steps"]]
+            run = page
+            if run["steps_cursor"] is None:
+                return run
 
     def _send(
         self,

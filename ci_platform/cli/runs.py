@@ -114,7 +114,7 @@ def list_runs(
 def show_run(context: typer.Context, run_id: RunId, as_json: AsJson = False) -> None:
     """Show a run: its state, what it waits for, its steps."""
     with context.obj.open() as api:
-        run = api.get(client.run_path(run_id))
+        run = api.run(run_id)
     if wants_json(context, as_json):
         return terminal.print_json(run)
     return terminal.print_run(run)
@@ -163,7 +163,7 @@ def watch_run(
     with context.obj.open() as api:
         for entry in watch.entries(api, run_id, after=after, types=kind or (), steps=step or ()):
             terminal.print_entry(entry, as_json=silent)
-        run = api.get(client.run_path(run_id))
+        run = api.get(client.run_path(run_id), steps=0)
     raise typer.Exit(watch.exit_code(run))
 
 

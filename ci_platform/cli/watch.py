@@ -152,15 +152,15 @@ class Watch:
     _ended: set[str] = field(default_factory=set)
     _waits: set[tuple[str, str, str]] = field(default_factory=set)
     _read: dict[str, int] = field(default_factory=dict)
+    _steps: list[Json] = field(default_factory=list)
+    _told: int = 0  # of them, the first ones, that have ended
     _over: bool = False
 
     def look(self) -> Json:
         """Tell what is new; returns the run as the API shows it."""
-        run = self.client.get(run_path(self.run_id))
+        run = self.client.get(run_path(self.run_id), steps_after=self._told)
         self._tell_log(RUN_LOG, "")
-        for step in run["steps"]:
-            if step["kind"] not in HIDDEN:
-                self._tell_step(step)
+        run = {**run, "steps": self._tell_steps(run), "steps_cursor": None}
         for wait in run["waits"]:
             identity = (wait["kind"], wait["name"], wait["since"])
             if identity not in self._waits and wait["kind"] not in ("operation", "timer"):
@@ -191,6 +191,23 @@ class Watch:
             if end is not None and time.monotonic() > end:
                 raise TimeoutError(f"{self.run_id} is still {state} after {seconds:g} s")
             time.sleep(POLL_SECONDS)
+
+    def _tell_steps(self, run: Json) -> list[Json]:
+        """Tell of those behind the first ones that have all ended: of these there is nothing new.
+        Returns all."""
+        page = run
+        del self._steps[self._told :]
+        while True:
+            for step in page["steps"]:
+                self._steps.append(step)
+                if step["kind"] not in HIDDEN:
+                    self._tell_step(step)
+            if page["steps_cursor"] is None:
+                break
+            page = self.client.get(run_path(self.run_id), steps_after=len(self._steps))
+        while self._told < len(self._steps) and self._steps[self._told]["state"] in SETTLED:
+            self._told += 1
+        return list(self._steps)
 
     def _tell_step(self, step: Json) -> None:
         key = step_key(step)

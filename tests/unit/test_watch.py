@@ -19,20 +19,24 @@ class FakeClient:
     def __init__(self) -> None:
         self.run: dict[str, Any] = {"state": "running", "steps": [], "waits": [], "number": 1}
         self.logs: dict[str, list[str]] = {}
+        self.steps_page = 1_000
+        self.asked_after: list[int] = []
 
     def get(self, path: str, **query: Any) -> Any:
         if not path.endswith("/logs"):
-            return self.run
+            self.asked_after.append(query["steps_after"])
+            after, end = query["steps_after"], query["steps_after"] + self.steps_page
+            cursor = end if end < len(self.run["steps"]) else None
+            return self.run | {"steps": self.run["steps"][after:end], "steps_cursor": cursor}
         texts = self.logs.get(query["step"], [])
         lines = [{"number": n, "text": text} for n, text in enumerate(texts, 1)]
         return {"lines": lines[query["after"] : query["after"] + query["limit"]]}
 
     def step(self, name: str, state: str, kind: str = "sh") -> None:
-        steps = [one for one in self.run["steps"] if one["name"] != name]
-        self.run["steps"] = [
-            *steps,
-            {"kind": kind, "name": name, "occurrence": 1, "state": state},
-        ]
+        step = {"kind": kind, "name": name, "occurrence": 1, "state": state}
+        names = [one["name"] for one in self.run["steps"]]
+        place = names.index(name) if name in names else len(names)
+        self.run["steps"][place : place + 1] = [step]
 
 
 class Notes:
@@ -81,6 +85,27 @@ def test_each_thing_is_told_once(client: FakeClient) -> None:
     follower.look()
     follower.look()
     assert told == ["began build", "build: one", "build: two", "passed build"]
+
+
+def test_of_a_long_run_only_the_steps_are_asked_for_that_have_not_ended(
+    client: FakeClient,
+) -> None:
+    follower, told = following(client)
+    client.steps_page = 2
+    for name in "abcde":
+        client.step(name, "running" if name in "ce" else "passed")
+    assert len(follower.look()["steps"]) == 5
+    client.step("c", "failed")
+    run = follower.look()
+    assert [one["state"] for one in run["steps"]] == ["passed"] * 2 + [
+        "failed",
+        "passed",
+        "running",
+    ]
+    follower.look()
+    assert client.asked_after == [0, 2, 4, 2, 4, 4]
+    ends = [line for line in told if not line.startswith("began")]
+    assert ends == ["passed a", "passed b", "passed d", "failed c"]
 
 
 def test_a_command_that_waits_for_a_worker_has_not_begun(client: FakeClient) -> None:

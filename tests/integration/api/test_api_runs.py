@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from ci_platform.identity import Scope, console
-from ci_platform.model import SYSTEM, Json, Repository, Role, Run
+from ci_platform.model import SYSTEM, Json, Repository, Role, Run, StartStep, StepKey, StepKind
 from tests.integration.api.front import BASE_URL, PUSHED, Front, pipeline_file
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +63,26 @@ async def test_a_run_shows_what_design_promises(front: Front) -> None:
     assert (step["state"], step["attempts"], step["ended_at"]) == ("waiting", 1, None)
     assert step["commit"] == shown["commit"]
     assert (shown["output"], shown["error"], shown["branch"]) == (None, None, "main")
+
+
+async def test_steps_come_in_pages_in_the_order_they_started(front: Front) -> None:
+    run = front.runs(front.repository())[0]
+    names = [f"s{n}" for n in range(5)]
+    keys = [StepKey(StepKind.SH, name) for name in names]
+    front.play(run.id, *(StartStep(key, {"script": "true"}) for key in keys))
+    async with front.client(front.token()) as client:
+
+        async def page(**asked: Json) -> tuple[list[str], int | None]:
+            shown = (await client.get(f"/api/v1/runs/{run.id}", params=asked)).json()
+            return [step["name"] for step in shown["steps"]], shown["steps_cursor"]
+
+        assert await page() == (names, None)
+        assert await page(steps=2) == (names[:2], 2)
+        assert await page(steps=3, steps_after=2) == (names[2:], None)
+        assert await page(steps=0) == ([], 0)
+        assert await page(steps_after=9) == ([], None)
+        refused = await client.get(f"/api/v1/runs/{run.id}?steps=5001")
+        assert (refused.status_code, refused.json()["field"]) == (400, "steps")
 
 
 async def test_an_event_wakes_a_waiting_run(front: Front) -> None:
