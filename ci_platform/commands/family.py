@@ -102,6 +102,22 @@ class Family:
             self._cancel(child, parent, undo=view.rollback is not None)
         return True
 
+    def tell(self, child: Run) -> None:
+        """Tell the parent of a run that has ended now: the run is about to be deleted, and nobody
+        could tell it then. Raises Conflict while the parent has not begun to wait for it."""
+        link = self.parts.store.family.parent(child.id)
+        if link is None or not link.due or not link.kin.waits:
+            return
+        try:
+            told = self._tell(RunId(link.kin.parent_id), StepKey.parse(link.kin.step), child)
+        except RunNotFound:
+            return
+        if not told:
+            raise Conflict(
+                f"{child.id} cannot be deleted yet: {link.kin.parent_id} has started it, and has "
+                "not noted that"
+            )
+
     def _tell(self, parent_id: RunId, key: StepKey, child: Run) -> bool:
         early = False
 

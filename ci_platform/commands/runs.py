@@ -9,6 +9,7 @@ from functools import cache
 
 from ci_platform import envelope
 from ci_platform.commands.changing import Decide, change
+from ci_platform.commands.family import Family
 from ci_platform.commands.inputs import check_inputs
 from ci_platform.commands.parts import Parts, check_json, check_run_id, check_text
 from ci_platform.commands.quota import check_quota
@@ -237,6 +238,8 @@ class Runs:
     def delete(self, actor: Actor, run_id: RunId) -> None:
         """Remove a finished run with everything of it."""
         run = self.parts.run(actor, Action.DELETE_RUN, run_id)
+        if run.state.terminal:
+            Family(self.parts).tell(run)
         note = self.parts.note(actor, "run deleted", run_id, number=run.number)
         self.parts.store.runs.delete(run_id, note=note)
         let_go(self.parts, run.repository_id, run.commit)

@@ -355,6 +355,9 @@ class Platform:
         assert page.cursor is None
         return list(page.runs)[::-1]
 
+    def find(self, id: str) -> Run | None:
+        return next((run for run in self.listed() if run.id == id), None)
+
     def gate(self, run: Run, name: str, decision: str) -> None:
         self.approvals.decide(BOB, run.id, name, decision=decision)
 

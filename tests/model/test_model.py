@@ -259,9 +259,17 @@ class PlatformMachine(RuleBasedStateMachine):
         run = self.pick(which)
         self.asked(
             lambda: self.platform.runs.delete(ADA, run.id),
-            None if run.state.terminal else Conflict,
+            None if self.is_over(run) else Conflict,
         )
         self.forget()
+
+    def is_over(self, run: Run) -> bool:
+        """Whether a run has ended, and nobody is about to wait for it."""
+        link = self.platform.store.family.parent(run.id)
+        parent = None if link is None else self.platform.find(link.kin.parent_id)
+        if not run.state.terminal or link is None or parent is None or not link.kin.waits:
+            return run.state.terminal
+        return parent.state.terminal or link.kin.step in self.model(parent).steps
 
     @rule(which=st.lists(WHICH, min_size=1, max_size=4), name=REPOSITORY)
     def somebody_deletes_a_batch(self, which: list[int], name: str) -> None:
@@ -271,7 +279,7 @@ class PlatformMachine(RuleBasedStateMachine):
         for run in runs:
             if run.id in gone or run.repository_id != f"repo_{name}":
                 wanted.append(RunNotFound)
-            elif not run.state.terminal:
+            elif not self.is_over(run):
                 wanted.append(Conflict)
             else:
                 wanted.append(None)
