@@ -6,12 +6,14 @@ lost. Used by model.py; the rules are in the store's `moves` and `slots`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 PRIORITY_MAX = 100
+
+Named = TypeVar("Named")
 
 
 class Hold(StrEnum):
@@ -48,6 +50,35 @@ class RunLimits:
 
     def __bool__(self) -> bool:
         return self.repository > 0 or self.every > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many runs of one repository a worker takes in hand, so that one that floods leaves places
+    for others: who comes next must not wait behind what is claimed already."""
+
+    each: int
+    held: Mapping[str, int] = field(default_factory=dict)  # by repository: what it has in hand
+
+    def of_others(self) -> Share:
+        """The same, but nothing more for those that have anything in hand."""
+        return Share(self.each, dict.fromkeys(self.held, self.each))
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a repository has all it may."""
+        return any(count >= self.each for count in self.held.values())
+
+    def first(self, due: Iterable[tuple[Named, str]]) -> list[Named]:
+        """Of what is due, with its repositories, what may be taken; in the same order."""
+        left: dict[str, int] = {}
+        chosen = []
+        for name, repository_id in due:
+            room = left.get(repository_id, self.each - self.held.get(repository_id, 0))
+            if room > 0:
+                chosen.append(name)
+            left[repository_id] = room - 1
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from ci_platform.ports.hooks import HookStore
 from ci_platform.ports.housekeeping import DutyStore, Retention, WorkerStore
 from ci_platform.ports.identity import IdentityStore
 from ci_platform.ports.logs import LogStore
-from ci_platform.scheduling import ScheduleStore, Scheduling
+from ci_platform.scheduling import ScheduleStore, Scheduling, Share
 from ci_platform.shell import MemoStore, NetworkPolicies
 
 
@@ -150,9 +150,12 @@ class RunStore(Retention, Scheduling, Protocol):
     ) -> Sequence[Entry]:
         """Entries with seq > after, in order. Raises RunNotFound."""
 
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
+    def claim(
+        self, worker: WorkerId, *, limit: int, lease_ms: int, share: Share | None = None
+    ) -> Sequence[Claim]:
         """Lease up to `limit` due runs, in round robin over repositories, higher priority first and
-        then oldest due. Runs beyond a limit (`RunLimits`) stay where they are.
+        then oldest due. Runs beyond a limit (`RunLimits`), or beyond the claimer's `share` for
+        their repository, stay where they are.
 
         Due: state queued or waiting, or running without a lease, with ready_ms in the past. A
         claimed run is `running` under a new fence, has a run_claimed entry, and no ready_ms.

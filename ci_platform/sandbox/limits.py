@@ -25,3 +25,8 @@ class SandboxLimits:
     start_seconds: float = 30.0  # for a process to say hello
     rest_seconds: float = 5.0  # without a caller: then a burst is over, and its memory given back
     burst_uses: int = 50  # activations after which a process that rests is replaced by a fresh one
+
+    @property
+    def processes_each(self) -> int:
+        """Sandbox processes that one repository has at most."""
+        return self.processes - self.processes // 2

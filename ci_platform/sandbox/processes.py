@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -44,6 +45,7 @@ class Process:
     warm_uses: int = 0
     resident_bytes: int = 0
     dead: bool = False  # gone, or not to be used again
+    serves: str = ""  # the repository that has it
 
     def kill(self) -> None:
         self.channel.close()
@@ -59,13 +61,15 @@ class Processes:
         self._limits = limits
         self._guest = guest
         self._held = hold(guest)
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()
         self._idle: list[Process] = []  # the longest idle first
         self._count = 0  # idle, busy and starting
         self._starting = 0
         self._failure: SandboxUnavailable | None = None  # of the last start, if it failed
         self._closed = False
         self._closing = threading.Event()
+        self._using: Counter[str] = Counter()  # processes by the repository that has them
+        self._queue: dict[threading.Condition, str] = {}  # who waits, and of which repository
         self._taken = 0  # how often a process was handed out
         self._watched = False  # a thread waits for the burst to end
         self.waiting = 0  # callers for whom there is no process
@@ -83,16 +87,21 @@ class Processes:
 
     def take(self, key: WarmKey | None) -> Process:
         """The idle process that has this code loaded, else one that has none, else any, else the
-        first that becomes free. Raises SandboxUnavailable when none can be had."""
+        first that becomes free. Of one repository no more than a share of them is in use: what
+        floods the worker leaves some for others. Raises SandboxUnavailable when none can be had."""
+        repository = "" if key is None else key[0]
         with self._changed:
             while True:
                 if self._closed:
                     raise SandboxUnavailable("the sandbox is closed")
-                if self._idle:
+                may = self._using[repository] < self._limits.processes_each
+                if self._idle and may:
                     process = self._best(key)
                     self._idle.remove(process)
                     if process.popen.poll() is None:
                         self._taken += 1
+                        self._using[repository] += 1
+                        process.serves = repository
                         return process
                     self._count -= 1  # it was killed meanwhile, for its memory perhaps
                     process.channel.close()
@@ -100,13 +109,33 @@ class Processes:
                 if self._count == 0 and self._failure is not None:
                     failure, self._failure = self._failure, None
                     raise failure
-                if self._count < self._limits.processes and self._starting <= self.waiting:
+                room = self._count < self._limits.processes and self._starting <= self.waiting
+                if room and may:
                     self._start()
-                self.waiting += 1
-                try:
-                    self._changed.wait()
-                finally:
-                    self.waiting -= 1
+                self._wait(repository)
+
+    def _wait(self, repository: str) -> None:
+        """Until there may be a process for a caller of this repository."""
+        woken = threading.Condition(self._changed)
+        self._queue[woken] = repository
+        self.waiting += 1
+        try:
+            woken.wait()
+        finally:
+            self.waiting -= 1
+            self._queue.pop(woken, None)
+
+    def _wake(self) -> None:
+        """There is one more idle process: for the first who may have it."""
+        for woken, repository in self._queue.items():
+            if self._using[repository] < self._limits.processes_each:
+                del self._queue[woken]  # the next process is another's
+                woken.notify()
+                return
+
+    def _wake_all(self) -> None:
+        for woken in self._queue:
+            woken.notify()
 
     def _best(self, key: WarmKey | None) -> Process:
         for wanted in (key, None):
@@ -120,6 +149,9 @@ class Processes:
         limits = self._limits
         used_up = process.uses >= limits.uses_max or process.resident_bytes >= limits.rss_bytes
         with self._changed:
+            self._using[process.serves] -= 1
+            if not self._using[process.serves]:
+                del self._using[process.serves]
             keep = not (process.dead or used_up or self._closed)
             if keep:
                 self._idle.append(process)
@@ -128,7 +160,7 @@ class Processes:
                 self._count -= 1
                 if not self._closed:
                     self._start()
-            self._changed.notify()
+            self._wake()
         if not keep:
             process.kill()
 
@@ -139,7 +171,7 @@ class Processes:
             self._closing.set()
             idle, self._idle = self._idle, []
             self._count -= len(idle)
-            self._changed.notify_all()
+            self._wake_all()
         for process in idle:
             process.kill()
         self._held.close()
@@ -165,7 +197,7 @@ class Processes:
                 self._idle.append(process)
             else:
                 self._count -= 1
-            self._changed.notify_all()
+            self._wake_all()
         if process is not None and not keep:
             process.kill()
 

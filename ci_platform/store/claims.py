@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 from ci_platform.errors import InvalidRequest
 from ci_platform.model import Entry, Run, WorkerId
 from ci_platform.ports import Claim, Clock
-from ci_platform.scheduling import RunLimits
+from ci_platform.scheduling import RunLimits, Share
 from ci_platform.store import moves, slots
 from ci_platform.store.codec import entry_columns, entry_of, pack_data, plain
 from ci_platform.store.database import Database
@@ -68,10 +68,17 @@ class Leases:
         self._queue = FairQueue(RUNS, RUNS.c.ready_ms, RUNS.c.priority)
         self._served = ""  # the repository this process served last
 
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> list[Claim]:
+    def claim(
+        self, worker: WorkerId, *, limit: int, lease_ms: int, share: Share | None = None
+    ) -> list[Claim]:
         check_claim(worker, limit)
+        if share is not None and share.crowded:
+            # Often there is only more of the same: a look costs less than a turn to write.
+            look = partial(self._look, now_ms=self._clock.now_ms(), limit=limit, share=share)
+            if not self._database.read(look):
+                return []
         for _ in range(CLAIM_TRIES_MAX):
-            claim = partial(self._claim, worker=worker, limit=limit, lease_ms=lease_ms)
+            claim = partial(self._claim, worker=worker, limit=limit, lease_ms=lease_ms, share=share)
             claimed = self._database.write(claim, durable=False)
             if claimed is None:
                 return []
@@ -81,22 +88,33 @@ class Leases:
         return []
 
     def _claim(
-        self, connection: Connection, *, worker: WorkerId, limit: int, lease_ms: int
+        self,
+        connection: Connection,
+        *,
+        worker: WorkerId,
+        limit: int,
+        lease_ms: int,
+        share: Share | None,
     ) -> list[tuple[int, Run]] | None:
         """None: nothing is due."""
         lease = _Lease(worker, lease_ms, self._clock.now_ms(), self._limits)
-        ns = self._look(connection, now_ms=lease.now_ms, limit=limit * SPARES)
+        ns = self._look(connection, now_ms=lease.now_ms, limit=limit, share=share)
         return _claim(connection, ns=ns, limit=limit, lease=lease) if ns else None
 
-    def _look(self, connection: Connection, *, now_ms: int, limit: int) -> list[int]:
+    def _look(
+        self, connection: Connection, *, now_ms: int, limit: int, share: Share | None
+    ) -> list[int]:
         """Candidates, best first. Where there is a limit, those that execute already go first."""
         ns: list[int] = []
+        most = limit * SPARES
         if self._limits:
-            ns = slots.continuing(connection, now_ms=now_ms, limit=limit)
+            ns = slots.continuing(connection, now_ms=now_ms, limit=most)
             if slots.full(connection, self._limits):
                 return ns
-        found = self._queue.candidates(connection, now_ms=now_ms, limit=limit, after=self._served)
-        return list(dict.fromkeys([*ns, *(candidate.n for candidate in found)]))
+        found = self._queue.candidates(connection, now_ms=now_ms, limit=most, after=self._served)
+        due = [(candidate.n, candidate.repository_id) for candidate in found]
+        chosen = [n for n, _ in due] if share is None else share.first(due)
+        return list(dict.fromkeys([*ns, *chosen]))
 
     def _with_journals(
         self, connection: Connection, claimed: Sequence[tuple[int, Run]]

@@ -26,7 +26,7 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.ports.housekeeping import OldRuns
-from ci_platform.scheduling import RunLimits, Standing, Superseded
+from ci_platform.scheduling import RunLimits, Share, Standing, Superseded
 from ci_platform.store import (
     audit,
     births,
@@ -141,8 +141,10 @@ class SqlRunStore:
     ) -> Sequence[Entry]:
         return self._database.read(partial(_journal, run_id=run_id, after=after, limit=limit))
 
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
-        claims = self._leases.claim(worker, limit=limit, lease_ms=lease_ms)
+    def claim(
+        self, worker: WorkerId, *, limit: int, lease_ms: int, share: Share | None = None
+    ) -> Sequence[Claim]:
+        claims = self._leases.claim(worker, limit=limit, lease_ms=lease_ms, share=share)
         if claims:
             self._bells.tell()
         return claims

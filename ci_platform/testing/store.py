@@ -34,7 +34,7 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Append, Appended, Claim, Clock, RunFilter, RunPage
 from ci_platform.ports.housekeeping import OldRun, OldRuns
-from ci_platform.scheduling import RunLimits, Standing, Superseded
+from ci_platform.scheduling import RunLimits, Share, Standing, Superseded
 from ci_platform.shell import MemoLimits
 from ci_platform.store import births, journal, listing, moves, retention
 from ci_platform.store.bell import Bells, Listener
@@ -257,7 +257,9 @@ class _Runs:
             entries = self._tables.journals[run_id][max(after, 0) :]
         return entries if limit is None else entries[:limit]
 
-    def claim(self, worker: WorkerId, *, limit: int, lease_ms: int) -> Sequence[Claim]:
+    def claim(
+        self, worker: WorkerId, *, limit: int, lease_ms: int, share: Share | None = None
+    ) -> Sequence[Claim]:
         check_claim(worker, limit)
         tables = self._tables
         now_ms = tables.clock.now_ms()
@@ -271,7 +273,8 @@ class _Runs:
                 served=self._served,
             )
             claims = []
-            for run_id in self._slots.choose([run_id for run_id, _ in due], limit):
+            ids = [run_id for run_id, _ in due] if share is None else share.first(due)
+            for run_id in self._slots.choose(ids, limit):
                 run, entry = moves.claimed(
                     tables.runs[run_id],
                     worker,

@@ -7,6 +7,8 @@ ending is written down.
 from __future__ import annotations
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
@@ -46,6 +48,7 @@ from ci_platform.model import (
 )
 from ci_platform.ports import Claim
 from ci_platform.ports.sandbox import Activation
+from ci_platform.scheduling import Share
 from ci_platform.worker.activation import Decider, Over, Session
 from ci_platform.worker.author_event import author_event
 from ci_platform.worker.dispatch import Candidate, candidates, divergence_policy
@@ -69,6 +72,8 @@ class Activations:
         self._spool = spool
         self._strays = strays
         self._holding = holding
+        self._lock = threading.Lock()
+        self._in_hand: Counter[str] = Counter()  # claimed runs by repository
 
     def run_once(self) -> int:
         """Execute what is due now, one after the other. Returns how many runs that was."""
@@ -77,12 +82,21 @@ class Activations:
             self.execute(claim)
         return len(claims)
 
-    def claim(self, limit: int) -> Sequence[Claim]:
+    def claim(self, limit: int, share: Share | None = None) -> Sequence[Claim]:
         tools = self._tools
-        claims = tools.store.runs.claim(tools.id, limit=limit, lease_ms=tools.settings.lease_ms)
+        claims = tools.store.runs.claim(
+            tools.id, limit=limit, lease_ms=tools.settings.lease_ms, share=share
+        )
+        with self._lock:
+            self._in_hand.update(claim.run.repository_id for claim in claims)
         for claim in claims:
             self._holding.take(claim.run)
         return claims
+
+    def share(self) -> Share:
+        """What each repository may have of this worker, and has."""
+        with self._lock:
+            return Share(self._tools.settings.activations_each, dict(self._in_hand))
 
     def execute(self, claim: Claim) -> None:
         """Activate a claimed run. Never raises: whatever happens, the worker goes on."""
@@ -101,6 +115,9 @@ class Activations:
             self._stray(claim, f"{type(error).__name__}: {error}")
         finally:
             self._holding.drop(claim.run)
+            with self._lock:
+                self._in_hand[claim.run.repository_id] -= 1
+                self._in_hand += Counter()  # forgets who has none
 
     def _stray(self, claim: Claim, why: str) -> None:
         run = claim.run

@@ -8,6 +8,7 @@ bell set the same event, so the claiming thread waits in one place.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -114,8 +115,9 @@ class Worker:
             LayerSweep(tools),
         )
         self._wake = threading.Event()
-        self._backlog = False  # the last claim found as many runs as there were places
+        self._backlog = False  # the last claim left some: no place for them, or not for theirs
         self._claimed_s = 0.0  # when that was
+        self._news = True  # the bell rang since the last claim
         self._heard = True  # the bell rang since the last housekeeping
         self._quiet = 0  # housekeeping turns since it did
 
@@ -137,6 +139,7 @@ class Worker:
     def hear(self) -> None:
         """The bell has rung: there may be something to do."""
         self._heard = True
+        self._news = True
         self._wake.set()
 
     def housekeep(self) -> None:
@@ -194,11 +197,10 @@ class Worker:
         poll_ms = tools.settings.poll_ms
         if runs.free == 0 and commands.free == 0:
             return poll_ms
-        if self._backlog and runs.free * 2 < runs.places:
-            gather_s = self._claimed_s + GATHER_SECONDS - time.monotonic()
-            if gather_s > 0:
-                return max(1, round(gather_s * 1000))
         try:
+            gather_ms = self._gather_ms(runs)
+            if gather_ms > 0:
+                return 0 if self._welcome(runs) else gather_ms
             if not self._backlog:
                 # A look at an index costs less than a claim of nothing.
                 next_ms = tools.store.runs.next_ready_ms(tools.labels)
@@ -211,16 +213,36 @@ class Worker:
             _log.warning("cannot claim: %s", error)
             return poll_ms
 
+    def _gather_ms(self, runs: Slots[Claim]) -> int:
+        """In a backlog: how long more places may fall free before the next claim."""
+        each = self._tools.settings.activations_each  # the other places are not the backlog's
+        if not self._backlog or (runs.free - runs.places + each) * 2 >= each:
+            return 0
+        return math.ceil((self._claimed_s + GATHER_SECONDS - time.monotonic()) * 1000)
+
+    def _welcome(self, runs: Slots[Claim]) -> bool:
+        """Start at once what is new of repositories that have nothing in hand here. True if there
+        was anything."""
+        free = runs.free
+        if not self._news or not free:
+            return False
+        self._news = False
+        claims = self.activations.claim(free, self.activations.share().of_others())
+        for claim in claims:
+            runs.put(self.activations.execute, claim)
+        return bool(claims)
+
     def _hand_out(
         self, runs: Slots[Claim], commands: Slots[Operation], recalls: Slots[Operation]
     ) -> bool:
         """Claim and start. True if there was anything."""
         claimed = 0
+        self._news = False
         if free := runs.free:
-            for claim in self.activations.claim(free):
+            for claim in self.activations.claim(free, self.activations.share()):
                 runs.put(self.activations.execute, claim)
                 claimed += 1
-            self._backlog = claimed == free
+            self._backlog = claimed == free or self.activations.share().crowded
         self._claimed_s = time.monotonic()
         if free := recalls.free:
             for operation in self.operations.claim(free, recall=True):

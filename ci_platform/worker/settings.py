@@ -22,7 +22,7 @@ class Settings:
 
     lease_ms: int = 30_000  # a worker silent for so long loses its runs
     poll_ms: int = 1_000  # the slow net below the bell
-    activations_max: int = 8  # runs at once
+    activations_max: int = 10  # runs at once
     operations_max: int = 4  # commands at once
     recalls_max: int = 2  # memoised commands that are looked up at once, beside these
     log_bytes: int = 1 << 30  # kept of one step's output
@@ -32,6 +32,12 @@ class Settings:
     kept_runs: int = 50  # finished ones of each pipeline that stay, however old
     always_hibernate: bool = False  # testing: drop the sandbox at every await
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def activations_each(self) -> int:
+        """Runs of one repository at once: it leaves places for those of others, who would wait
+        until what it floods the worker with is done."""
+        return self.activations_max - self.activations_max // 4
 
 
 ChildStarter: TypeAlias = Callable[[Run, str, StepKey, Mapping[str, Json]], Child]

@@ -17,6 +17,7 @@ from ci_platform.model import (
     WorkerId,
 )
 from ci_platform.ports import Claim, Store
+from ci_platform.scheduling import Share
 from tests.contract.store_values import (
     LEASE_MS,
     WORKER,
@@ -68,6 +69,22 @@ def test_a_claim_brings_the_whole_journal(store: Store) -> None:
     assert found.entries[-1].kind is EntryKind.RUN_CLAIMED
     assert found.entries[-1].data == {"worker": WORKER, "fence": 2}
     assert list(found.entries) == list(store.runs.journal(found.run.id))
+
+
+def test_a_claim_takes_no_more_of_a_repository_than_its_share(store: Store) -> None:
+    flood = [new_run(f"a{number:03}", repository="repo_a") for number in range(200)]
+    store.runs.create(flood)
+    created(store, "b", repository="repo_b")
+    share = Share(3, {})
+    claims = store.runs.claim(WORKER, limit=10, lease_ms=LEASE_MS, share=share)
+    assert sorted(names(claims)) == ["a000", "a001", "a002", "b"]
+    full = Share(3, {"repo_a": 3})
+    assert store.runs.claim(WORKER, limit=10, lease_ms=LEASE_MS, share=full) == []
+    created(store, "c", repository="repo_c")
+    claims = store.runs.claim(WORKER, limit=1, lease_ms=LEASE_MS, share=full)
+    assert names(claims) == ["c"]
+    claims = store.runs.claim(WORKER, limit=10, lease_ms=LEASE_MS, share=Share(3, {"repo_a": 2}))
+    assert names(claims) == ["a003"]
 
 
 def test_a_run_is_claimed_once(store: Store) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ci_platform.model import Outcome, Returned, RunState, WorkerId
+from ci_platform.model import Outcome, RepositoryId, Returned, RunState, WorkerId
 from ci_platform.ports.sandbox import Activation, ActivationHost
 from ci_platform.shell import CommandResult, CommandSpec
 from ci_platform.testing import DummyRunner, ScriptedSandbox
@@ -17,6 +17,7 @@ from tests.unit.engine.journal import start_sh
 from tests.unit.worker.world import COMMIT, World, pipeline
 
 SECONDS_MAX = 10.0
+FLOOD = RepositoryId("repo_flood")
 
 
 @contextmanager
@@ -77,6 +78,30 @@ def test_no_more_activations_run_at_once_than_there_are_places() -> None:
     with working(world):
         until(lambda: all(world.state(each).terminal for each in run_ids))
     assert most == 3
+
+
+def test_a_flood_of_one_repository_leaves_places_for_another() -> None:
+    inside: list[str] = []
+    leave = threading.Event()
+
+    def play(activation: Activation, host: ActivationHost) -> Outcome:
+        inside.append(activation.source.repository_id)
+        if activation.source.repository_id == FLOOD:
+            leave.wait(SECONDS_MAX)
+        return Returned(None)
+
+    world = World(sandbox=ScriptedSandbox(play))
+    world.source.put(COMMIT, "")
+    world.settings = replace(world.settings, activations_max=4, poll_ms=60_000)
+    world.worker = world.another("w1")
+    flood = [world.start(repository=FLOOD) for _ in range(8)]
+    with working(world):
+        until(lambda: len(inside) == world.settings.activations_each == 3)
+        others = [world.start(repository=RepositoryId(f"repo_{n}")) for n in range(5)]
+        until(lambda: all(world.state(each).terminal for each in others))
+        assert inside.count(FLOOD) == 3
+        leave.set()
+        until(lambda: all(world.state(each).terminal for each in flood))
 
 
 def test_a_stopping_worker_claims_nothing_more_and_lets_activations_end() -> None:

@@ -113,14 +113,15 @@ class World:
         trusted: bool = True,
         timeout_ms: int | None = None,
         run_id: RunId | None = None,
+        repository: RepositoryId = REPOSITORY,
     ) -> RunId:
         if code is not None:
             self.source.put(commit, code)
         run_id = run_id or RunId(new_id("run", self.clock.now_ms()))
-        dispatch = Dispatch(REPOSITORY, "CI", ref, commit, resume.value)
+        dispatch = Dispatch(repository, "CI", ref, commit, resume.value)
         new = NewRun(
             id=run_id,
-            repository_id=REPOSITORY,
+            repository_id=repository,
             pipeline="CI",
             ref=ref,
             commit=commit,

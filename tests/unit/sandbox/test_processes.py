@@ -1,0 +1,96 @@
+"""Who gets a sandbox process: one repository has a share of them, whatever it asks for."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ci_platform.sandbox.channel import Channel
+from ci_platform.sandbox.limits import SandboxLimits
+from ci_platform.sandbox.processes import Process, Processes, WarmKey
+
+SECONDS_MAX = 10.0
+
+
+class Idlers(Processes):
+    """Their processes only wait to be ended."""
+
+    def _spawn(self) -> Process:
+        command = [sys.executable, "-S", "-c", "input()"]
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return Process(subprocess.Popen(command, stdin=subprocess.PIPE), Channel(ours))
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Idlers]:
+    guest = tmp_path / "guest"
+    guest.touch()
+    made = Idlers(SandboxLimits(processes=4), guest)
+    taken: list[Process] = []
+    take = made.take
+
+    def noted(key: WarmKey | None) -> Process:
+        process = take(key)
+        taken.append(process)
+        return process
+
+    made.take = noted  # type: ignore[method-assign]
+    try:
+        yield made
+    finally:
+        made.close()
+        for process in taken:
+            assert process.popen.stdin is not None
+            process.popen.stdin.close()
+            process.kill()
+
+
+def of(repository: str) -> WarmKey:
+    return repository, "digest", True
+
+
+def wanting(processes: Processes, repository: str) -> tuple[threading.Thread, list[Process]]:
+    """A thread that waits for a process."""
+    got: list[Process] = []
+    waiting = processes.waiting
+    thread = threading.Thread(target=lambda: got.append(processes.take(of(repository))))
+    thread.start()
+    deadline = time.monotonic() + SECONDS_MAX
+    while processes.waiting == waiting and not got:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return thread, got
+
+
+def test_one_repository_has_at_most_half_of_the_processes(processes: Idlers) -> None:
+    first = processes.take(of("flood"))
+    processes.take(of("flood"))
+    thread, got = wanting(processes, "flood")
+    processes.take(of("other"))  # does not wait behind the flood
+    processes.take(of("third"))
+    assert not got
+    processes.give_back(first)
+    thread.join(SECONDS_MAX)
+    assert got == [first]
+
+
+def test_a_process_that_falls_free_goes_to_the_first_who_may_have_it(processes: Idlers) -> None:
+    flood = [processes.take(of("flood")) for _ in range(2)]
+    others = [processes.take(of("other")) for _ in range(2)]
+    crowd, more = wanting(processes, "flood")
+    thread, got = wanting(processes, "third")
+    processes.give_back(others[0])
+    thread.join(SECONDS_MAX)
+    assert got == [others[0]]
+    assert not more
+    processes.give_back(flood[0])
+    crowd.join(SECONDS_MAX)
+    assert more == [flood[0]]
