@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import IO
 
 from git_store.child import start_here
-from git_store.index import PackIndex
+from git_store.index import ROOTS_KEPT, PackIndex
 from git_store.limits import Limits
 from git_store.pack import map_file, sync
 from git_store.packfile import TRAILER
-from git_store.settle import ROOTS_KEPT, Settled
+from git_store.settle import Settled
 
 _OLDEST = (2, 39, 1)  # before it, git looks neither at modes of files nor at .gitattributes
 _SAY_SECONDS = 0.5

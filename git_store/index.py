@@ -11,9 +11,12 @@ import binascii
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, chain, islice
+from pathlib import Path
 
+from git_store.columns import Bases, Columns, Entry, Listed, Names
 from git_store.errors import BadPack, OverLimit
 from git_store.limits import Limits
 from git_store.packfile import (
@@ -34,7 +37,11 @@ from git_store.packfile import (
 )
 from git_store.treecheck import TreeCheck
 
+ROOTS_KEPT = 4096  # a pack with more is never sent again whole
 _DELTAS_HELD_BYTES = 4 << 20  # delta texts kept between the two phases; others inflate twice
+_DELTA_BYTES = 150  # of each, beside its text
+_SMALLEST_ENTRY = 9
+_ENTRIES_AT_ONCE = 4096
 _UNLOAD_BYTES = 8 << 20  # of the pack, read and then let go of
 _UNLOAD_SLICES = 8
 _AHEAD = 1024  # more than an entry's head, and what deflation adds to a few bytes
@@ -42,17 +49,15 @@ _PROGRESS_EVERY = 2000  # objects
 _LARGE_OFFSET = 1 << 31
 _HEADER = 12
 
-Entry = tuple[bytes, int, int]  # name, offset, crc32
 Lookup = Callable[[bytes], tuple[int, bytes] | None]  # (type, content) of an object elsewhere
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    entries: list[Entry]  # sorted by name; of the pack as received, then what completes it
-    types: dict[bytes, int]  # of the objects received
-    wanted: set[bytes]  # referred to by them, and not among them
-    roots: list[bytes]  # those of them nothing else in the pack refers to
+    entries: Listed  # by name; of the pack as received
+    needs: set[bytes]  # referred to by them, and not among them
+    roots: list[bytes]  # those of them nothing else in the pack refers to; some, if they are many
     bases: list[tuple[bytes, int, bytes]]  # missing delta bases found elsewhere: append them
     modules: set[bytes]  # the files that its trees have at .gitmodules
     attributes: set[bytes]  # and at .gitattributes
@@ -74,38 +79,51 @@ class Source:
 
 
 def index_pack(
-    data: Buffer | Source, *, limits: Limits, lookup: Lookup, progress: Progress = lambda text: None
+    data: Buffer | Source,
+    *,
+    limits: Limits,
+    lookup: Lookup,
+    progress: Progress = lambda text: None,
+    spill: Path | None = None,
 ) -> Indexed:
-    """Index a pack. Its trailer is the caller's to check. Raises BadPack, OverLimit."""
+    """Index a pack. Its trailer is the caller's to check. Raises BadPack, OverLimit.
+
+    `spill` is a directory for what is too much to be kept in memory.
+    """
     source = data if isinstance(data, Source) else Source(data)
-    indexer = _Indexer(source, limits, progress)
+    indexer = _Indexer(source, limits, progress, spill)
     try:
         indexer.scan()
         indexer.resolve_inside()
-        return indexer.resolve_outside(lookup)
+        bases = indexer.resolve_outside(lookup)
+        return indexer.conclude(bases)
     except (IndexError, zlib.error) as error:
         raise BadPack(f"the pack is damaged: {error}") from error
+    finally:
+        indexer.close()
 
 
 class _Indexer:
-    def __init__(self, source: Source, limits: Limits, progress: Progress) -> None:
+    def __init__(
+        self, source: Source, limits: Limits, progress: Progress, spill: Path | None
+    ) -> None:
         self._source = source
         self._data = source.data
         self._end = 0
         self._limits = limits
         self._progress = progress
-        self._entries: list[Entry] = []
-        self._types: dict[bytes, int] = {}
-        self._wanted: set[bytes] = set()
-        self._whole: dict[int, bytes] = {}  # offset -> name of entries that are no deltas
-        self._near: dict[int, list[int]] = {}  # offset of a base -> offsets of its deltas
-        self._named: dict[bytes, list[int]] = {}  # name of a base -> offsets of its deltas
-        self._deltas: dict[int, bytes | None] = {}  # offset -> delta text; None: inflate it again
-        self._crcs: dict[int, int] = {}
+        self._spill = spill
+        self._rows: Columns  # from when the pack tells how many
+        self._bases: Bases  # that are named, not told by their distance
+        self._wanted = Names(spill)
+        self._deltas: dict[int, bytes] = {}  # texts of some, which need not be inflated again
         self._trees = TreeCheck()
         self._held = 0
-        self._resolved = 0
+        self._resolved = self._unresolved = 0
         self._results = 0
+
+    def close(self) -> None:
+        self._wanted.close()
 
     def scan(self) -> None:
         """Go through the pack once: name what is whole, note what is a delta of what."""
@@ -120,6 +138,10 @@ class _Indexer:
                 " in one push (push_objects)",
                 limit="push_objects",
             )
+        if self._spill is None:  # one that claims more than it can hold takes no memory for that
+            count = min(count, end // _SMALLEST_ENTRY + 1)
+        self._rows = Columns(count, self._spill)
+        self._bases = Bases(self._rows, count.bit_length())
         position = unloaded = _HEADER
         for number in range(count):
             self._reach(position + _AHEAD)
@@ -184,8 +206,7 @@ class _Indexer:
             crc = binascii.crc32(data[position:after])
             if kind != BLOB:
                 self._wanted.update(self._trees.references(kind, content))
-        self._add(name, kind, position, crc)
-        self._whole[position] = name
+        self._rows.identify(self._rows.add(position, crc), name, kind)
         return after
 
     def _note_delta(self, size: int, position: int, start: int, base: int | bytes | None) -> int:
@@ -193,90 +214,139 @@ class _Indexer:
             raise OverLimit("a delta is over the limit (delta_result_bytes)", limit="delta_bytes")
         self._reach(start + size + (size >> 8) + _AHEAD)
         content, after = inflate(self._data, start, size)
-        self._crcs[position] = binascii.crc32(self._data[position:after])
+        rows = self._rows
+        number = rows.add(position, binascii.crc32(self._data[position:after]))
         if isinstance(base, int):
-            self._near.setdefault(position - base, []).append(position)
+            under = rows.at(position - base)
+            rows.next[number] = rows.kids[under]
+            rows.kids[under] = number + 1
         else:
             assert base is not None
-            self._named.setdefault(base, []).append(position)
-        self._deltas[position] = content if self._held < _DELTAS_HELD_BYTES else None
-        self._held += size
+            self._bases.add(base, number)
+        if self._held < _DELTAS_HELD_BYTES:
+            self._deltas[number] = content
+            self._held += size + _DELTA_BYTES
+        self._unresolved += 1
         return after
-
-    def _add(self, name: bytes, kind: int, position: int, crc: int) -> None:
-        if name in self._types:
-            raise BadPack(f"the pack has object {name.hex()} twice")
-        self._types[name] = kind
-        self._entries.append((name, position, crc))
 
     def resolve_inside(self) -> None:
         """Resolve the deltas whose chains end at a whole object of this pack."""
-        for position, name in self._whole.items():
-            kids = self._kids(position, name)
-            if not kids:
+        self._bases.sort()
+        rows, named = self._rows, bool(self._bases)
+        for number in range(rows.count):
+            if not rows.kinds[number] or not (rows.kids[number] or named):
                 continue
-            _, size, start, _ = entry_at(self._data, position)
-            if size > self._limits.delta_result_bytes:
-                raise OverLimit(
-                    f"a delta of a file of {size} bytes is over the limit of"
-                    f" {self._limits.delta_result_bytes} (delta_result_bytes)",
-                    limit="delta_result_bytes",
-                )
-            content, _ = inflate(self._data, start, size)
-            self._resolve(kids, self._types[name], content)
+            kids = self._kids(number, rows.name(number))
+            first = next(kids, None)
+            if first is not None:
+                self._resolve(chain([first], kids), rows.kinds[number], self._whole(number))
 
-    def resolve_outside(self, lookup: Lookup) -> Indexed:
-        """Resolve what is left with bases from elsewhere (a thin pack), and conclude."""
+    def _whole(self, number: int) -> bytes:
+        _, size, start, _ = entry_at(self._data, self._rows.offsets[number])
+        if size > self._limits.delta_result_bytes:
+            raise OverLimit(
+                f"a delta of a file of {size} bytes is over the limit of"
+                f" {self._limits.delta_result_bytes} (delta_result_bytes)",
+                limit="delta_result_bytes",
+            )
+        return inflate(self._data, start, size)[0]
+
+    def resolve_outside(self, lookup: Lookup) -> list[tuple[bytes, int, bytes]]:
+        """Resolve what is left with bases from elsewhere (a thin pack). These."""
         bases: list[tuple[bytes, int, bytes]] = []
-        progress = True
-        while self._named and progress:
-            progress = False
-            for name in sorted(self._named):
-                found = lookup(name) if name in self._named else None
-                if found is not None:
-                    bases.append((name, *found))
-                    self._resolve(self._named.pop(name), *found)
-                    progress = True
-        if self._named:
-            raise BadPack(f"{len(self._named)} delta bases are missing")
-        if self._near or self._deltas:
+        missing: set[bytes] = set()
+        for number in self._bases:
+            if self._rows.kinds[number]:
+                continue
+            name = self._base_name(number)
+            found = None if name in missing else lookup(name)
+            if found is None:
+                missing.add(name)
+                continue
+            bases.append((name, *found))
+            self._resolve(self._kids_by_name(name), *found)
+        if self._unresolved:
+            left = (number for number in self._bases if not self._rows.kinds[number])
+            missing = {self._base_name(number) for number in left}
+            if missing:
+                raise BadPack(f"{len(missing)} delta bases are missing")
             raise BadPack("a delta has no base")
-        self._entries.sort()
-        types, wanted = self._types, self._wanted
+        return bases
+
+    def conclude(self, bases: list[tuple[bytes, int, bytes]]) -> Indexed:
+        """Put it all in order."""
+        entries = self._rows.sort()
+        asked = {base[0] for base in bases}
+        needs: set[bytes] = set()
+        roots: list[bytes] = []
+        names = (name for name, _, _ in entries)
+        name = next(names, None)
+        for end, wanted in self._wanted.parts():
+            while name is not None and name[0] < end:
+                if name in wanted:
+                    wanted.discard(name)
+                elif len(roots) <= ROOTS_KEPT:
+                    roots.append(name)
+                asked.discard(name)
+                name = next(names, None)
+            needs |= wanted
         return Indexed(
-            entries=self._entries,
-            types=types,
-            wanted=wanted - types.keys(),
-            roots=[name for name in types if name not in wanted],
+            entries=entries,
+            needs=needs,
+            roots=roots,
             # One that the pack itself turned out to make, later than it was asked for, is no news.
-            bases=[base for base in bases if base[0] not in types],
+            bases=[base for base in bases if base[0] in asked],
             modules=self._trees.modules,
             attributes=self._trees.attributes,
         )
 
-    def _kids(self, position: int, name: bytes) -> list[int]:
-        return self._near.pop(position, []) + self._named.pop(name, [])
+    def _base_name(self, number: int) -> bytes:
+        base = entry_at(self._data, self._rows.offsets[number])[3]
+        assert isinstance(base, bytes)
+        return base
 
-    def _resolve(self, kids: list[int], kind: int, content: bytes) -> None:
+    def _kids(self, number: int, name: bytes) -> Iterator[int]:
+        """The entries that build on one, which are then known no more."""
+        rows = self._rows
+        kid, rows.kids[number] = rows.kids[number], 0
+        while kid:
+            yield kid - 1
+            kid = rows.next[kid - 1]
+        if self._bases:
+            yield from self._kids_by_name(name)
+
+    def _kids_by_name(self, name: bytes) -> Iterator[int]:
+        for number in self._bases.of(name):
+            if not self._rows.kinds[number] and self._base_name(number) == name:
+                yield number
+
+    def _resolve(self, kids: Iterator[int], kind: int, content: bytes) -> None:
         """Depth first from a base, so that only the texts of one path are held."""
-        todo = [(kid, content) for kid in kids]
-        while todo:
-            position, base = todo.pop()
-            result = patch(base, self._take_delta(position, kind))
+        rows = self._rows
+        path = [(content, kids)]
+        while path:
+            base, kids = path[-1]
+            number = next(kids, None)
+            if number is None:
+                path.pop()
+                continue
+            result = patch(base, self._take_delta(number, kind))
             name = _name(kind, result)
-            self._add(name, kind, position, self._crcs.pop(position))
+            rows.identify(number, name, kind)
             if kind != BLOB:
                 self._wanted.update(self._trees.references(kind, result))
-            todo += [(kid, result) for kid in self._kids(position, name)]
+            if rows.kids[number] or self._bases:
+                path.append((result, self._kids(number, name)))
+            self._unresolved -= 1
             self._resolved += 1
             if self._resolved % _PROGRESS_EVERY == 0:
                 unload(self._data, 0, len(self._data))
                 self._progress(f"Resolving deltas: {self._resolved}\r")
 
-    def _take_delta(self, position: int, kind: int) -> bytes:
-        delta = self._deltas.pop(position)
+    def _take_delta(self, number: int, kind: int) -> bytes:
+        delta = self._deltas.pop(number, None)
         if delta is None:
-            _, size, start, _ = entry_at(self._data, position)
+            _, size, start, _ = entry_at(self._data, self._rows.offsets[number])
             delta, _ = inflate(self._data, start, size)
         size = delta_result_size(delta)
         self._check_size(kind, size)
@@ -296,36 +366,45 @@ def _name(kind: int, content: bytes) -> bytes:
     return digest.digest()
 
 
-def index_bytes(entries: list[Entry], checksum: bytes) -> bytes:
-    """The index file of a pack; `entries` sorted. (dulwich's writer costs ten times as much.)"""
-    count = len(entries)
+def index_bytes(entries: Listed, checksum: bytes) -> bytes:
+    """The index file of a pack; `entries` by name."""
+    return b"".join(index_pieces(entries, checksum))
+
+
+def index_pieces(entries: Listed, checksum: bytes) -> Iterator[bytes]:
+    """The same, piece by piece. (dulwich's writer costs ten times as much.)"""
+    digest = hashlib.sha1()
+    for piece in _index_pieces(entries, checksum):
+        digest.update(piece)
+        yield piece
+    yield digest.digest()
+
+
+def _index_pieces(entries: Listed, checksum: bytes) -> Iterator[bytes]:
     fan = [0] * 256
     for name, _, _ in entries:
         fan[name[0]] += 1
-    total = 0
-    for byte in range(256):
-        total += fan[byte]
-        fan[byte] = total
-    offsets: list[int] = []
+    yield b"\377tOc\0\0\0\2" + struct.pack(">256L", *accumulate(fan))
+    for some in _some(entries):
+        yield b"".join([name for name, _, _ in some])
+    for some in _some(entries):
+        yield struct.pack(f">{len(some)}L", *[crc for _, _, crc in some])
     large: list[int] = []
-    for _, offset, _ in entries:
-        if offset >= _LARGE_OFFSET:
-            offsets.append(_LARGE_OFFSET | len(large))
-            large.append(offset)
-        else:
-            offsets.append(offset)
-    content = b"".join(
-        [
-            b"\377tOc\0\0\0\2",
-            struct.pack(">256L", *fan),
-            b"".join([name for name, _, _ in entries]),
-            struct.pack(f">{count}L", *[crc for _, _, crc in entries]),
-            struct.pack(f">{count}L", *offsets),
-            struct.pack(f">{len(large)}Q", *large),
-            checksum,
-        ]
-    )
-    return content + hashlib.sha1(content).digest()
+    for some in _some(entries):
+        offsets = [offset for _, offset, _ in some]
+        if max(offsets) >= _LARGE_OFFSET:
+            for place, offset in enumerate(offsets):
+                if offset >= _LARGE_OFFSET:
+                    offsets[place] = _LARGE_OFFSET | len(large)
+                    large.append(offset)
+        yield struct.pack(f">{len(some)}L", *offsets)
+    yield struct.pack(f">{len(large)}Q", *large) + checksum
+
+
+def _some(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    each = iter(entries)
+    while some := list(islice(each, _ENTRIES_AT_ONCE)):
+        yield some
 
 
 class PackIndex:

@@ -167,7 +167,13 @@ def main() -> None:
                 by, pack_file, index_file, sizes=source.sizes(), limits=limits, progress=progress
             )
             if settled is None:
-                indexed = index_pack(source, limits=limits, lookup=lookup, progress=progress)
+                indexed = index_pack(
+                    source,
+                    limits=limits,
+                    lookup=lookup,
+                    progress=progress,
+                    spill=index_file.parent,
+                )
                 settled = settle_files(pack_file, index_file, source.data, indexed)
         except OverLimit as error:
             line.send((_OVER, (error.detail, error.limit)))

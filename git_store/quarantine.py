@@ -51,7 +51,7 @@ class Arrived:
         """`needs`; what git has looked for is found out now."""
         if self.needs is not None:
             return self.needs
-        return index_pack(self.pack.data, limits=limits, lookup=lambda name: None).wanted
+        return index_pack(self.pack.data, limits=limits, lookup=lambda name: None).needs
 
 
 class Quarantine:

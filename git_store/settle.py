@@ -11,11 +11,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from git_store.index import Entry, Indexed, index_bytes
+from git_store.columns import Entry, With
+from git_store.index import ROOTS_KEPT, Indexed, index_bytes, index_pieces
 from git_store.pack import sync
 from git_store.packfile import TRAILER, Buffer, entry_header, pieces
-
-ROOTS_KEPT = 4096  # a pack with more is never sent again whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,8 @@ def settle(data: bytes, indexed: Indexed) -> tuple[Settled, bytes, bytes]:
     if added:
         data = head + data[len(head) : -TRAILER] + tail
     checksum = data[-TRAILER:]
-    index = index_bytes(sorted(indexed.entries + added) if added else indexed.entries, checksum)
+    entries = sorted([*indexed.entries, *added]) if added else indexed.entries
+    index = index_bytes(entries, checksum)
     return _settled(indexed, checksum, len(data), len(added)), data, index
 
 
@@ -54,12 +54,11 @@ def settle_files(pack_file: Path, index_file: Path, data: Buffer, indexed: Index
             file.write(tail)
         size += len(tail) - TRAILER
         checksum = tail[-TRAILER:]
-        indexed.entries.extend(added)
-        indexed.entries.sort()
-    index_file.write_bytes(index_bytes(indexed.entries, checksum))
+    with index_file.open("wb") as file:
+        file.writelines(index_pieces(With(indexed.entries, added), checksum))
     for path in (pack_file, index_file):
         sync(path)
-    return _settled(indexed, checksum, size, 0)
+    return _settled(indexed, checksum, size, len(added))
 
 
 def _settled(indexed: Indexed, checksum: bytes, size: int, added: int) -> Settled:
@@ -71,7 +70,7 @@ def _settled(indexed: Indexed, checksum: bytes, size: int, added: int) -> Settle
         size=size,
         objects=count,
         roots=roots,
-        needs=frozenset(indexed.wanted),
+        needs=frozenset(indexed.needs),
         completed=completed,
         modules=frozenset(indexed.modules),
         attributes=frozenset(indexed.attributes),

@@ -207,7 +207,7 @@ class Upkeep:
         for pack in everything:
             if pack.id not in old_ids:
                 indexed = index_pack(pack.data, limits=self._limits, lookup=lambda name: None)
-                needed |= indexed.wanted
+                needed |= indexed.needs
         return needed
 
     def _older(self, repository_id: str, before_ms: int) -> set[str]:
@@ -300,7 +300,7 @@ class Upkeep:
             return
         if [name for name, _, _ in indexed.entries] != pack.index.names():
             yield f"{pack.id} has an index that is not its own"
-        for name in sorted(indexed.wanted):
+        for name in sorted(indexed.needs):
             if not objects.has(name):
                 yield f"{name.hex()} is missing; {pack.id} refers to it"
 

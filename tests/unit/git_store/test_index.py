@@ -13,6 +13,7 @@ from dulwich.pack import PackData, PackIndex2, create_delta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from git_store import columns
 from git_store.errors import BadPack, OverLimit
 from git_store.index import PackIndex, index_bytes, index_pack
 from git_store.limits import Limits
@@ -72,7 +73,7 @@ def test_chains_of_both_kinds_of_delta_are_resolved() -> None:
     third = named(name_of(texts[1]), delta(texts[1], texts[3]))
     data = sealed(base, first, second, third)
     indexed = index_pack(data, limits=Limits(), lookup=lambda name: None)
-    assert set(indexed.types) == {name_of(text) for text in texts[:4]}
+    assert {name for name, _, _ in indexed.entries} == {name_of(text) for text in texts[:4]}
     assert indexed.bases == []
 
 
@@ -82,7 +83,7 @@ def test_a_thin_pack_names_the_bases_it_needs() -> None:
     known = {name_of(old): (BLOB, old)}
     indexed = index_pack(data, limits=Limits(), lookup=known.get)
     assert [base[0] for base in indexed.bases] == [name_of(old)]
-    assert set(indexed.types) == {name_of(new)}
+    assert {name for name, _, _ in indexed.entries} == {name_of(new)}
     with pytest.raises(BadPack, match="1 delta bases are missing"):
         index_pack(data, limits=Limits(), lookup=lambda name: None)
 
@@ -92,7 +93,7 @@ def test_roots_and_what_is_missing_come_with_the_index() -> None:
     tree = maker.tree((0o100644, b"a", b"\1" * 20), (0o160000, b"sub", b"\2" * 20))
     commit = maker.commit(tree, b"\3" * 20)
     indexed = index_pack(maker.pack(), limits=Limits(), lookup=lambda name: None)
-    assert indexed.wanted == {b"\1" * 20, b"\3" * 20}, "submodules are not looked for"
+    assert indexed.needs == {b"\1" * 20, b"\3" * 20}, "submodules are not looked for"
     assert indexed.roots == [commit]
 
 
@@ -145,3 +146,80 @@ def test_dulwich_reads_a_completed_pack_as_we_do(tmp_path: Path) -> None:
     with PackData(str(path), SHA1) as theirs:
         theirs.check()
         assert {name for name, _, _ in theirs.iterentries()} == set(maker.made)
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd(monkeypatch)
+
+
+def crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few entries count as many, and go to files."""
+    for name, value in (("ROWS_IN_MEMORY", 3), ("NAMES_HELD", 5), ("RUN", 4)):
+        monkeypatch.setattr(columns, name, value)
+
+
+def history(files: int) -> bytes:
+    """A pack of every kind of entry: deltas of both kinds, also on deltas, and thin ones."""
+    maker = Maker()
+    blobs = [maker.blob(b"%d " % number * 30) for number in range(files)]
+    for number in range(files):
+        entries = ((0o100644, b"f%d" % n, blobs[n]) for n in range(min(number + 1, 9)))
+        maker.commit(maker.tree(*entries), bytes([number]) * 20)
+    texts = [b"some text that is long enough " * 20 + bytes([n]) * n for n in range(1, 40)]
+    data, first = maker.pack()[:-20], whole(texts[0])
+    parts, before = [first], len(first)
+    for number in range(1, len(texts)):
+        text = delta(texts[number - 1], texts[number])
+        parts.append(named(name_of(texts[number - 1]), text) if number % 3 else near(before, text))
+        before = len(parts[-1])
+    parts.append(named(name_of(b"old" * 40), delta(b"old" * 40, b"old" * 40 + b"new")))
+    count = int.from_bytes(data[8:12], "big") + len(parts)
+    return sealed_as(count, data[12:] + b"".join(parts))
+
+
+def sealed_as(count: int, body: bytes) -> bytes:
+    content = pack_header(count) + body
+    return content + hashlib.sha1(content).digest()
+
+
+def indexed_like(data: bytes, spill: Path | None) -> tuple[object, ...]:
+    def lookup(name: bytes) -> tuple[int, bytes] | None:
+        return (BLOB, b"old" * 40) if name == name_of(b"old" * 40) else None
+
+    found = index_pack(data, limits=Limits(), lookup=lookup, spill=spill)
+    index = index_bytes(found.entries, data[-20:])
+    return index, found.needs, found.roots, found.bases
+
+
+def test_what_goes_to_files_comes_out_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = history(60)
+    expected = indexed_like(data, None)
+    crowd(monkeypatch)
+    assert indexed_like(data, tmp_path) == expected
+    assert expected[3] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("crowded")
+def test_one_of_many_objects_that_is_there_twice_is_found(tmp_path: Path) -> None:
+    twice = sealed(*(whole(b"%d" % number) for number in (*range(50), 17)))
+    with pytest.raises(BadPack, match=f"{name_of(b'17').hex()} twice"):
+        index_pack(twice, limits=Limits(), lookup=lambda name: None, spill=tmp_path)
+
+
+@pytest.mark.usefixtures("crowded")
+def test_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    rows = columns.Columns(40, tmp_path)
+    names = [bytes([number % 2]) * 12 + bytes([number * 37 % 256]) * 8 for number in range(40)]
+    for number, name in enumerate(names):
+        rows.identify(rows.add(100 + number, number), name, BLOB)
+    expected = sorted((name, 100 + number, number) for number, name in enumerate(names))
+    assert list(rows.sort()) == expected
+
+
+def test_a_pack_that_claims_too_many_entries_is_cut_short() -> None:
+    data = sealed_as(4_000_000, whole(b"one"))
+    with pytest.raises(BadPack, match="truncated"):
+        index_pack(data, limits=Limits(), lookup=lambda name: None)
