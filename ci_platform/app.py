@@ -10,7 +10,7 @@ import hmac
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -61,6 +61,7 @@ from ci_platform.runner.artifacts import StoredArtifacts
 from ci_platform.runner.by_image import ByImage
 from ci_platform.runner.container import ContainerRunner, find_engine
 from ci_platform.runner.sandboxed import server_python
+from ci_platform.runner.services import Services
 from ci_platform.sandbox import SandboxLimits, WasmSandbox
 from ci_platform.scheduling import RunLimits
 from ci_platform.server.data_lock import make_directory
@@ -314,14 +315,13 @@ def runner_of(
             desk=_desk(platform),
         )
     sandbox = _command_sandbox(platform, trees, limits)
-    containers = _containers(platform, trees, limits)
+    containers = _containers(platform, trees, limits, sandbox.services)
     return sandbox if containers is None else ByImage(sandbox, containers)
 
 
 def _command_sandbox(platform: Platform, trees: Trees, limits: RunnerLimits) -> SandboxRunner:
     config = platform.config
     tools = [Path(one) for one in config.command_tools.split(os.pathsep) if one]
-    hosts = _listed(config.command_hosts)
     try:
         return SandboxRunner(
             trees=trees,
@@ -329,7 +329,7 @@ def _command_sandbox(platform: Platform, trees: Trees, limits: RunnerLimits) -> 
             work_dir=config.data.resolve() / "work" / "commands",
             limits=limits,
             extra_ro=[*tools, *server_python()],
-            network=config.command_network and (hosts or True),
+            network=_network(config),
             private_networks=_listed(config.command_private_networks),
             overlay=config.command_overlay,
             desk=_desk(platform),
@@ -339,7 +339,9 @@ def _command_sandbox(platform: Platform, trees: Trees, limits: RunnerLimits) -> 
         raise InvalidRequest(f"{names}: {error}") from error
 
 
-def _containers(platform: Platform, trees: Trees, limits: RunnerLimits) -> ContainerRunner | None:
+def _containers(
+    platform: Platform, trees: Trees, limits: RunnerLimits, services: Services
+) -> ContainerRunner | None:
     """None where no image may be named, or no engine is installed; a command that names one is
     then told so."""
     config = platform.config
@@ -355,7 +357,15 @@ def _containers(platform: Platform, trees: Trees, limits: RunnerLimits) -> Conta
         engine=replace(engine, runtime=config.command_image_runtime or None),
         images=images,
         limits=limits,
+        network=_network(config),
+        private_networks=_listed(config.command_private_networks),
+        services=services,
     )
+
+
+def _network(config: Config) -> bool | Sequence[str]:
+    """Whether commands may name hosts to reach, or the only ones they may name."""
+    return config.command_network and (_listed(config.command_hosts) or True)
 
 
 def _desk(platform: Platform) -> StoreDesk:

@@ -1,8 +1,8 @@
 """The runner for commands that name an image: containers of podman or docker.
 
-Workspaces, layers, outputs and limits are those of the sandbox; only how a process starts differs.
-Which images may be named is the operator's decision, since an engine fetches them with a network
-that commands do not have.
+Workspaces, layers, outputs, network and limits are those of the sandbox, and services run in it;
+only how a process starts differs. Which images may be named is the operator's decision, since an
+engine fetches them with a network that commands do not have.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.runner import seccomp
-from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.cache_dirs import bound
 from ci_platform.runner.command import Process
 from ci_platform.runner.container_process import (
@@ -33,14 +33,17 @@ from ci_platform.runner.container_process import (
     Engine,
     give,
 )
-from ci_platform.runner.execution import SHELLS, Execution
-from ci_platform.runner.layers import LayerStore
+from ci_platform.runner.egress import proxy_variables
+from ci_platform.runner.execution import SHELLS, copying, watched
+from ci_platform.runner.grants import Grants
+from ci_platform.runner.keeping import Keeping
+from ci_platform.runner.launch import Launch
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.machine import machine
-from ci_platform.runner.manifest import Manifest, wait_for_tick
-from ci_platform.runner.trees import TreeCache
-from ci_platform.runner.watch import Disk
-from ci_platform.runner.workspaces import CACHES, Workspace, Workspaces
+from ci_platform.runner.manifest import Manifest
+from ci_platform.runner.service import Place
+from ci_platform.runner.services import ALONE, Beside, Services
+from ci_platform.runner.workspaces import CACHES, Workspace
 from ci_platform.shell import CommandResult, CommandSpec, Trees
 
 ENGINES = ("podman", "docker")
@@ -83,7 +86,7 @@ def _has_one_id(engine: Engine) -> bool:
 
 
 class ContainerRunner:
-    """Runs each command in a container of the image it names, without a network.
+    """Runs each command in a container of the image it names, with no network unless it is granted.
 
     `images` are the patterns an image must match: `docker.io/library/python:*`. As root, every
     command runs under a uid of its own from `first_uid` on; else containers are rootless.
@@ -99,28 +102,30 @@ class ContainerRunner:
         images: Sequence[str],
         limits: RunnerLimits | None = None,
         first_uid: int = 200_000,
+        network: bool | Sequence[str] = False,
+        private_networks: Sequence[str] = (),
+        services: Services | None = None,
     ) -> None:
+        """`network`, `private_networks`: see SandboxRunner. `services`: where those beside commands
+        run; of that runner, and closed by it."""
         self._limits = limits or RunnerLimits()
         self._engine = engine
         self._images = images
+        self._grants = Grants.parse(network, private_networks)
+        self._services = services
+        self._launch = Launch({}, mounts=False)
+        self._keeping = Keeping(engine)
         work_dir = work_dir.absolute()
-        scratch = work_dir / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        layers = LayerStore(objects, scratch)
-        jobs = work_dir / "jobs"
-        self._label = hashlib.sha256(os.fsencode(jobs)).hexdigest()[:16]
-        self._workspaces = Workspaces(
-            jobs,
-            TreeCache(trees, work_dir / "trees"),
-            layers,
+        self._workspaces, self._execution = copying(
+            work_dir,
+            trees=trees,
+            objects=objects,
             first_uid=first_uid if os.getuid() == 0 else None,
             limits=self._limits,
         )
-        self._execution = Execution(
-            self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
-        )
         self._swept = False
-        self._jobs = jobs
+        self._jobs = work_dir / "jobs"
+        self._label = hashlib.sha256(os.fsencode(self._jobs)).hexdigest()[:16]
 
     def run(
         self,
@@ -130,9 +135,26 @@ class ContainerRunner:
         stop: Callable[[], bool],
     ) -> CommandResult:
         refused = self._refusal(spec) or self._pulled(spec, output)
-        return self._execution.run(
-            spec, output=output, stop=stop, start=self._start, refused=refused
-        )
+        with self._beside(spec, output, stop, refused) as beside:
+            return self._execution.run(
+                spec,
+                output=output,
+                stop=beside.stop,
+                start=partial(self._start, place=beside.place),
+                refused=beside.refused,
+            )
+
+    def _beside(
+        self,
+        spec: CommandSpec,
+        output: Callable[[str, bytes], None],
+        stop: Callable[[], bool],
+        refused: Excess | None,
+    ) -> AbstractContextManager[Beside]:
+        """Its services; none for a command that is refused."""
+        if refused is not None or self._services is None:
+            return nullcontext(Beside(stop, refused=refused))
+        return self._services.beside(spec, output=output, stop=stop)
 
     def fingerprint(self, spec: CommandSpec) -> str:
         image = self._engine.call("image", "inspect", "-f", "{{.Id}}", str(spec.image))
@@ -148,6 +170,8 @@ class ContainerRunner:
     def close(self) -> None:
         """Remove the workspaces kept. Safe to call twice."""
         self._workspaces.close()
+        self._launch.close()
+        self._keeping.close()
 
     def describe(self) -> str:
         return f"{', '.join(self._images)}, by {self._engine.path}"
@@ -170,10 +194,24 @@ class ContainerRunner:
             )
         if image.startswith("-") or any(ord(letter) <= 32 for letter in image):
             return Excess("invalid", f"image {image!r} is not the name of an image.")
-        if spec.network or spec.services:
-            what = "network=" if spec.network else "a service"
-            return Excess("network", f"Commands with an image= have no network, hence no {what}.")
-        return None
+        return self._unreachable(spec) or self._grants.refusal(spec)
+
+    def _unreachable(self, spec: CommandSpec) -> Excess | None:
+        """What of its network this engine does not let us give."""
+        name = self._engine.path.name
+        if spec.services and self._services is None:
+            detail = "there is nothing here that runs the services beside it"
+        elif spec.services and not self._engine.is_podman:
+            detail = f"its container cannot join the network of services by {name}, only by podman"
+        elif spec.services and self._engine.rootless:
+            detail = (
+                "only a server that runs as root may let a container join the network of services"
+            )
+        elif spec.network and self._engine.rootless and not self._engine.is_podman:
+            detail = f"this server cannot open the network of containers that {name} runs for it"
+        else:
+            return None
+        return Excess("network", f"The command with an image= cannot be run: {detail}.")
 
     def _pulled(self, spec: CommandSpec, output: Callable[[str, bytes], None]) -> Excess | None:
         """Have the image on this machine; the excess if there is none of that name."""
@@ -192,7 +230,7 @@ class ContainerRunner:
 
     @contextmanager
     def _start(
-        self, spec: CommandSpec, workspace: Workspace, before: Manifest
+        self, spec: CommandSpec, workspace: Workspace, before: Manifest, place: Place = ALONE
     ) -> Iterator[Process]:
         uid = os.getuid() if workspace.uid is None else workspace.uid
         directory = workspace.directory
@@ -208,20 +246,19 @@ class ContainerRunner:
             cwd=spec.cwd,
             shell=SHELLS[spec.shell],
             timeout_seconds=spec.timeout_ms // 1000,
+            worker=self._keeping.label,
+            network=_joined(place),
+            hosts=place.hosts,
+            held=bool(spec.network),
         )
+        self._keeping.start()
         try:
-            give(one, spec.script, _environment(spec), workspace.uid)
-            wait_for_tick(before)
-            disk = Disk(
-                workspace.root,
-                beside=workspace.outputs,
-                caches=workspace.caches,
-                before=before,
-                caches_bytes=workspace.caches_bytes,
-                limits=self._limits,
-            )
+            give(one, spec.script, _environment(spec, place.port), workspace.uid)
+            disk = watched(workspace, before, self._limits)
             process = ContainerProcess(self._engine, one, disk, self._limits)
             try:
+                if spec.network:
+                    process.open_network(self._launch, self._grants.rules(spec), port=place.port)
                 yield process
             finally:
                 process.close()
@@ -231,8 +268,14 @@ class ContainerRunner:
                 (directory / name).unlink(missing_ok=True)
 
 
-def _environment(spec: CommandSpec) -> Mapping[str, str]:
+def _joined(place: Place) -> str:
+    """The network of a place, by a name that an engine can open."""
+    return "none" if place.network is None else f"ns:/proc/{os.getpid()}/fd/{place.network.net}"
+
+
+def _environment(spec: CommandSpec, port: int) -> Mapping[str, str]:
     """PATH is the image's, unless the step has one."""
     defaults = {"HOME": HOME, "USER": "ci", "LOGNAME": "ci", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
     fixed = {"CI": "true", "CI_OUTPUT": OUTPUTS, "CI_WORKSPACE": WORKSPACE}
-    return {**defaults, **spec.env, **fixed}
+    way_out = proxy_variables(port) if spec.network else {}
+    return {**defaults, **way_out, **spec.env, **fixed}

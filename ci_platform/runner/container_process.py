@@ -1,8 +1,8 @@
 """One command in a container of podman or docker: its arguments, its limits, and its end.
 
-The container has no network, no capability, a read-only root and one user; what it may use beside
-that is the same as in the sandbox. Its first process is a shell that only waits for the command.
-Used by `container.py`.
+The container has no capability, a read-only root, one user, and no network but a loopback, on which
+the way out listens; what it may use beside that is the same as in the sandbox. Its first process is
+a shell that only waits: for the way out, and for the command. Used by `container.py`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,28 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.runner.launch import Exit
+from ci_platform.runner.egress import Egress, Rules
+from ci_platform.runner.launch import Exit, Launch
 from ci_platform.runner.limits import MIB, Excess, RunnerLimits, over_memory
 from ci_platform.runner.sandbox_process import terminate_tree
 from ci_platform.runner.watch import Disk, Namespace
 
 WORKSPACE, HOME, GIVEN, OUTPUTS = "/workspace", "/home/ci", "/run/ci", "/run/ci/output"
 ENGINE_SECONDS_MAX = 60
-LABEL = "sluice.jobs"
+LABEL, KEPT = "sluice.jobs", "sluice.worker"  # of all in a directory, and of one worker's
+_LOOK_SECONDS = 0.01  # between two looks at whether a container has started
 _SHM_BYTES = 64 * MIB
 _GRACE_SECONDS = 60  # after its timeout, a container that nobody watches any more is ended
 _CODE = "code"  # file of the exit code: an engine's own failures have exit codes too
+_GO = "go"  # a pipe, of which the first process reads a line before it lets the command go
+_WAIT = f"read -r go < {GIVEN}/{_GO}; "
 _WRAPPER = (  # its own words, "Terminated", are not the command's
     f". {GIVEN}/env; exec 3>&2 2>/dev/null; {{shell}} {GIVEN}/script </dev/null 2>&3 3>&-; "
     f"code=$?; echo $code > {GIVEN}/{_CODE}; exit $code"
@@ -51,6 +56,10 @@ class Container:
     cwd: str
     shell: Sequence[str]
     timeout_seconds: int
+    worker: str = ""  # value of KEPT
+    network: str = "none"  # as the engine says it
+    hosts: Sequence[str] = ()  # names for 127.0.0.1
+    held: bool = False  # until its network is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +102,9 @@ def arguments(engine: Engine, one: Container, limits: RunnerLimits) -> list[str]
     runtime = ["--runtime", engine.runtime] if engine.runtime else []
     args = [
         *(str(engine.path), *runtime, "run", "--rm", "--name", one.name, "--pull", "never"),
-        *("--label", f"{LABEL}={one.label}", "--log-driver", "none", "--hostname", "ci"),
-        *("--network", "none", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
+        *("--label", f"{LABEL}={one.label}", "--label", f"{KEPT}={one.worker}"),
+        *("--log-driver", "none", "--hostname", "ci"),
+        *("--network", one.network, "--cap-drop", "all", "--security-opt", "no-new-privileges"),
         *("--read-only", "--tmpfs", f"/tmp:{tmp}", "--tmpfs", f"{HOME}:{tmp}"),
         *("--shm-size", str(_SHM_BYTES), "--entrypoint", "/bin/sh"),
         *("--user", "0:0" if engine.one_id else one.user),
@@ -112,12 +122,15 @@ def arguments(engine: Engine, one: Container, limits: RunnerLimits) -> list[str]
         args += ["--read-only-tmpfs=false", "--pidfile", str(one.directory / "pid")]
         args += ["--timeout", str(one.timeout_seconds + _GRACE_SECONDS)]
         args += ["--userns", "keep-id"] if engine.rootless and not engine.one_id else []
+    for name in one.hosts:
+        args += ["--add-host", f"{name}:127.0.0.1"]
     binds = [(one.workspace, WORKSPACE, ""), (one.directory / "given", GIVEN, ",readonly")]
     binds += [(one.outputs, OUTPUTS, ""), (one.directory / _CODE, f"{GIVEN}/{_CODE}", "")]
     binds += [(source, target, "") for source, target in one.caches.items()]
     for source, target, how in binds:
         args += ["--mount", f"type=bind,source={source},target={target}{how}"]
-    return [*args, one.image, "-c", _WRAPPER.format(shell=shlex.join(one.shell))]
+    wait = _WAIT if one.held else ""
+    return [*args, one.image, "-c", wait + _WRAPPER.format(shell=shlex.join(one.shell))]
 
 
 def give(one: Container, script: str, env: Mapping[str, str], uid: int | None) -> None:
@@ -137,6 +150,10 @@ def give(one: Container, script: str, env: Mapping[str, str], uid: int | None) -
         path.chmod(0o600)
         if uid is not None:
             os.chown(path, uid, uid)
+    if one.held:
+        os.mkfifo(given / _GO, 0o600)
+        if uid is not None:
+            os.chown(given / _GO, uid, uid)
 
 
 class ContainerProcess:
@@ -158,6 +175,21 @@ class ContainerProcess:
         self._namespace: Namespace | None = None
         self._asked: set[int] = set()
         self._killed = False
+        self._egress: Egress | None = None
+        self._gate = -1
+
+    def open_network(self, launch: Launch, rules: Rules, *, port: int) -> None:
+        """Give a container that is held a way out, and let it go."""
+        deadline = time.monotonic() + ENGINE_SECONDS_MAX
+        while (namespace := self._found()) is None:
+            if self._client.poll() is not None:
+                return  # it never started, which `wait` tells
+            if time.monotonic() > deadline:
+                raise RunnerUnavailable(f"{self._engine.path.name} does not start the container")
+            time.sleep(_LOOK_SECONDS)
+        self._egress = Egress(launch.listen(namespace.init, port), rules, self._limits)
+        self._gate = os.open(self._one.directory / "given" / _GO, os.O_RDWR | os.O_CLOEXEC)
+        os.write(self._gate, b"go\n")  # and stays open until it has been read
 
     def fileno(self) -> int:
         return self._ended
@@ -174,7 +206,7 @@ class ContainerProcess:
         return found or self._disk.excess(namespace)
 
     def notes(self) -> Iterable[str]:
-        return ()
+        return () if self._egress is None else self._egress.verdicts()
 
     def terminate(self) -> None:
         namespace = self._found()
@@ -205,6 +237,10 @@ class ContainerProcess:
     def close(self) -> None:
         self.kill()
         self._client.wait()
+        if self._egress is not None:
+            self._egress.close()
+        if self._gate != -1:
+            os.close(self._gate)
         for stream in (self._client.stdout, self._client.stderr):
             if stream is not None:
                 stream.close()

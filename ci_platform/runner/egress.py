@@ -292,12 +292,16 @@ def _is_ours(address: str) -> bool:
 
 
 def proxy_variables(port: int = PORT) -> dict[str, str]:
-    """What makes pip, curl, npm and their like use the proxy, and trust whom this machine trusts:
-    some bring certificates of their own, which do not know a company's."""
+    """What makes pip, curl, npm and their like use the proxy."""
     address = f"http://127.0.0.1:{port}"
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     found = {name: address for name in names}
     found |= {name.lower(): address for name in names}
-    found |= {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
+    return found | {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
+
+
+def certificate_variables() -> dict[str, str]:
+    """What makes them trust whom this machine trusts, where a command sees its files: some bring
+    certificates of their own, which do not know a company's."""
     bundle = next((path for path in _CERTIFICATES if os.path.exists(path)), None)
-    return found if bundle is None else found | {name: bundle for name in _CERTIFICATE_VARIABLES}
+    return {} if bundle is None else dict.fromkeys(_CERTIFICATE_VARIABLES, bundle)

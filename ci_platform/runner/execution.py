@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from obstore.store import ObjectStore
+
 from ci_platform.errors import RunnerUnavailable
 from ci_platform.model import Json
 from ci_platform.runner.artifacts import Collector, TooManyArtifacts
@@ -35,12 +37,19 @@ from ci_platform.runner.limits import (
     short_of_disk,
     was_cancelled,
 )
-from ci_platform.runner.manifest import Manifest, TooManyFiles, compare, without
+from ci_platform.runner.manifest import (
+    Manifest,
+    TooManyFiles,
+    compare,
+    wait_for_tick,
+    without,
+)
 from ci_platform.runner.outputs import BadOutputs, parse
 from ci_platform.runner.overlap import overlap
-from ci_platform.runner.trees import GIT
+from ci_platform.runner.trees import GIT, TreeCache
+from ci_platform.runner.watch import Disk
 from ci_platform.runner.workspaces import Workspace, Workspaces
-from ci_platform.shell import CommandResult, CommandSpec
+from ci_platform.shell import CommandResult, CommandSpec, Trees
 
 SHELLS = {
     "sh": ("/bin/sh", "-e"),
@@ -271,6 +280,38 @@ class Execution:
             raise _Refused(bad_outputs(str(error))) from error
         finally:
             os.close(directory)
+
+
+def copying(
+    work_dir: Path,
+    *,
+    trees: Trees,
+    objects: ObjectStore,
+    first_uid: int | None,
+    limits: RunnerLimits,
+) -> tuple[Workspaces, Execution]:
+    """The parts of a runner whose workspaces are copies in a directory."""
+    scratch = work_dir / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    layers = LayerStore(objects, scratch)
+    cache = TreeCache(trees, work_dir / "trees")
+    workspaces = Workspaces(work_dir / "jobs", cache, layers, first_uid=first_uid, limits=limits)
+    return workspaces, Execution(workspaces, layers, Collector(objects, scratch, limits), limits)
+
+
+def watched(workspace: Workspace, before: Manifest, limits: RunnerLimits) -> Disk:
+    """The watch over how much a workspace grows. From now on, a change in it can be told from what
+    was there `before`."""
+    wait_for_tick(before)
+    return Disk(
+        workspace.root,
+        upper=workspace.upper,
+        beside=workspace.outputs,
+        caches=workspace.caches,
+        before=before,
+        caches_bytes=workspace.caches_bytes,
+        limits=limits,
+    )
 
 
 class _Refused(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import platform
 import sys
@@ -16,21 +15,21 @@ from threading import Event
 from obstore.store import ObjectStore
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.hosts import parse_host
 from ci_platform.model import StepKind
 from ci_platform.runner import bubblewrap, cgroups, overlays, seccomp
 from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.cache_dirs import bound
 from ci_platform.runner.cgroups import Cgroup
 from ci_platform.runner.command import Process, see_through
-from ci_platform.runner.egress import Rules, proxy_variables
-from ci_platform.runner.execution import SHELLS, Execution
+from ci_platform.runner.egress import certificate_variables, proxy_variables
+from ci_platform.runner.execution import SHELLS, Execution, watched
+from ci_platform.runner.grants import Grants
 from ci_platform.runner.launch import Launch, Network
 from ci_platform.runner.launcher import IDLE, LOW
 from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.machine import machine
-from ci_platform.runner.manifest import Manifest, scan, wait_for_tick
+from ci_platform.runner.manifest import Manifest, scan
 from ci_platform.runner.overlays import Overlays
 from ci_platform.runner.probe import PROBE_SCRIPT, PROBE_TIMEOUT_MS, Probe, explain, judge
 from ci_platform.runner.sandbox_process import SandboxProcess
@@ -38,7 +37,6 @@ from ci_platform.runner.service import Place, Ways
 from ci_platform.runner.services import ALONE, NO_DESK, Services
 from ci_platform.runner.terminal import Terminal
 from ci_platform.runner.trees import TreeCache
-from ci_platform.runner.watch import Disk
 from ci_platform.runner.workspaces import (
     CACHES,
     FILES,
@@ -84,9 +82,7 @@ class SandboxRunner:
         self._toolchains = [*(server_python() if extra_ro is None else extra_ro)]
         for path in self._toolchains:
             _check_lendable(path)
-        self._network = network is not False
-        self._hosts = None if isinstance(network, bool) else [parse_host(one) for one in network]
-        self._private = [ipaddress.ip_network(one) for one in private_networks]
+        self._grants = Grants.parse(network, private_networks)
         work_dir = work_dir.absolute()
         jobs, scratch = work_dir / "jobs", work_dir / "scratch"
         trees_directory = work_dir / "trees"
@@ -117,7 +113,7 @@ class SandboxRunner:
             self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
         )
         self._filter = seccomp.program(platform.machine())
-        self._services = Services(
+        self.services = Services(
             work_dir / "services", desk=desk, ways=self._ways, network=self._shared_network
         )
 
@@ -133,7 +129,7 @@ class SandboxRunner:
             return self._execution.run(
                 spec, output=output, stop=stop, start=self._start, refused=refused
             )
-        with self._services.beside(spec, output=output, stop=stop) as beside:
+        with self.services.beside(spec, output=output, stop=stop) as beside:
             return self._execution.run(
                 spec,
                 output=output,
@@ -164,7 +160,7 @@ class SandboxRunner:
         """Run a command where nothing of it is kept, with its services beside it: `look` gets the
         workspace at its end. Returns how it ended, in words."""
         stop = Event().is_set
-        with self._services.beside(spec, output=output, stop=stop) as beside:
+        with self.services.beside(spec, output=output, stop=stop) as beside:
             return self._execution.serve(
                 spec,
                 output=output,
@@ -214,13 +210,13 @@ class SandboxRunner:
             "limits": "resource limits and a watch"
             + (f", and control groups in {self._cgroup}" if self._cgroup else ""),
             "workspaces": self._workspaces.describe(),
-            "network": "through the proxy" if self._network else "none",
+            "network": "through the proxy" if self._grants.any else "none",
             "toolchains": ", ".join(str(path) for path in self._toolchains) or "the system's",
         }
 
     def close(self) -> None:
         """End the helper process and remove the workspaces kept. Safe to call twice."""
-        self._services.close()
+        self.services.close()
         self._workspaces.close()
         self._launch.close()
         self._joining.close()
@@ -232,32 +228,7 @@ class SandboxRunner:
                 f"The command asks for image {spec.image}, but this worker runs no containers: "
                 "they need podman or docker on it, and the images allowed (SLUICE_COMMAND_IMAGES).",
             )
-        if spec.network and not self._network:
-            hosts = ", ".join(spec.network)
-            return Excess(
-                "network",
-                f"The command asks to reach {hosts}, but this server gives commands no network "
-                "(SLUICE_COMMAND_NETWORK).",
-            )
-        if spec.network and not spec.trusted:
-            return Excess("network", "Commands of untrusted code get no network.")
-        if spec.network and spec.allowed is not None and not spec.allowed:
-            hosts = ", ".join(spec.network)
-            return Excess(
-                "network",
-                f"The command asks to reach {hosts}, but the repository does not allow it: it "
-                "gives commands no network (its maintainers can: sluice repo network).",
-            )
-        try:
-            self._rules(spec)
-        except ValueError as error:
-            return Excess("invalid", f"The command cannot be run: network: {error}.")
-        return None
-
-    def _rules(self, spec: CommandSpec) -> Rules:
-        ours = None if spec.allowed is None else [parse_host(one) for one in spec.allowed]
-        named = [parse_host(one) for one in spec.network]
-        return Rules(named, self._hosts, self._private, ours)
+        return self._grants.refusal(spec)
 
     @contextmanager
     def _start(
@@ -273,18 +244,8 @@ class SandboxRunner:
             if self._cgroup is not None:
                 process.enter(Cgroup(self._cgroup, workspace.name, self._limits))
             if spec.network:
-                process.open_network(self._rules(spec), port=place.port)
-            wait_for_tick(before)
-            disk = Disk(
-                workspace.root,
-                upper=workspace.upper,
-                beside=workspace.outputs,
-                caches=workspace.caches,
-                before=before,
-                caches_bytes=workspace.caches_bytes,
-                limits=self._limits,
-            )
-            process.go(disk)
+                process.open_network(self._grants.rules(spec), port=place.port)
+            process.go(watched(workspace, before, self._limits))
             with nullcontext() if terminal is None else terminal.attached():
                 yield process
         except RunnerUnavailable as error:
@@ -351,7 +312,7 @@ class SandboxRunner:
             "CI_OUTPUT": bubblewrap.OUTPUTS,
             "CI_WORKSPACE": bubblewrap.WORKSPACE,
         }
-        way_out = proxy_variables(port) if spec.network else {}
+        way_out = {**proxy_variables(port), **certificate_variables()} if spec.network else {}
         return {**defaults, **way_out, **spec.env, **fixed}
 
 

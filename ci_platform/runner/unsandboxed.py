@@ -12,19 +12,16 @@ from pathlib import Path
 
 from obstore.store import ObjectStore
 
-from ci_platform.runner.artifacts import Collector
 from ci_platform.runner.command import Process
-from ci_platform.runner.execution import SHELLS, Execution
+from ci_platform.runner.execution import SHELLS, copying, watched
 from ci_platform.runner.launch import Exit
-from ci_platform.runner.layers import LayerStore
 from ci_platform.runner.limits import Excess, RunnerLimits
 from ci_platform.runner.machine import machine
-from ci_platform.runner.manifest import Manifest, wait_for_tick
+from ci_platform.runner.manifest import Manifest
 from ci_platform.runner.service import Place, Ways
 from ci_platform.runner.services import NO_DESK, Services
-from ci_platform.runner.trees import TreeCache
 from ci_platform.runner.watch import Disk
-from ci_platform.runner.workspaces import Workspace, Workspaces
+from ci_platform.runner.workspaces import Workspace
 from ci_platform.shell import CommandResult, CommandSpec, ServiceDesk, Trees
 
 
@@ -49,15 +46,8 @@ class UnsandboxedRunner:
         self._limits = limits or RunnerLimits()
         self._env = dict(env or {"PATH": os.defpath})
         work_dir = work_dir.absolute()
-        scratch = work_dir / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        layers = LayerStore(objects, scratch)
-        cache = TreeCache(trees, work_dir / "trees")
-        self._workspaces = Workspaces(
-            work_dir / "jobs", cache, layers, first_uid=None, limits=self._limits
-        )
-        self._execution = Execution(
-            self._workspaces, layers, Collector(objects, scratch, self._limits), self._limits
+        self._workspaces, self._execution = copying(
+            work_dir, trees=trees, objects=objects, first_uid=None, limits=self._limits
         )
         self._services = Services(
             work_dir / "services", desk=desk, ways=self._ways, network=lambda: None
@@ -109,15 +99,7 @@ class UnsandboxedRunner:
             "CI_OUTPUT": str(workspace.outputs),
             "CI_WORKSPACE": str(workspace.files),
         }
-        wait_for_tick(before)
-        disk = Disk(
-            workspace.root,
-            beside=workspace.outputs,
-            caches=workspace.caches,
-            before=before,
-            caches_bytes=workspace.caches_bytes,
-            limits=self._limits,
-        )
+        disk = watched(workspace, before, self._limits)
         with subprocess.Popen(
             [*SHELLS[spec.shell], str(script)],
             cwd=workspace.files / spec.cwd,

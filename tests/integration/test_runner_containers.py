@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ci_platform.errors import RunnerUnavailable
-from ci_platform.runner import RunnerLimits
+from ci_platform.runner import RunnerLimits, SandboxRunner
 from ci_platform.runner.container import ContainerRunner
 from ci_platform.runner.container_process import Container, Engine, arguments
 from ci_platform.runner.limits import MIB
 from ci_platform.runner.seccomp import narrowed
-from ci_platform.shell import CommandResult, CommandSpec
+from ci_platform.runner.services import Services
+from ci_platform.shell import CommandResult, CommandSpec, ServiceSpec
 from tests.integration.container_image import IMAGE, engine
-from tests.integration.runner_world import GivenTrees, objects_in
+from tests.integration.ordinary_user import ROOT
+from tests.integration.runner_world import GivenTrees, nap, objects_in, processes_that_say
+from tests.integration.site import HOST, answering
 
 LIMITS = RunnerLimits(memory_bytes=128 * MIB, tmp_bytes=MIB, pids=50, open_files=99)
 _PLAYED = """#!{python}
@@ -175,7 +182,12 @@ def test_an_image_that_is_not_here_is_pulled_once(played: Played) -> None:
         ("evil.example/x:1", {}, "does not allow (SLUICE_COMMAND_IMAGES: docker.io/library/*"),
         ("docker.io/library/missing:1", {}, "cannot be had: podman pull: Error: manifest unknown"),
         ("docker.io/library/x y", {}, "is not the name of an image"),
-        ("docker.io/library/python:3", {"network": ["pypi.org"]}, "no network"),
+        ("docker.io/library/python:3", {"network": ["pypi.org"]}, "(SLUICE_COMMAND_NETWORK)"),
+        (
+            "docker.io/library/python:3",
+            {"services": [{"name": "db"}]},
+            "nothing here that runs",
+        ),
     ],
 )
 def test_what_cannot_be_run_says_why(
@@ -214,11 +226,14 @@ def test_the_filter_of_an_engine_is_narrowed_to_ours(tmp_path: Path) -> None:
     assert narrowed(tmp_path / "none") is None
 
 
-def real(directory: Path, script: str) -> tuple[CommandResult, str] | None:
+def real(
+    directory: Path, script: str, *, beside: Services | None = None, **given: object
+) -> tuple[CommandResult, str] | None:
     """A command in podman's hands, where that works."""
     podman = engine()
     if podman is None:
         return None
+    directory.mkdir(exist_ok=True)
     profile = directory / "seccomp.json"
     known = narrowed(Path("/usr/share/containers/seccomp.json"))
     profile.write_text(known or "{}")
@@ -229,11 +244,100 @@ def real(directory: Path, script: str) -> tuple[CommandResult, str] | None:
         engine=replace(podman, seccomp=profile if known else None),
         images=["localhost/*"],
         limits=LIMITS,
+        network=True,
+        private_networks=["127.0.0.0/8"],
+        services=beside,
     )
     try:
-        return Played(runner, directory).run(script, image=IMAGE)
+        return Played(runner, directory).run(script, image=IMAGE, **given)
     finally:
         runner.close()
+
+
+@pytest.fixture
+def site() -> Iterator[int]:
+    with answering() as port:
+        yield port
+
+
+def asked(site: int, host: str = HOST) -> str:
+    """A script that asks the proxy for a page: the image has nothing better than bash for it."""
+    request = f"GET http://{host}:{site}/page HTTP/1.1\\r\\nHost: {host}:{site}\\r\\n\\r\\n"
+    return (
+        'exec 5<>"/dev/tcp/127.0.0.1/${HTTP_PROXY#http://127.0.0.1:}"\n'
+        f"printf '{request}' >&5; cat <&5\n"
+    )
+
+
+def test_a_container_reaches_the_hosts_it_names_and_no_other(tmp_path: Path, site: int) -> None:
+    given: dict[str, Any] = {"network": [f"{HOST}:{site}"], "shell": "bash"}
+    found = real(tmp_path / "a", asked(site), **given)
+    other = real(tmp_path / "b", asked(site, "127.0.0.3"), **given)
+    past = real(tmp_path / "c", f"exec 5<>/dev/tcp/{HOST}/{site}", **given)
+    if found is not None and other is not None and past is not None:
+        assert "GET /page" in found[1], found
+        assert f"network: allowed {HOST}:{site} ({HOST})" in found[1]
+        assert "403" in other[1] and "the step does not name it" in other[1]
+        assert past[0].exit_code == 1, past
+
+
+def test_a_container_reaches_the_services_beside_it_and_the_hosts_it_names(
+    tmp_path: Path, site: int
+) -> None:
+    sandbox = SandboxRunner(
+        trees=GivenTrees(), objects=objects_in(tmp_path), work_dir=tmp_path / "sandbox"
+    )
+    server = "exec python3 -m http.server 8123 --bind 127.0.0.1"
+    beside = CommandSpec("repo_1", "run_1", "service:web", "c" * 40, (), server)
+    web = asdict(ServiceSpec("web", asdict(beside), {"port": 8123}, 30_000))
+    request = "GET /README HTTP/1.0\\r\\n\\r\\n"
+    script = f"exec 6<>/dev/tcp/web/8123; printf '{request}' >&6; cat <&6\n{asked(site)}"
+    try:
+        found = real(
+            tmp_path,
+            script,
+            beside=sandbox.services,
+            network=[f"{HOST}:{site}"],
+            shell="bash",
+            services=[web],
+        )
+    finally:
+        sandbox.close()
+    if found is not None:
+        result, said = found
+        if os.getuid() == 0:
+            assert result.exit_code == 0, said
+            assert "read me" in said and "GET /page" in said
+        else:
+            assert "only a server that runs as root" in result.detail
+
+
+def test_a_container_ends_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    length = nap(600)
+    worker = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import sys; from pathlib import Path; from tests.integration import "
+            "test_runner_containers as ours; "
+            "ours.real(Path(sys.argv[1]), 'sleep ' + sys.argv[2][::-1])",
+            *(str(tmp_path), length[::-1]),  # or it would look like the command itself
+        ],
+        cwd=ROOT,
+    )
+    try:
+        while worker.poll() is None and not processes_that_say(length):
+            time.sleep(0.05)
+        if worker.poll() is not None:  # podman does not work here
+            assert engine() is None
+            return
+        worker.send_signal(signal.SIGKILL)
+    finally:
+        worker.kill()
+        worker.wait()
+    deadline = time.monotonic() + 60
+    while left := processes_that_say(length):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def test_podman_holds_a_command_as_the_sandbox_does(tmp_path: Path) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,38 +19,13 @@ from tests.integration.runner_world import (
     GivenTrees,
     objects_in,
 )
-
-HOST = "127.0.0.2"  # not localhost: that is the step itself, and goes past the proxy
-
-
-class Site(BaseHTTPRequestHandler):
-    """Says what it was asked."""
-
-    def answer(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        said = f"{self.command} {self.path} {self.headers['Host']} {self.rfile.read(length)!r}"
-        names = [name.lower() for name in self.headers if name.lower().startswith("proxy")]
-        body = f"{said} {names}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_POST = answer
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+from tests.integration.site import HOST, answering
 
 
 @pytest.fixture
 def site() -> Iterator[int]:
-    server = ThreadingHTTPServer((HOST, 0), Site)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering() as port:
+        yield port
 
 
 def runner(directory: Path, *, private: bool, network: bool | list[str] = True) -> SandboxRunner:
