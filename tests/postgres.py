@@ -11,9 +11,11 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -28,13 +30,15 @@ with warnings.catch_warnings():
 # What only a machine that loses its power needs, and only makes tests slow. A server killed by a
 # signal loses nothing without it: what it has written is the kernel's.
 UNSYNCED = ("fsync = off", "full_page_writes = off")
+START_SECONDS = 120
 
 
 class PostgresServer:
     """Starts when it is made. Databases are told apart by number."""
 
     def __init__(self, directory: Path) -> None:
-        self._server = get_server(directory, cleanup_mode="stop")
+        self._server = get_server(directory, cleanup_mode="stop", start=False)
+        patiently(self._server.start)
         self._numbers = itertools.count(1)
         with self._admin() as connection:
             for setting in UNSYNCED:
@@ -71,13 +75,26 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it again after `kill`, at the same address."""
-        self._server.ensure_postgres_running()
+        patiently(self._server.ensure_postgres_running)
 
     def close(self) -> None:
         self._server.cleanup()
 
     def _admin(self) -> psycopg.Connection:
         return psycopg.connect(self.url, autocommit=True)
+
+
+def patiently(start: Callable[[], None]) -> None:
+    """Start a server on a machine that is busy. The library gives up after ten seconds, while the
+    server goes on starting, and then complains until that one is ready."""
+    end_s = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return start()
+        except (subprocess.SubprocessError, AssertionError, OSError):
+            if time.monotonic() > end_s:
+                raise
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
