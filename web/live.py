@@ -19,7 +19,7 @@ from starlette.concurrency import iterate_in_threadpool
 from ci_platform.errors import SluiceError
 from ci_platform.model import LogLine, Run, RunId, RunState
 from ci_platform.queries import RunView
-from web.logs import LOG_LINES_ON_RUN, check_log_key, chosen_log, find_step, log_view
+from web.logs import LOG_LINES_ON_RUN, check_log_key, chosen_log, find_step, folded, log_view
 from web.run_pages import run_context, standing, standing_of
 from web.visit import Person, Visit
 
@@ -182,7 +182,8 @@ class _Tail:
             actor, self._run_id, self._key, after=self._at, limit=TAIL_BATCH
         ):
             self._at = lines[-1].number
-            html = self._visit.site.renderer.part("rows", self._visit.frame(), self._key, lines)
+            frame = self._visit.frame()
+            html = self._visit.site.renderer.part("rows", frame, self._key, folded(lines))
             yield ServerSentEvent(id=str(self._at), raw_data=html, retry=RETRY_MS)
         if over:
             yield ServerSentEvent(event="end", raw_data=self._end())

@@ -55,6 +55,50 @@ class LogView:
     end_state: str
     empty: str
     origin: Origin | None = None  # the run that wrote it, if it was not this one
+    whole: bool = True  # no line is left out in between
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        return folded(self.lines) if self.whole else self.lines
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A group of lines, which folds: all of it, or as much as is known."""
+
+    head: LogLine
+    lines: Sequence[LogLine]
+    done: bool  # its end is known; open until then, for it may be where the command failed
+
+
+Part = LogLine | Fold
+
+
+def folded(lines: Sequence[LogLine]) -> list[Part]:
+    """Lines, those of a group put together. A group ends with its mark or with the next one's:
+    there are none inside of others, however deep a command nests its own."""
+    parts: list[Part] = []
+    head: LogLine | None = None
+    inside: list[LogLine] = []
+
+    def put(*, done: bool) -> None:
+        if head is not None:
+            parts.append(Fold(head, tuple(inside), done))
+        inside.clear()
+
+    for line in lines:
+        if line.stream == "group":
+            put(done=True)
+            head = line
+        elif head is None:
+            parts.append(line)
+        else:
+            inside.append(line)
+            if line.stream == "endgroup":
+                put(done=True)
+                head = None
+    put(done=False)
+    return parts
 
 
 def log_label(key: str) -> str:
@@ -218,6 +262,7 @@ def _found(log: LogView) -> LogView:
         later_href=None,
         end="",
         empty="No line has this.",
+        whole=False,
     )
 
 

@@ -28,14 +28,27 @@ class Deploy(Pipeline):
         await step.approval("deploy to production", allow_self=True, timeout="7 days")
         await step.sh("deploy", "echo deployed")
 """
+FOLDING = """
+from pipelines import Pipeline, on_push
+
+class Grouped(Pipeline):
+    triggers = [on_push()]
+
+    async def run(self, event, step):
+        await step.sh(
+            "test",
+            "echo ::group::Install; for n in 1 2 3 4; do echo part $n; sleep 0.7; done;"
+            " echo ::endgroup::; echo then; sleep 2; echo ::group::Check; echo wrong; exit 1",
+        )
+"""
 
 
-def push(server: Serving, tree: Path) -> str:
+def push(server: Serving, tree: Path, pipeline: str = PIPELINE) -> str:
     """Push a new repository with git. Returns the address that git is told of."""
     server.sluice("repo", "create", "acme/shop")
     token = server.sluice("token", "create", "--name", "git", "--scope", "admin")
     (tree / ".ci").mkdir(parents=True)
-    (tree / ".ci" / "pipeline.py").write_text(PIPELINE)
+    (tree / ".ci" / "pipeline.py").write_text(pipeline)
     git = ["git", "-C", str(tree), "-c", "user.name=Ana", "-c", "user.email=ana@localhost"]
     for arguments in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *arguments], check=True)
@@ -79,3 +92,29 @@ def test_a_person_watches_a_run_and_approves_it_without_reloading(
         page.goto(server.url)
         expect(page.get_by_role("link", name=re.compile("#1")).first).to_be_visible()
         picture(page, "home")
+
+
+def test_groups_fold_when_they_have_ended_and_open_for_who_looks_for_a_line(
+    tmp_path: Path, chromium: Browser, guest_cache: Path
+) -> None:
+    with serve(tmp_path / "data") as server, first_admin(chromium, server) as page:
+        address = push(server, tmp_path / "tree", FOLDING)
+        page.goto(address)
+        part, title = page.get_by_text("part 1", exact=True), page.get_by_text("Install")
+        expect(part).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_text("then", exact=True)).to_be_visible(timeout=WAIT_MS)
+        expect(title).to_be_visible()
+        expect(part).to_be_hidden()
+        title.click()
+        expect(part).to_be_visible()
+        expect(page.locator("#run-head")).to_have_attribute("data-state", "failed", timeout=WAIT_MS)
+        expect(page.get_by_text("wrong", exact=True)).to_be_visible()
+
+        page.goto(f"{address}/logs/sh:test")
+        expect(part).to_be_hidden()
+        expect(page.get_by_text("wrong", exact=True)).to_be_visible()
+        picture(page, "log-groups")
+        page.goto(f"{address}/logs/sh:test#Lsh:test:3")
+        expect(page.get_by_text("part 2", exact=True)).to_be_visible()
+        page.goto(f"{address}/logs/sh:test?q=part")
+        expect(page.get_by_text("part 4", exact=True)).to_be_visible()

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ci_platform.model import RunState, StepState
+from ci_platform.model import LogLine, RunState, StepState
 from ci_platform.scheduling import Hold, Place
 from tests.web.browser import Answer, Browser
 from tests.web.html import Page
 from tests.web.sample import HOSTILE, NOW_MS, sample_site
-from web.logs import log_end
+from web.logs import Part, folded, log_end
 from web.pages import run_row
 from web.patterns import REPOSITORY, sample_lines, sample_run, sample_step
+from web.render import Frame, Renderer
 
 pytestmark = pytest.mark.anyio
 
@@ -458,6 +459,47 @@ def test_a_log_says_once_how_its_command_ended() -> None:
     assert log_end(run, step, lines).startswith("failed, exit code 1, ")
     note = replace(lines[0], stream="note", text="exited with code 1 after 3.1 s")
     assert log_end(run, step, [*lines, note]) == "failed"
+
+
+def grouped(*texts: str) -> list[Part]:
+    """Lines with `(` before a group's title and `)` for its end, folded."""
+    streams = {"(": "group", ")": "endgroup"}
+    return folded(
+        [
+            LogLine(number, NOW_MS, streams.get(text[:1], "stdout"), text.strip("()"))
+            for number, text in enumerate(texts, 1)
+        ]
+    )
+
+
+def told(parts: list[Part]) -> list[object]:
+    return [
+        part.number
+        if isinstance(part, LogLine)
+        else (part.head.number, *[line.number for line in part.lines], part.done)
+        for part in parts
+    ]
+
+
+def test_lines_of_a_group_fold_and_none_is_lost() -> None:
+    assert told(grouped("a", "(one", "b", "c", ")", "d")) == [1, (2, 3, 4, 5, True), 6]
+    assert told(grouped("(one", "(two", "b", ")", ")", "c")) == [(1, True), (2, 3, 4, True), 5, 6]
+    assert told(grouped("b", ")", "(one", "c")) == [1, 2, (3, 4, False)]
+    assert told([]) == []
+
+
+def test_a_group_is_closed_once_its_end_is_known_and_each_of_its_lines_has_an_address() -> None:
+    render = Renderer().part
+    frame = Frame(None, "", NOW_MS)
+    page = Page(render("rows", frame, "sh:a", grouped("(one", "b", ")", "(two", "c")))
+    first, second = page.all("details")
+    assert ["open" in one.attributes for one in (first, second)] == [False, True]
+    assert [one.get("id") for one in page.all("summary")] == ["Lsh:a:1", "Lsh:a:4"]
+    assert [one.get("id") for one in page.all("li") if one.get("id")] == [
+        "Lsh:a:2",
+        "Lsh:a:3",
+        "Lsh:a:5",
+    ]
 
 
 def test_a_queued_run_in_a_list_says_whom_it_waits_for() -> None:

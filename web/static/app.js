@@ -97,8 +97,8 @@ function log() {
     const rows = fragment(event.data);
     const count = rows.querySelectorAll("li").length;
     $(".log-empty", box)?.remove();
-    list.append(rows);
-    while (follows && list.children.length > LINES_MAX) list.firstElementChild.remove();
+    grow(list, rows);
+    if (follows) trim(list);
     if (follows) toEnd();
     else { unseen += count; show(); }
   };
@@ -110,17 +110,46 @@ function log() {
   });
 }
 
+// A group may go on from one event to the next: what comes before its end goes into it. One that has
+// ended folds while the log is followed; a reader who has stopped somewhere keeps what they see.
+function grow(list, rows) {
+  for (const row of [...rows.children]) {
+    let group = $("details[data-open]", list);
+    if (group && row.matches(".fold")) group = ended(group);
+    (group ? $("ol", group) : list).append(row);
+    if (group && row.dataset.stream === "endgroup") ended(group);
+  }
+}
+
+function ended(group) {
+  group.removeAttribute("data-open");
+  if (follows) group.open = false;
+}
+
+function trim(list) {
+  let extra = list.getElementsByTagName("li").length - LINES_MAX;
+  const group = $("details[data-open] > ol", list);
+  while (extra > 0) {
+    const oldest = list.childElementCount > 1 ? list.firstElementChild : group?.firstElementChild;
+    if (!oldest) return;
+    extra -= 1 + oldest.getElementsByTagName("li").length;
+    oldest.remove();
+  }
+}
+
 // `#L{step}:{from}:{to}` chooses a range: a click on a number one line, with shift up to there.
 function choose() {
-  for (const line of document.querySelectorAll(".log li.chosen")) line.classList.remove("chosen");
+  for (const line of document.querySelectorAll(".log .chosen")) line.classList.remove("chosen");
   const step = $("#run-log .log-box")?.dataset.step;
   if (!step || !location.hash.startsWith(`#L${step}:`)) return null;
   const [from, to = from] = location.hash.slice(step.length + 3).split(":").map(Number);
   let first = null;
-  for (const line of document.querySelectorAll("#run-log .log li")) {
+  for (const line of document.querySelectorAll("#run-log .log [id]")) {
     const number = Number(line.id.slice(line.id.lastIndexOf(":") + 1));
     if (number < Math.min(from, to) || number > Math.max(from, to)) continue;
     line.classList.add("chosen");
+    const group = line.closest("details");
+    if (group) group.open = true;
     first ??= line;
   }
   return first;
