@@ -22,10 +22,18 @@ class Held:
 
 class LogStore(Protocol):
     def append(
-        self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
+        self,
+        run_id: RunId,
+        step: str,
+        lines: Sequence[LogLine],
+        *,
+        held: Held | None = None,
+        shared: bool = False,
     ) -> None:
         """Add lines; numbers already there are ignored, so a repeated batch changes nothing.
-        Refused with LeaseLost when `held` is given and that command has another holder, or none."""
+        Refused with LeaseLost when `held` is given and that command has another holder, or none.
+        `shared`: several write this log, none of whom knows the others' numbers: lines whose
+        numbers are taken get the next ones."""
 
     def read(
         self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000

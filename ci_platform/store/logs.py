@@ -7,7 +7,7 @@ one chunk can always be held in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, Select, and_, bindparam, or_, select
@@ -70,6 +70,7 @@ class _Lines:
     lines: Sequence[LogLine]
     packed: Sequence[Chunk]  # the same, done before anybody else has to wait for it
     held: Held | None
+    shared: bool
 
 
 class SqlLogStore:
@@ -83,14 +84,21 @@ class SqlLogStore:
         self._appends = GroupCommit(database, _append, committed=lambda _: ring(), durable=False)
 
     def append(
-        self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
+        self,
+        run_id: RunId,
+        step: str,
+        lines: Sequence[LogLine],
+        *,
+        held: Held | None = None,
+        shared: bool = False,
     ) -> None:
         if not lines:
             return
         plain(step, "step")
         check_lines(lines)
         size = sum(len(line.text) for line in lines)
-        self._appends.submit(_Lines(run_id, step, lines, list(chunks(lines)), held), size=size)
+        one = _Lines(run_id, step, lines, list(chunks(lines)), held, shared)
+        self._appends.submit(one, size=size)
 
     def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
         """The next lines; fewer than `limit` when they are long, none only at the end."""
@@ -162,6 +170,17 @@ def check_lines(lines: Sequence[LogLine]) -> None:
             )
 
 
+def unwritten(lines: Sequence[LogLine], last: int, *, shared: bool) -> Sequence[LogLine]:
+    """Those of some lines that a log does not have, whose last one is `last`; of a shared one all,
+    under numbers that are free."""
+    if not lines or lines[0].number > last:
+        return lines
+    if not shared:
+        return [line for line in lines if line.number > last]
+    by = last + 1 - lines[0].number
+    return [replace(line, number=line.number + by) for line in lines]
+
+
 def check_limit(limit: int) -> None:
     if not 1 <= limit <= LINES_MAX:
         raise InvalidRequest(f"limit is {limit}: expected 1 to {LINES_MAX}", field="limit")
@@ -186,9 +205,9 @@ def _append(connection: Connection, batch: Sequence[_Lines]) -> list[None | Slui
             answers.append(LeaseLost(f"{one.held.operation_id}: another worker has this command"))
             continue
         log = (run_n, one.step)
-        new = [line for line in one.lines if line.number > lasts[log]]
+        new = unwritten(one.lines, lasts[log], shared=one.shared)
         if new:
-            packed = one.packed if len(new) == len(one.lines) else list(chunks(new))
+            packed = one.packed if new is one.lines else list(chunks(new))
             rows += [_row(run_n, one.step, chunk) for chunk in packed]
             lasts[log] = new[-1].number
             grown[log] = grown.get(log, 0) + sum(chunk.size for chunk in packed)

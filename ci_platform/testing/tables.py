@@ -217,7 +217,13 @@ class InMemoryLogs:
         self._tables = tables
 
     def append(
-        self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
+        self,
+        run_id: RunId,
+        step: str,
+        lines: Sequence[LogLine],
+        *,
+        held: Held | None = None,
+        shared: bool = False,
     ) -> None:
         if not lines:
             return
@@ -230,7 +236,7 @@ class InMemoryLogs:
                 raise LeaseLost(f"{held.operation_id}: another worker has this command")
             log = self._tables.logs.setdefault(run_id, {}).setdefault(step, [])
             last = log[-1].number if log else 0
-            log += [line for line in lines if line.number > last]
+            log += logs.unwritten(lines, last, shared=shared)
         self._tables.ring()
 
     def read(self, run_id: RunId, step: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:

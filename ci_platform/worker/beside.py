@@ -73,7 +73,8 @@ class DeskLog:
         self, store: Store, clock: Clock, run_id: RunId, step: str, bytes_max: int
     ) -> None:
         self._store = store
-        self._lines = StepLog(store.logs, clock, run_id, step, bytes_max)
+        # Each machine whose commands need the service runs its own, and all write to one log.
+        self._lines = StepLog(store.logs, clock, run_id, step, bytes_max, shared=True)
         self._gone = False  # the run is
 
     def write(self, stream: str, data: bytes) -> None:

@@ -53,6 +53,7 @@ class StepLog:
     step: str
     bytes_max: int
     held: Held | None = None  # the lease it is written under, of a command
+    shared: bool = False  # others write it too, on other machines
     pause: Callable[[float], None] = time.sleep
     _number: int | None = None  # of the last line; asked of the store at the first one
     _bytes: int = 0
@@ -131,7 +132,7 @@ class StepLog:
         while self._pending:
             lines = tuple(self._pending[:WRITE_LINES_MAX])
             try:
-                self.store.append(self.run_id, self.step, lines, held=self.held)
+                self.store.append(self.run_id, self.step, lines, held=self.held, shared=self.shared)
             except LeaseLost as lost:
                 self._gone = lost
                 self._pending.clear()

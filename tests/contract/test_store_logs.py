@@ -35,6 +35,21 @@ def test_lines_read_back_as_they_were_written(store: Store) -> None:
     assert store.logs.last(run.id, STEP) == 7
 
 
+def test_of_a_log_that_several_write_no_line_is_lost(store: Store) -> None:
+    """As that of a service which runs on two machines: both count from what was there at first."""
+    run = created(store)
+    store.logs.append(run.id, STEP, lines(1, 2), shared=True)
+    store.logs.append(run.id, STEP, lines(1, 3, text="other {}"), shared=True)
+    store.logs.append(run.id, STEP, lines(3, 4), shared=True)
+    store.logs.append(run.id, STEP, lines(8, 8, text="other {}"), shared=True)
+    told = [(line.number, line.text) for line in store.logs.read(run.id, STEP)]
+    assert told == [
+        *((1, "line 1"), (2, "line 2"), (3, "other 1"), (4, "other 2"), (5, "other 3")),
+        *((6, "line 3"), (7, "line 4"), (8, "other 8")),
+    ]
+    assert store.logs.last(run.id, STEP) == 8
+
+
 def test_any_text_survives(store: Store) -> None:
     run = created(store)
     strange = ["", "\0", "\ud800", "\x1b[31mred", "🦑", "a\u2028b", "x" * 300_000]

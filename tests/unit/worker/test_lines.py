@@ -38,7 +38,13 @@ class Lines:
         self.held: Held | None = None  # who may write, if somebody says who it is
 
     def append(
-        self, run_id: RunId, step: str, lines: Sequence[LogLine], *, held: Held | None = None
+        self,
+        run_id: RunId,
+        step: str,
+        lines: Sequence[LogLine],
+        *,
+        held: Held | None = None,
+        shared: bool = False,
     ) -> None:
         if self.away:
             raise StoreUnavailable
