@@ -134,7 +134,7 @@ def _settled(
     alone = not any((by.others / "objects" / "pack").iterdir())
     with ExitStack() as stack:
         walk = stack.enter_context(_walk(by)) if alone else None
-        commits = _commits(by, limits)
+        commits = _commits(by, limits, name=not alone)
         if commits is None:
             return None
         if walk is None:
@@ -160,8 +160,9 @@ def _settled(
     return settled
 
 
-def _commits(by: ByGit, limits: Limits) -> list[bytes] | None:
-    """The commits in the pack; None if an object is over a limit, or may be by what deltas make."""
+def _commits(by: ByGit, limits: Limits, *, name: bool) -> list[bytes] | None:
+    """The commits in the pack, unless they need no `name`; None if an object is over a limit, or
+    may be by what its deltas make."""
     largest = min(limits.blob_bytes, limits.delta_result_bytes)
     commits: list[bytes] = []
     total, cut = 0, b""
@@ -174,7 +175,7 @@ def _commits(by: ByGit, limits: Limits) -> list[bytes] | None:
         assert listing.stdout is not None
         while more := listing.stdout.read(_READ_BYTES):
             lines, _, cut = (cut + more).rpartition(b"\n")
-            commits += _COMMIT.findall(lines)
+            commits += _COMMIT.findall(lines) if name else ()
             for kind, digits in _SIZED.findall(lines):
                 size = int(digits)
                 total += size
@@ -191,8 +192,7 @@ def _graft(by: ByGit, commits: list[bytes]) -> None:
     ) as listing:
         assert listing.stdout is not None
         inside = set(commits)
-        lines = [line.split() for line in listing.stdout]
-    cut = [line[0] for line in lines if not inside.issuperset(line)]
+        cut = [line[:40] for line in listing.stdout if not inside.issuperset(line.split())]
     (by.place / "shallow").write_bytes(b"".join(b"%s\n" % one for one in cut))
 
 

@@ -51,7 +51,7 @@ class Limits:
     heavy_threads: int = 2  # of those: packing and indexing at once
     process_bytes: int = 2 * MIB  # pushes from this size on are indexed in a process of their own
     git_objects_min: int = 5_000  # in packs that git indexes: large files we hash faster ourselves
-    git_objects_max: int = 300_000  # git takes 130 bytes of memory for each, and we none
+    git_objects_max: int = 250_000  # git takes 130 bytes of memory for each, and we none
     process_objects: int = 2000  # fetches of more are put together in a process of their own
     processes: int = 8  # of pushes and fetches together, at once
     process_memory_bytes: int = 1 * GIB  # of one such process
