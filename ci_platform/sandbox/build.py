@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -179,6 +180,8 @@ def _watch(
         if child.returncode != 0:
             output.seek(0)
             said = output.read().decode("utf-8", "replace")[-4_000:]
+            if child.returncode < 0:  # and it had no time to say anything
+                said += f"it was ended by {signal.Signals(-child.returncode).name}"
             raise SandboxUnavailable(f"{text} failed: {said}")
 
 

@@ -119,6 +119,12 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         ensure_guest(tmp_path / "file" / "cache")
 
 
+def test_a_build_that_is_killed_says_by_what() -> None:
+    command, said = ["sh", "-c", "echo so far; kill -9 $$"], "building failed: so far\n.*SIGKILL"
+    with pytest.raises(SandboxUnavailable, match=said):
+        build._watch(command, lambda *each: None, stage="build", text="building", span=(0, 1))
+
+
 def test_a_guest_that_a_process_uses_outlives_newer_builds(
     built: list[Path], tmp_path: Path
 ) -> None:
