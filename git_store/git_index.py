@@ -85,7 +85,11 @@ def index_by_git(
 
 
 def _version(git: Path) -> tuple[int, ...]:
-    said = subprocess.run([git, "version"], capture_output=True, check=False, text=True).stdout
+    """Of the binary; older than any if it has gone."""
+    try:
+        said = subprocess.run([git, "version"], capture_output=True, check=False, text=True).stdout
+    except OSError:
+        return ()
     return tuple(int(digits) for digits in re.findall(r"\d+", said)[:3])
 
 

@@ -180,11 +180,13 @@ def test_what_is_referred_to_and_nowhere_is_found_missing(place: Callable[[], Pa
     assert settled.needs == frozenset({b"\1" * 20})
 
 
-def test_an_old_git_is_not_asked(place: Callable[[], Path]) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_a_git_that_is_old_or_gone_is_not_asked(place: Callable[[], Path], there: bool) -> None:
     here = place()
     old = here / "git"
-    old.write_text("#!/bin/sh\necho git version 2.38.1\n")
-    old.chmod(0o755)
+    if there:
+        old.write_text("#!/bin/sh\necho git version 2.38.1\n")
+        old.chmod(0o755)
     by = ByGit(old, here, here, ())
     nowhere = here / "x.pack"
     found = index_by_git(by, nowhere, nowhere, sizes=(), limits=BY_GIT, progress=lambda text: None)
