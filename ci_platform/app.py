@@ -447,11 +447,16 @@ class Front:
         self._areas: dict[str, AsgiApp] = {"api": api, "hooks": api, "pages": pages, "git": git}
         self._areas["fetch"] = endpoint
         self._metrics = Metrics(platform.store.runs, platform.clock)
+        self._own: dict[str, Callable[[Scope], Response]] = {
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._show_metrics,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        own = self._own(scope)
+        own = self._own.get(scope["path"])
         if own is not None:
             answer = await run_in_threadpool(own, scope)
             await answer(scope, receive, send)
@@ -471,10 +476,6 @@ class Front:
         if path.startswith("/hooks/"):
             return "hooks"
         return "git" if GitHttp.handles(path) else "pages"
-
-    def _own(self, scope: Scope) -> Callable[[Scope], Response] | None:
-        own = {"/healthz": self._health, "/readyz": self._ready, "/metrics": self._show_metrics}
-        return own.get(scope["path"])
 
     def _health(self, scope: Scope) -> Response:
         return PlainTextResponse("ok\n")

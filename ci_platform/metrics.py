@@ -7,7 +7,7 @@ are closed sets: no repository, branch or path. Called by app.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -61,6 +61,8 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._kept: dict[tuple[str, int], Histogram] = {}  # of areas and statuses: closed sets
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
@@ -69,22 +71,29 @@ class Metrics:
     ) -> None:
         """Serve one request with `app` and note how long it took."""
         started = time.perf_counter()
-        status = 500
-        stream = False
+        status, headers = 500, ()
 
         async def noting(message: Message) -> None:
-            nonlocal status, stream
+            nonlocal status, headers
             if message["type"] == "http.response.start":
-                status = message["status"]
-                stream = any(
-                    name.lower() == b"content-type" and value.startswith(b"text/event-stream")
-                    for name, value in message.get("headers", ())
-                )
+                status, headers = message["status"], message.get("headers", ())
             await send(message)
 
         try:
             await app(scope, receive, noting)
         finally:
-            if not stream:
-                seconds = time.perf_counter() - started
-                self._requests.labels(area, f"{status // 100}xx").observe(seconds)
+            if not _is_stream(headers):
+                self._of(area, status // 100).observe(time.perf_counter() - started)
+
+    def _of(self, area: str, hundreds: int) -> Histogram:
+        found = self._kept.get((area, hundreds))
+        if found is None:
+            found = self._kept[area, hundreds] = self._requests.labels(area, f"{hundreds}xx")
+        return found
+
+
+def _is_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(b"text/event-stream")
+    return False

@@ -1,4 +1,4 @@
-"""Statements that every request makes, on the driver's own cursor.
+"""Statements that every request makes, on the driver's own connection.
 
 SQLAlchemy's way of executing a statement costs ten times what SQLite takes for it, so these are
 only written by it, once for each database, and then run without it. Errors look as they would have.
@@ -8,7 +8,6 @@ Rows are plain tuples; parameters are of types that drivers take as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Connection
@@ -28,9 +27,8 @@ class Direct:
 
     def rows(self, connection: Connection, values: Values) -> list[Row]:
         """Execute it and return all rows."""
-        with closing(connection.connection.cursor()) as cursor:
-            self._run(connection, cursor, values)
-            return [tuple(row) for row in cursor.fetchall()]
+        found: list[Row] = self._run(connection, values).fetchall()
+        return found
 
     def one(self, connection: Connection, values: Values) -> Row | None:
         """Execute it and return its only row, or None."""
@@ -39,36 +37,26 @@ class Direct:
 
     def run(self, connection: Connection, values: Values) -> None:
         """Execute it."""
-        with closing(connection.connection.cursor()) as cursor:
-            self._run(connection, cursor, values)
+        self._run(connection, values)
 
     def many(self, connection: Connection, rows: Sequence[Values]) -> None:
         """Execute it once for each of `rows`, which are not none."""
-        with closing(connection.connection.cursor()) as cursor:
-            self._run(connection, cursor, rows[0], rows)
+        self._run(connection, rows[0], rows)
 
     def _run(
-        self,
-        connection: Connection,
-        cursor: Any,
-        values: Values,
-        rows: Sequence[Values] | None = None,
-    ) -> None:
-        """Raises DBAPIError, as SQLAlchemy does."""
+        self, connection: Connection, values: Values, rows: Sequence[Values] | None = None
+    ) -> Any:
+        """A cursor, for what it found. Raises DBAPIError, as SQLAlchemy does."""
         dialect: Any = connection.dialect
         text, order, constants = self._made.get(dialect.name) or self._make(dialect, values)
-
-        def given(values: Values) -> Values | list[object]:
-            every = {**constants, **values} if constants else values
-            return every if order is None else [every[name] for name in order]
-
+        driver: Any = connection.connection.driver_connection
         try:
             if rows is None:
-                cursor.execute(text, given(values))
-            else:
-                cursor.executemany(text, [given(row) for row in rows])
+                return driver.execute(text, _given(values, order, constants))
+            every = [_given(row, order, constants) for row in rows]
+            return driver.cursor().executemany(text, every)
         except dialect.loaded_dbapi.Error as error:
-            gone = dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor)
+            gone = dialect.is_disconnect(error, driver, None)
             if gone:
                 connection.invalidate(error)
             raise DBAPIError.instance(
@@ -87,3 +75,8 @@ class Direct:
         constants = {key: value for key, value in state.parameters.items() if key not in values}
         made = self._made[dialect.name] = (state.statement, state.positiontup, constants)
         return made
+
+
+def _given(values: Values, order: Sequence[str] | None, constants: Values) -> Values | list[object]:
+    every = {**constants, **values} if constants else values
+    return every if order is None else [every[name] for name in order]

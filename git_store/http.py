@@ -8,7 +8,6 @@ read. git prints the text of an error only in answer to its first request (info/
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 import sys
@@ -39,6 +38,7 @@ from git_store.bridge import (
     Send,
     Work,
     exchange,
+    in_thread,
     refuse,
     whole,
 )
@@ -55,6 +55,7 @@ _PATH = re.compile(
     r"/([^/]+)/([^/]+?)(?:\.git)?/(info/refs|git-upload-pack|git-receive-pack)", re.DOTALL
 )
 _UPLOAD, _RECEIVE = "git-upload-pack", "git-receive-pack"
+_USUAL = {f"service={service}".encode(): service for service in (_UPLOAD, _RECEIVE)}
 _NO_CACHE = (
     (b"expires", b"Fri, 01 Jan 1980 00:00:00 GMT"),
     (b"pragma", b"no-cache"),
@@ -178,8 +179,7 @@ class GitHttp:
 
     async def _begin(self, request: _Request, send: Send) -> None:
         """The first request of a client, which has no body."""
-        loop = asyncio.get_running_loop()
-        greeting = await loop.run_in_executor(self._light, self._greet, request)
+        greeting = await in_thread(self._light, partial(self._greet, request))
         if isinstance(greeting, Refusal):
             await refuse(send, greeting)
         else:
@@ -187,7 +187,6 @@ class GitHttp:
 
     async def _go_on(self, request: _Request, receive: Receive, send: Send) -> None:
         """A later request. Its body is read by the thread that does the work."""
-        loop = asyncio.get_running_loop()
         idle = self._limits.idle_seconds
         body = Body(
             receive,
@@ -197,7 +196,7 @@ class GitHttp:
         )
         work: Work = partial(self._serve, request)
         if not request.small:
-            admitted = await loop.run_in_executor(self._light, self._admit, request)
+            admitted = await in_thread(self._light, partial(self._admit, request))
             if isinstance(admitted, Refusal):
                 await refuse(send, admitted)
                 return
@@ -359,8 +358,8 @@ def _parse(scope: Scope) -> _Request | Refusal:
     advertise = operation == "info/refs"
     service = operation
     if advertise:
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        service = query.get("service", [""])[0]
+        query: bytes = scope["query_string"]
+        service = _USUAL.get(query) or parse_qs(query.decode("latin-1")).get("service", [""])[0]
     if scope["method"] != ("GET" if advertise else "POST"):
         return Refusal(405, "git uses GET for info/refs and POST for the rest.")
     if service not in (_UPLOAD, _RECEIVE):
@@ -386,5 +385,5 @@ def _parse(scope: Scope) -> _Request | Refusal:
 
 def _version(header: bytes) -> int:
     """The newest protocol version both sides speak."""
-    known = {b"version=1": 1, b"version=2": 2}
-    return max((known.get(word.strip(), 0) for word in header.split(b":")), default=0)
+    words = [word.strip() for word in header.split(b":")]
+    return 2 if b"version=2" in words else 1 if b"version=1" in words else 0
