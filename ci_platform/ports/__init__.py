@@ -182,6 +182,9 @@ class RunStore(Retention, Scheduling, Protocol):
         """When the next run or operation is due; None if none ever will be without an event.
         With `labels`: those operations alone that a worker with these can do something about."""
 
+    def due_since_ms(self) -> int | None:
+        """When the run became due that has been due for longest; None if none is."""
+
     def delete(self, run_id: RunId, *, note: AuditNote | None = None) -> None:
         """Remove a terminal run with everything of it, and write the audit's note of that. Raises
         RunNotFound, Conflict."""

@@ -72,7 +72,6 @@ FINISHED = tuple(sorted(TERMINAL_STATES))
 HOME_MAX = 20  # rows of each list of the home page
 HOME_REPOSITORIES = 100
 FINISHED_SCAN = 100  # finished runs looked at for what newly fails
-SYSTEM_SCAN = 500  # active runs looked at for the oldest
 LIST_MAX = 200
 CHILDREN_SHOWN = 100
 JOURNAL_MAX = 5_000
@@ -415,14 +414,12 @@ class Queries:
 
     def system(self, actor: Actor) -> SystemView:
         authorise(actor, Action.READ_SYSTEM)
-        active = self._list(None, states=ACTIVE, limit=SYSTEM_SCAN)
         now_ms = self.clock.now_ms()
-        due = [run for run in active if run.state is RunState.QUEUED]
         counts = self.store.runs.counts()
         return SystemView(
             counts=counts,
             due=counts.get(RunState.QUEUED, 0),
-            oldest_due_ms=min((run.ready_ms for run in due if run.ready_ms), default=None),
+            oldest_due_ms=self.store.runs.due_since_ms(),
             next_ready_ms=self.store.runs.next_ready_ms(),
             workers=[_worker_view(one, now_ms) for one in self.store.workers.list()],
             approvals_open=len(self.store.approvals.open()),

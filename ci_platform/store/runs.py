@@ -73,6 +73,12 @@ _COUNTS = (
 _NEXT_RUN = Direct(
     select(RUNS.c.ready_ms).where(RUNS.c.ready_ms.is_not(None)).order_by(RUNS.c.ready_ms).limit(1)
 )
+_DUE_SINCE = Direct(
+    select(RUNS.c.ready_ms)
+    .where(RUNS.c.ready_ms.is_not(None), RUNS.c.ready_ms <= bindparam("now"))
+    .order_by(RUNS.c.ready_ms)
+    .limit(1)
+)
 _LOCK = select(RUNS.c.n, RUNS.c.state).where(RUNS.c.id == bindparam("run_id")).with_for_update()
 _DELETE = RUNS.delete().where(RUNS.c.n == bindparam("run_n"))
 
@@ -90,6 +96,7 @@ class SqlRunStore:
         limits: RunLimits,
     ) -> None:
         self._database = database
+        self._clock = clock
         self._operations = operations
         self._bells = bells
         self._inputs = InputCache()
@@ -189,6 +196,11 @@ class SqlRunStore:
 
     def next_ready_ms(self, labels: Collection[str] | None = None) -> int | None:
         return self._database.read(partial(_next_ready_ms, labels=labels))
+
+    def due_since_ms(self) -> int | None:
+        asked = {"now": self._clock.now_ms()}
+        rows = self._database.read(lambda connection: _DUE_SINCE.rows(connection, asked))
+        return next((row.ready_ms for row in rows), None)
 
     def delete(self, run_id: RunId, *, note: AuditNote | None = None) -> None:
         noted = [] if note is None else [audit.columns(note)]

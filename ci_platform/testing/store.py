@@ -66,6 +66,9 @@ class _NoWire:
     def __init__(self, name: str) -> None:
         self._closed = threading.Event()
 
+    def listen(self) -> None:
+        return None
+
     def send(self) -> None:
         return None
 
@@ -373,6 +376,12 @@ class _Runs:
         if count:
             tables.ring()
         return count
+
+    def due_since_ms(self) -> int | None:
+        with self._tables.lock:
+            now_ms = self._tables.clock.now_ms()
+            due = [run.ready_ms for run in self._tables.runs.values() if moves.due(run, now_ms)]
+        return min((at_ms for at_ms in due if at_ms is not None), default=None)
 
     def next_ready_ms(self, labels: Collection[str] | None = None) -> int | None:
         with self._tables.lock:

@@ -257,6 +257,7 @@ QUESTIONS: dict[str, Callable[[SqlStore], object]] = {
     "renew": lambda store: store.runs.renew(WORKER, lease_ms=30_000),
     "expire": lambda store: store.runs.expire(),
     "next ready": lambda store: store.runs.next_ready_ms(),
+    "due since": lambda store: store.runs.due_since_ms(),
     "create": lambda store: store.runs.create([new_run("new", repository=FLOODED)]),
     "get": lambda store: store.runs.get(SEED),
     "by number": lambda store: store.runs.by_number(FLOODED, 1_000 + RUNS // 2 * 2),

@@ -322,6 +322,22 @@ def test_the_next_due_time_is_of_runs_and_operations(store: Store, clock: FakeCl
     assert store.runs.next_ready_ms() == clock.now_ms() + 20
 
 
+def test_what_is_due_for_longest_is_a_run_that_waits_for_a_worker(
+    store: Store, clock: FakeClock
+) -> None:
+    assert store.runs.due_since_ms() is None
+    suspend(store, started(store, "sleeper"), ready_ms=clock.now_ms() + 20)
+    assert store.runs.due_since_ms() is None, "its time has not come"
+    clock.advance(10)
+    created(store, "newer")
+    created(store, "newest")
+    assert store.runs.due_since_ms() == clock.now_ms()
+    clock.advance(10)
+    assert store.runs.due_since_ms() == clock.now_ms() - 10
+    claim(store, limit=3)
+    assert store.runs.due_since_ms() is None
+
+
 def test_an_ended_run_is_never_due(store: Store) -> None:
     end(store, started(store))
     assert store.runs.next_ready_ms() is None
