@@ -7,7 +7,7 @@ checks it against the run's row. It holds no secret and grants nothing, so autho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ci_platform.errors import EnvelopeMismatch
 from ci_platform.model import Json, Resume, Run
@@ -26,7 +26,8 @@ class Dispatch:
 
 def wrap(dispatch: Dispatch, params: Json) -> dict[str, Json]:
     """Wrap params. Always wraps and never looks inside: a `__dispatch` in params stays params."""
-    return {KEY: asdict(dispatch), "params": params}
+    fields = {name: getattr(dispatch, name) for name in Dispatch.__dataclass_fields__}
+    return {KEY: fields, "params": params}
 
 
 def unwrap(payload: Mapping[str, Json]) -> tuple[Dispatch, Json]:

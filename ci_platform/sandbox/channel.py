@@ -15,6 +15,9 @@ from enum import Enum
 FRAME_BYTES_MAX = 160 << 20  # source files of 64 MiB, escaped as JSON, and then some
 _HEADER = struct.Struct(">cI")
 _CHUNK = 1 << 20
+# Longer waits are made of these: each time that a socket's timeout is set anew costs a call of the
+# system, and the interpreter's lock, for which other threads wait.
+WAIT_SECONDS = 10.0
 
 
 class Frame(Enum):
@@ -83,11 +86,11 @@ class Channel:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 raise Silence
-            self._time_out_after(left)
+            self._time_out_after(None if left is None else min(left, WAIT_SECONDS))
             try:
                 data = self._socket.recv(max(65_536, min(_CHUNK, size - len(buffer))))
-            except TimeoutError as error:
-                raise Silence from error
+            except TimeoutError:
+                continue
             except OSError as error:
                 raise ChannelClosed(str(error)) from error
             if not data:

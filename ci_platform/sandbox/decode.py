@@ -84,7 +84,8 @@ def _finite(text: str) -> float:
     return number
 
 
-# Made once: `json.loads` with arguments makes a decoder at each call.
+# Made once: `json.loads` and `json.dumps` with arguments make theirs at each call.
+_encode: Callable[[Json], str] = json.JSONEncoder(separators=(",", ":")).encode
 _decode: Callable[[str], Json] = json.JSONDecoder(
     parse_constant=_no_constant, parse_float=_finite
 ).decode
@@ -208,7 +209,7 @@ def value(found: Json, bytes_max: int) -> Json:
     """A step's result or a run's output, within its limits."""
     if not _shallow(found):
         raise BadMessage(f"a value is nested deeper than {VALUE_DEPTH_MAX} levels")
-    size = len(json.dumps(found, separators=(",", ":")))
+    size = len(_encode(found))
     if size > bytes_max:
         raise BadMessage(f"a value has {size} bytes of JSON; the limit is {bytes_max}")
     return found

@@ -15,13 +15,20 @@ from typing import TypeAlias
 from ci_platform.model import Broke, ErrorInfo, Json, Raised, StepKey, Suspended
 from ci_platform.ports.sandbox import ActivationHost
 from ci_platform.sandbox import decode
-from ci_platform.sandbox.channel import RSS, Channel, ChannelClosed, Frame, Silence
+from ci_platform.sandbox.channel import (
+    RSS,
+    WAIT_SECONDS,
+    Channel,
+    ChannelClosed,
+    Frame,
+    Silence,
+)
 from ci_platform.sandbox.decode import BadMessage
 from ci_platform.sandbox.limits import MIB, SandboxLimits
 from ci_platform.sandbox.wiring import entries_json
 from pipelines.wire import ASK_BYTES_MAX, ASKING
 
-GRACE_SECONDS = 10.0  # beyond a limit that the process should have kept by itself
+GRACE_SECONDS = WAIT_SECONDS  # beyond a limit that the process should have kept by itself
 STOP_SECONDS = 5.0  # for a guest to end once it was told to suspend
 STRANGE = "the code sent the platform what no pipeline sends"
 LOG_STREAMS = ("stdout", "stderr", "note")

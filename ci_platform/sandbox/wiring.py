@@ -27,10 +27,12 @@ from pipelines.wire import VERSION
 
 LABEL_MAX = 600  # characters of what a mismatch expected or got
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once
+
 
 def entries_json(entries: Sequence[Entry]) -> str:
     """Journal entries as the guest reads them."""
-    return json.dumps([_entry(entry) for entry in entries], separators=(",", ":"))
+    return _encode([_entry(entry) for entry in entries])
 
 
 def _entry(entry: Entry) -> dict[str, Json]:
@@ -63,7 +65,7 @@ def run_message(activation: Activation, limits: SandboxLimits, *, loaded: bool, 
         "reuse": activation.source.digest if loaded or keep else None,
         "value_bytes": limits.value_bytes,
     }
-    head = json.dumps(message, separators=(",", ":"))
+    head = _encode(message)
     return f'{head[:-1]},"entries":{entries_json(activation.entries)}}}'
 
 

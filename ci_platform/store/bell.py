@@ -18,6 +18,9 @@ RING_INTERVAL_S = 0.002  # between two rings from other processes; a burst becom
 class Wire(Protocol):
     """Carries rings between processes."""
 
+    def listen(self) -> None:
+        """Be rung from here on. Before `receive`; who only sends need not."""
+
     def send(self) -> None:
         """Ring the other processes. Cheap, does not block, never raises."""
 
@@ -101,11 +104,16 @@ class Belfry:
             self._listeners = (*self._listeners, listener)
             wire = self._connected()
             if self._receiver is None and wire is not None:
-                self._receiver = threading.Thread(
-                    target=self._receive, args=(wire,), name="bell", daemon=True
-                )
-                self._receiver.start()
+                with contextlib.suppress(OSError):  # its slow poll finds everything, too
+                    self._start(wire)
         return listener
+
+    def _start(self, wire: Wire) -> None:
+        wire.listen()
+        self._receiver = threading.Thread(
+            target=self._receive, args=(wire,), name="bell", daemon=True
+        )
+        self._receiver.start()
 
     def ring(self) -> None:
         """Called after each commit."""

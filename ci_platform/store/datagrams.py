@@ -1,4 +1,5 @@
-"""Rings between the processes of one machine: a unix datagram socket per process in a directory.
+"""Rings between the processes of one machine: a unix datagram socket in a directory for each that
+listens.
 
 A process finds the others by listing the directory; the name of a socket that nobody holds any
 more is removed by the first that cannot reach it.
@@ -32,10 +33,12 @@ class DatagramWire:
         self._listed_s = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._waking, self._woken = socket.socketpair()
-        self._socket.bind(self._address(self._name))
         self._ears = select.poll()
         for ear in (self._socket, self._woken):
             self._ears.register(ear, select.POLLIN)
+
+    def listen(self) -> None:
+        self._socket.bind(self._address(self._name))
 
     def send(self) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeAlias
 
 from sqlalchemy import Connection, bindparam, select
@@ -48,7 +49,12 @@ _MOVE_RUN = Direct(
     .where(RUNS.c.n == bindparam("run_n"))
     .values({name: bindparam(name) for name in _MOVING})
 )
-# Apart: a column that is set costs its index a turn, even when it stays what it was.
+# Apart: a column that is set costs its index a turn, even when it stays what it was. So most
+# appends, which leave their run as it is, set nothing but how long its journal is.
+_EXTEND_RUN = Direct(
+    RUNS.update().where(RUNS.c.n == bindparam("run_n")).values(last_seq=bindparam("last_seq"))
+)
+_standing = attrgetter(*(name for name in _MOVING if name != "last_seq"))
 _MOVE_COMMIT = Direct(
     RUNS.update()
     .where(RUNS.c.n == bindparam("run_n"))
@@ -117,6 +123,13 @@ def write_moves(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None
         _MOVE_RUN.many(connection, [{"run_n": n, **moving_columns(run)} for n, run in runs])
 
 
+def write_lengths(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None:
+    """Write that journals have grown, of runs that are as they were. Their rows are locked."""
+    if runs:
+        rows = [{"run_n": n, "last_seq": run.last_seq} for n, run in runs]
+        _EXTEND_RUN.many(connection, rows)
+
+
 def write_commits(connection: Connection, runs: Sequence[tuple[int, Run]]) -> None:
     """Write the commits that runs go on from. Their rows are locked."""
     if runs:
@@ -141,6 +154,7 @@ class Appender:
         slots.lock(connection, filter(None, (_group(prepared.append) for prepared in batch)))
         runs = lock_runs(connection, sorted({prepared.append.run_id for prepared in batch}))
         now_ms = self._clock.now_ms()  # when the locks are held: entries are in order of time
+        before = dict(runs.values())
         moved: dict[int, Run] = {}
         elsewhere: dict[int, Run] = {}  # of these, which go on from another commit
         freed: list[str] = []  # repositories in which a run stopped executing
@@ -169,7 +183,9 @@ class Appender:
                     for entry, data in zip(verdict.entries, prepared.data, strict=True)
                 ]
         write_entries(connection, rows)
-        write_moves(connection, list(moved.items()))
+        standing = {n for n, run in moved.items() if _standing(run) == _standing(before[n])}
+        write_lengths(connection, [(n, moved[n]) for n in standing])
+        write_moves(connection, [(n, run) for n, run in moved.items() if n not in standing])
         write_commits(connection, list(elsewhere.items()))
         audit.write(connection, notes)
         groups = [group for run in moved.values() if (group := slots.concerns(run)) is not None]
@@ -192,6 +208,15 @@ def _group(append: Append) -> tuple[str, str] | None:
     return append.identity[0], append.group
 
 
+def _makes_work(before: Run, after: Run, append: Append) -> bool:
+    """Whether a worker may have something to do now. Not when the one that has a run ends it, and
+    nothing waits for its place: most rings of a busy deployment would be for that."""
+    if append.effects or after.worker is not None:
+        return bool(append.effects)
+    alone = append.fence is not None and after.place.group is None and not before.slot
+    return not (after.state.terminal and alone)
+
+
 def _decide(
     connection: Connection, prepared: Prepared, found: tuple[int, Run] | None, now_ms: int
 ) -> Verdict:
@@ -210,4 +235,4 @@ def _decide(
         effects.apply(connection, effect, n, run, now_ms)
     after = moves.moved(run, append, now_ms)
     entries = moves.numbered(append.drafts, run.last_seq, now_ms)
-    return Written(n, after, entries, work=after.worker is None or bool(append.effects))
+    return Written(n, after, entries, work=_makes_work(run, after, append))

@@ -27,6 +27,9 @@ class NotifyWire:
         self._sender = threading.Thread(target=self._send_all, name="bell-sender", daemon=True)
         self._sender.start()
 
+    def listen(self) -> None:
+        """The first `receive` does."""
+
     def send(self) -> None:
         self._dirty.set()
 

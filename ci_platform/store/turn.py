@@ -11,14 +11,14 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ci_platform.errors import StoreUnavailable
 
 
 class Turn:
+    """Held as a context manager. A process that dies gives its turn away."""
+
     def __init__(self, path: Path) -> None:
         """Raises StoreUnavailable if the file cannot be made."""
         self._threads = threading.Lock()
@@ -27,17 +27,21 @@ class Turn:
         except OSError as error:
             raise StoreUnavailable(f"{path} cannot be opened: {error.strerror}") from error
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Wait for the turn and hold it. A process that dies gives its turn away."""
-        with self._threads:
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        try:
             if self._file < 0:
                 raise StoreUnavailable("the store is closed")
             fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
 
     def close(self) -> None:
         with self._threads:

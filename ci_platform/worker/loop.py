@@ -117,6 +117,7 @@ class Worker:
         self._wake = threading.Event()
         self._backlog = False  # the last claim left some: no place for them, or not for theirs
         self._claimed_s = 0.0  # when that was
+        self._gathering = False  # places fall free, in a backlog, for one claim to fill
         self._news = True  # the bell rang since the last claim
         self._heard = True  # the bell rang since the last housekeeping
         self._quiet = 0  # housekeeping turns since it did
@@ -159,7 +160,9 @@ class Worker:
         """Work until `stop` is set, then drain: claim nothing more, let activations end, give
         commands `drain_ms` and then hand them back, and let go of whatever is left."""
         settings = self._tools.settings
-        runs: Slots[Claim] = Slots(settings.activations_max, "activation", self._wake.set)
+        runs: Slots[Claim] = Slots(
+            settings.activations_max, "activation", lambda: self._freed(runs)
+        )
         commands: Slots[Operation] = Slots(settings.operations_max, "operation", self._wake.set)
         recalls: Slots[Operation] = Slots(settings.recalls_max, "recall", self._wake.set)
         ended = threading.Event()
@@ -195,11 +198,13 @@ class Worker:
         for the bell, or for a place, before the next turn."""
         tools = self._tools
         poll_ms = tools.settings.poll_ms
+        self._gathering = False
         if runs.free == 0 and commands.free == 0:
             return poll_ms
         try:
             gather_ms = self._gather_ms(runs)
             if gather_ms > 0:
+                self._gathering = True
                 return 0 if self._welcome(runs) else gather_ms
             if not self._backlog:
                 # A look at an index costs less than a claim of nothing.
@@ -219,6 +224,11 @@ class Worker:
         if not self._backlog or (runs.free - runs.places + each) * 2 >= each:
             return 0
         return math.ceil((self._claimed_s + GATHER_SECONDS - time.monotonic()) * 1000)
+
+    def _freed(self, runs: Slots[Claim]) -> None:
+        """A run has left its place. While places gather, that is nothing to wake up for."""
+        if not self._gathering or self._news or self._gather_ms(runs) <= 0:
+            self._wake.set()
 
     def _welcome(self, runs: Slots[Claim]) -> bool:
         """Start at once what is new of repositories that have nothing in hand here. True if there

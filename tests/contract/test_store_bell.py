@@ -6,12 +6,14 @@ import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ci_platform.model import LogLine
+from ci_platform.model import Draft, EntryKind, LogLine, RunState
 from ci_platform.ports import Store
+from ci_platform.scheduling import Place
 from ci_platform.store import SqlStore
 from ci_platform.store.bell import Belfry
 from ci_platform.store.datagrams import DatagramWire
@@ -21,9 +23,12 @@ from tests.contract.store_values import (
     WORKER,
     FakeClock,
     append,
+    claimed,
     created,
     end,
+    new_run,
     started,
+    update,
 )
 
 PATIENCE_S = 10  # until a ring that must come; a ring that must not is not waited for
@@ -78,6 +83,20 @@ def test_workers_hear_only_of_what_may_be_due(store: Store, clock: FakeClock) ->
     store.runs.claim(WORKER, limit=1, lease_ms=LEASE_MS)
     end(store, store.runs.get(run.id))
     assert bell.wait(0), "its end may let another begin"
+
+
+@pytest.mark.parametrize("group", [None, "deploy"])
+def test_an_end_that_a_worker_writes_is_work_only_where_somebody_may_wait_for_the_place(
+    sql_store: SqlStore, group: str | None
+) -> None:
+    sql_store.runs.create([replace(new_run(), place=Place(group))])
+    run = claimed(sql_store)
+    bell = sql_store.bell(work=True)
+    while bell.wait(0.05):  # on PostgreSQL, what it could not know of before it listened
+        pass
+    ended = Draft(EntryKind.RUN_PASSED)
+    append(sql_store, run, ended, to=update(run, RunState.PASSED), fence=run.fence)
+    assert bell.wait(0) is (group is not None)
 
 
 def test_a_waiting_thread_wakes(store: Store) -> None:
@@ -142,6 +161,7 @@ def test_the_socket_of_a_dead_process_is_removed(tmp_path: Path) -> None:
 
 def test_a_listener_that_never_reads_blocks_nobody(tmp_path: Path) -> None:
     silent, loud = DatagramWire(tmp_path), DatagramWire(tmp_path)
+    silent.listen()
     for _ in range(5000):
         loud.send()
     assert silent.receive(PATIENCE_S)
@@ -155,6 +175,7 @@ def test_a_listener_that_never_reads_blocks_nobody(tmp_path: Path) -> None:
 def test_a_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     one, two = DatagramWire(deep), DatagramWire(deep)
+    two.listen()
     one.send()
     assert two.receive(PATIENCE_S)
     for wire in (one, two):

@@ -160,11 +160,11 @@ def test_an_interrupted_leader_leaves_nobody_waiting(
 ) -> None:
     write, calls = numbers.database.write, []
 
-    def interrupted(work: Callable[[Connection], object]) -> object:
+    def interrupted(work: Callable[[Connection], object], *, durable: bool) -> object:
         calls.append(work)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return write(work)
+        return write(work, durable=durable)
 
     monkeypatch.setattr(numbers.database, "write", interrupted)
     futures = numbers.together(pool, 1, [2, 3, 4])
