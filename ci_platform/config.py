@@ -45,7 +45,7 @@ class Config(BaseSettings):
     lease_seconds: int = 30  # a worker silent for so long loses its runs
     poll_seconds: float = 1.0  # the slow net below the bell
     activations_max: int = 10  # runs of one worker in a sandbox; 3 in 4 of one repository
-    sandboxes_max: int = 4  # sandbox processes of one worker; half of them of one repository
+    sandboxes_max: int = 5  # sandbox processes of one worker; 3 in 4 of one repository
     operations_max: int = Field(default=4, ge=1, le=256)  # commands one worker runs at once
     labels: str = ""  # what this machine's workers have, for commands that ask for it: gpu,arm64
     cache_bytes: int = 10_240 * MIB  # memoised results and cache directories of one repository

@@ -28,5 +28,6 @@ class SandboxLimits:
 
     @property
     def processes_each(self) -> int:
-        """Sandbox processes that one repository has at most."""
-        return self.processes - self.processes // 2
+        """Sandbox processes that one repository has at most. Not half of them: while some wait for
+        a commit others execute, and the more of them share one, the less a run costs."""
+        return self.processes - self.processes // 4

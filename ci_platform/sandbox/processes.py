@@ -94,8 +94,8 @@ class Processes:
             while True:
                 if self._closed:
                     raise SandboxUnavailable("the sandbox is closed")
-                may = self._using[repository] < self._limits.processes_each
-                if self._idle and may:
+                left = self._limits.processes_each - self._using[repository]
+                if self._idle and left > 0:
                     process = self._best(key)
                     self._idle.remove(process)
                     if process.popen.poll() is None:
@@ -110,7 +110,7 @@ class Processes:
                     failure, self._failure = self._failure, None
                     raise failure
                 room = self._count < self._limits.processes and self._starting <= self.waiting
-                if room and may:
+                if room and left > self._starting:  # one kept for others waits until they come
                     self._start()
                 self._wait(repository)
 
