@@ -233,7 +233,6 @@ def _child(request: dict[str, object], answer: socket.socket, fds: list[int], pa
         _call(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
         if os.getppid() != parent:
             os._exit(1)
-        os.umask(0o022)
         _yield(str(request["priority"]))
         os.chdir("/")
         argv, limits = request["argv"], request["limits"]
@@ -462,4 +461,5 @@ def _say(answer: socket.socket, message: dict[str, object]) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which will say so
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.umask(0o022)  # what is made here, and by jobs, is not only for us, whatever the server's is
     Launcher(socket.socket(fileno=int(sys.argv[1]))).serve()

@@ -52,11 +52,29 @@ def test_a_venv_of_one_step_works_in_the_next_on_another_machine(
         other.close()
 
 
+def test_a_server_that_keeps_its_files_to_itself_runs_commands_too(tmp_path: Path) -> None:
+    """Its umask is not that of commands, nor of what is laid out for them."""
+    before = os.umask(0o077)
+    runner = SandboxRunner(
+        trees=GivenTrees(), objects=objects_in(tmp_path), work_dir=tmp_path / "w", first_uid=UID
+    )
+    try:
+        bench = Bench(runner)
+        made = bench.layer("umask; touch made; python3 -c 'print(1)'")
+        assert bench.text("stdout") == "0022\n1\n"
+        bench.sh("stat -c %a made", made)
+        assert bench.text("stdout") == "644\n"
+    finally:
+        os.umask(before)
+        runner.close()
+
+
 def test_directories_can_be_lent_to_commands(tmp_path: Path) -> None:
     tools = tmp_path / "closed" / "tools"
     (tools / "bin").mkdir(parents=True)
     (tools / "bin/greet").write_text("#!/bin/sh\necho hello from $0\n")
-    (tools / "bin/greet").chmod(0o755)
+    for path in (tools / "bin/greet", tools / "bin", tools):
+        path.chmod(0o755)
     (tmp_path / "closed").chmod(0o700)
     runner = SandboxRunner(
         trees=GivenTrees(),
@@ -189,7 +207,8 @@ def test_a_sandbox_that_does_not_start_is_never_replaced_by_nothing(
 ) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/bwrap").write_text(f"#!/bin/sh\n{program}\n")
-    (tmp_path / "bin/bwrap").chmod(0o755)
+    for path in (tmp_path / "bin/bwrap", tmp_path / "bin"):
+        path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     runner = SandboxRunner(
         trees=GivenTrees(), objects=objects_in(tmp_path), work_dir=tmp_path / "w"
