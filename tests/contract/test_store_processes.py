@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from sqlite3 import Connection as SqliteConnection
 
 import psycopg
 import pytest
@@ -180,34 +182,37 @@ def test_a_full_disk_is_an_error_and_writes_nothing_until_there_is_room(
 ) -> None:
     store = open_sqlite()
     run = started(store)
-    room = {"pages": 60}
-
-    @event.listens_for(store.engine, "begin")
-    def shrink(connection: Connection) -> None:
-        direct.execute(connection, f"PRAGMA max_page_count = {room['pages']}")
-
+    store._database.read(partial(direct.execute, text="PRAGMA max_page_count = 60"))
     big = note({"text": random.Random(5).randbytes(250_000).hex()})
     with pytest.raises(StoreUnavailable, match="full"):
         append(store, run, big)
     assert store.runs.get(run.id) == run
-    room["pages"] = 1 << 20
+    store._database.read(partial(direct.execute, text=f"PRAGMA max_page_count = {1 << 20}"))
     assert append(store, run, big).applied
 
 
 def test_only_what_outlives_a_power_cut_waits_for_the_disk(open_sqlite: OpenStore) -> None:
     store = open_sqlite()
-    levels: list[int] = []
+    statements: list[str] = []
 
-    @event.listens_for(store.engine, "commit")
-    def look(connection: Connection) -> None:
-        levels.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+    def listen(connection: Connection) -> None:
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, SqliteConnection)
+        assert driver.execute("PRAGMA synchronous").fetchone() == (2,), "FULL, unless it is set"
+        driver.set_trace_callback(statements.append)
 
-    normal, full = 1, 2
+    store._database.read(listen)
     created(store, "1")
     (claim,) = store.runs.claim(WORKER, limit=1, lease_ms=1000)
     store.runs.renew(WORKER, lease_ms=1000)
     append(store, claim.run, fence=claim.run.fence)
-    assert levels == [full, normal, normal, full]
+    level, levels = "FULL", []
+    for statement in statements:
+        if statement.startswith("PRAGMA synchronous = "):
+            level = statement.removeprefix("PRAGMA synchronous = ")
+        elif statement == "COMMIT":
+            levels.append(level)
+    assert levels == ["FULL", "NORMAL", "NORMAL", "FULL"]
 
 
 def cut_connections(url: str) -> None:
