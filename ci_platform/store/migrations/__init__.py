@@ -39,6 +39,8 @@ def upgrade(connection: Connection, version: str) -> None:
     def steps(found: tuple[str, ...], context: MigrationContext) -> list[RevisionStep]:
         return list(scripts._upgrade_revs(version, found))  # type: ignore[arg-type]
 
+    if not connection.in_transaction():
+        connection.begin()  # what the driver has begun: else Alembic would commit each revision
     try:
         with EnvironmentContext(config, scripts, fn=steps) as environment:
             environment.configure(connection=connection)
