@@ -27,8 +27,9 @@ LEASE_SECONDS = 2
 WORKERS = 3
 AT_ONCE = 4  # runs
 PIPELINES = ("Scenario", "Undone", "Stored")
+ALL = os.environ.get("CRASH_ENTRIES") == "all"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800 if ALL else 600)]
 
 
 @contextmanager
@@ -79,9 +80,8 @@ def test_runs_survive_the_death_of_their_worker_at_any_write(
 def chosen(last: int, sqlite: bool, seed: int) -> Iterator[int]:
     """The entries to strike at: each on one of the databases, or all. A run that is struck may
     have more of them than a calm one, and its end may have come with others."""
-    both = os.environ.get("CRASH_ENTRIES") == "all"
     for at in range(2, last):
-        if both or (at + seed) % 2 == sqlite:
+        if ALL or (at + seed) % 2 == sqlite:
             yield at
 
 
