@@ -157,7 +157,8 @@ def see_through(
     try:
         return Ending(process.wait(), watcher.excess, tail)
     except RunnerUnavailable as error:
-        raise RunnerUnavailable(f"{error.detail}: {tail.strip()}") from error
+        said = f": {tail.strip()}" if tail.strip() else ""
+        raise RunnerUnavailable(error.detail + said) from error
 
 
 def _loop(watcher: _Watcher) -> None:

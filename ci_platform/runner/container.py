@@ -264,7 +264,7 @@ class ContainerRunner:
                 process.close()
         finally:
             shutil.rmtree(directory / "given")
-            for name in ("code", "pid", "oom"):
+            for name in ("code", "pid", "oom", "engine"):
                 (directory / name).unlink(missing_ok=True)
 
 

@@ -33,10 +33,15 @@ _GRACE_SECONDS = 60  # after its timeout, a container that nobody watches any mo
 _CODE = "code"  # file of the exit code: an engine's own failures have exit codes too
 _GO = "go"  # a pipe, of which the first process reads a line before it lets the command go
 _WAIT = f"read -r go < {GIVEN}/{_GO}; "
-_WRAPPER = (  # its own words, "Terminated", are not the command's
-    f". {GIVEN}/env; exec 3>&2 2>/dev/null; {{shell}} {GIVEN}/script </dev/null 2>&3 3>&-; "
+_WRAPPER = (  # its own words, "Terminated", are not the command's, whose output are 3 and 4
+    f". {GIVEN}/env; exec 2>/dev/null; {{shell}} {GIVEN}/script </dev/null >&3 2>&4 3>&- 4>&-; "
     f"code=$?; echo $code > {GIVEN}/{_CODE}; exit $code"
 )
+_SAID_CHARS = 1000
+_SAID = "engine"  # file of what an engine says that hands our pipes on
+# Through podman's own relay, what a command prints to both its streams loses its order.
+_HAND_ON = ("/bin/sh", "-c", f'exec "$@" 3>&1 4>&2 >/dev/null 2>{_SAID}', "sh")
+_RELAYED = "exec 3>&1 4>&2; "
 _OUT_OF_MEMORY = "oom"
 _ENGINE_FAILED = (125, 126, 127)
 
@@ -119,7 +124,13 @@ def arguments(engine: Engine, one: Container, limits: RunnerLimits) -> list[str]
     if engine.seccomp is not None:
         args += ["--security-opt", f"seccomp={engine.seccomp}"]
     if engine.is_podman:
-        args += ["--read-only-tmpfs=false", "--pidfile", str(one.directory / "pid")]
+        args += [
+            "--preserve-fds",
+            "2",
+            "--read-only-tmpfs=false",
+            "--pidfile",
+            str(one.directory / "pid"),
+        ]
         args += ["--timeout", str(one.timeout_seconds + _GRACE_SECONDS)]
         args += ["--userns", "keep-id"] if engine.rootless and not engine.one_id else []
     for name in one.hosts:
@@ -129,8 +140,8 @@ def arguments(engine: Engine, one: Container, limits: RunnerLimits) -> list[str]
     binds += [(source, target, "") for source, target in one.caches.items()]
     for source, target, how in binds:
         args += ["--mount", f"type=bind,source={source},target={target}{how}"]
-    wait = _WAIT if one.held else ""
-    return [*args, one.image, "-c", wait + _WRAPPER.format(shell=shlex.join(one.shell))]
+    before = ("" if engine.is_podman else _RELAYED) + (_WAIT if one.held else "")
+    return [*args, one.image, "-c", before + _WRAPPER.format(shell=shlex.join(one.shell))]
 
 
 def give(one: Container, script: str, env: Mapping[str, str], uid: int | None) -> None:
@@ -161,8 +172,9 @@ class ContainerProcess:
 
     def __init__(self, engine: Engine, one: Container, disk: Disk, limits: RunnerLimits) -> None:
         self._engine, self._one, self._disk, self._limits = engine, one, disk, limits
+        hand_on = _HAND_ON if engine.is_podman else ()
         self._client = subprocess.Popen(
-            arguments(engine, one, limits),
+            [*hand_on, *arguments(engine, one, limits)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -231,7 +243,11 @@ class ContainerProcess:
         code = self._client.wait()
         told = (self._one.directory / _CODE).read_bytes()
         if code in _ENGINE_FAILED and not told and not self._killed:
-            raise RunnerUnavailable(f"{self._engine.path.name} could not run the container")
+            reason = f"{self._engine.path.name} could not run the container"
+            if self._engine.is_podman:
+                said = (self._one.directory / _SAID).read_text(errors="replace").strip()
+                reason += f": {said[-_SAID_CHARS:]}"
+            raise RunnerUnavailable(reason)
         return Exit(code, rss_bytes=0, cpu_seconds=0.0)
 
     def close(self) -> None:

@@ -63,7 +63,8 @@ for inside in sorted(places, key=len, reverse=True):
 given = open(places["/run/ci"] + "/env").read()
 script = script.replace(". " + places["/run/ci"] + "/env;", "eval $GIVEN;")
 script = script.replace(places["/run/ci"] + "/code", places["/run/ci/code"])
-sys.exit(subprocess.call(["/bin/sh", "-c", script], cwd=places["/workspace"], env={{
+shell = ["/bin/sh", "-c", script]
+sys.exit(subprocess.call(shell, pass_fds=(3, 4), cwd=places["/workspace"], env={{
     "GIVEN": given.replace("/run/ci/output", places["/run/ci/output"]).replace("\\n", ";"),
     "PATH": "/usr/bin:/bin"}}))
 """
