@@ -1,7 +1,7 @@
 """Bombs: how soon each ends after its limit, and what the platform takes for others meanwhile.
 
 A bomb is a command that takes all it can get. The others are 3-step runs of another repository,
-one after the other, once with nothing else going on and once beside all bombs.
+one after the other: with nothing else going on, beside all bombs at once, and beside each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 
 from bench.measure import Result, latency, missing, most, percentile
 from bench.pipelines import HEAD, THREE_STEPS
-from bench.server import Server, serving
+from bench.server import DONE, Server, serving
 
 RUNS = 60
 SECONDS_MAX = 5.0
@@ -45,14 +45,27 @@ def bombs() -> list[Result]:
         alone = _one_by_one(server, RUNS)
         with _going_off(server) as started:
             beside = _one_by_one(server, RUNS)
+        each = {name: _until_it_ends(server, name) for name in _BOMBS}
         ends = [row for name, run_id in started.items() for row in _ended(server, name, run_id)]
-    ratio = percentile(beside, 0.99) / percentile(alone, 0.99)
+    idle = percentile(alone, 0.99)
     return [
         *ends,
         latency("3-step run of others, alone", alone),
         latency("3-step run of others, beside the bombs", beside),
-        most("p99 beside the bombs to p99 alone", ratio, "x", bar=FACTOR_MAX, n=RUNS),
+        _factor("p99 beside the bombs to p99 alone", beside, idle),
+        *(_factor(f"p99 beside the {name} bomb", times, idle) for name, times in each.items()),
     ]
+
+
+def _factor(what: str, times: list[float], idle: float) -> Result:
+    return most(what, percentile(times, 0.99) / idle, "x", bar=FACTOR_MAX, n=len(times))
+
+
+def _until_it_ends(server: Server, name: str) -> list[float]:
+    run_id, times = server.start(name), []
+    while server.run(run_id)["state"] not in DONE:
+        times += _one_by_one(server, 1)
+    return times
 
 
 @contextmanager
