@@ -29,7 +29,13 @@ class Link:
 
     child_id: str
     kin: Kin
-    due: int  # counts what happened to either since it was looked at last
+    # Counts what has happened to either; below zero once all of it was looked at. It never goes
+    # back: two workers may look at once, and what happens between them must look like neither.
+    due: int
+
+    @property
+    def is_due(self) -> bool:
+        return self.due > 0
 
 
 class FamilyStore(Protocol):

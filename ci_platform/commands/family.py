@@ -106,7 +106,7 @@ class Family:
         """Tell the parent of a run that has ended now: the run is about to be deleted, and nobody
         could tell it then. Raises Conflict while the parent has not begun to wait for it."""
         link = self.parts.store.family.parent(child.id)
-        if link is None or not link.due or not link.kin.waits:
+        if link is None or not link.is_due or not link.kin.waits:
             return
         try:
             told = self._tell(RunId(link.kin.parent_id), StepKey.parse(link.kin.step), child)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, Select, bindparam, or_, select
+from sqlalchemy import Connection, Select, bindparam, func, or_, select
 
 from ci_platform.family import Kin, Link
 from ci_platform.model import NewRun
@@ -40,7 +40,7 @@ _LOCK_OF = Direct(
 _MARK = (
     FAMILY.update()
     .where(FAMILY.c.child_n.in_(bindparam("children", expanding=True)))
-    .values(due=FAMILY.c.due + 1)
+    .values(due=func.abs(FAMILY.c.due) + 1)
 )
 _SETTLE = (
     FAMILY.update()
@@ -49,7 +49,7 @@ _SETTLE = (
         == select(RUNS.c.n).where(RUNS.c.id == bindparam("of_child")).scalar_subquery(),
         FAMILY.c.due == bindparam("seen"),
     )
-    .values(due=0)
+    .values(due=-FAMILY.c.due)
 )
 
 

@@ -542,9 +542,9 @@ class _Family:
 
     def due(self, *, limit: int = 100) -> Sequence[Link]:
         with self._tables.lock:
-            return [one for one in self._tables.links.values() if one.due][:limit]
+            return [one for one in self._tables.links.values() if one.is_due][:limit]
 
     def settled(self, link: Link) -> None:
         with self._tables.lock:
             if self._tables.links.get(link.child_id) == link:
-                self._tables.links[link.child_id] = replace(link, due=0)
+                self._tables.links[link.child_id] = replace(link, due=-link.due)

@@ -161,7 +161,7 @@ class Effects:
         links = self._tables.links
         for child_id, link in links.items():
             if self._run.id in (child_id, link.kin.parent_id):
-                links[child_id] = replace(link, due=link.due + 1)
+                links[child_id] = replace(link, due=abs(link.due) + 1)
 
     def _open(self, opened: OpenOperation, spec: Json) -> None:
         self._tables.operations[opened.id] = Operation(

@@ -70,6 +70,21 @@ def test_what_happens_while_a_link_is_looked_at_stays_due(store: Store) -> None:
     assert len(store.family.due()) == 1
 
 
+def test_what_happens_while_two_look_at_a_link_stays_due(store: Store) -> None:
+    """Both have seen the birth; the end comes between the words of the one and of the other."""
+    created(store)
+    parent = claimed(store)
+    child(store, "a")
+    (one,) = store.family.due()
+    (other,) = store.family.due()
+    store.family.settled(one)
+    end(store, parent)
+    store.family.settled(other)
+    assert len(store.family.due()) == 1
+    assert len(settle(store)) == 1
+    assert store.family.due() == []
+
+
 def test_a_link_goes_with_either_run(store: Store) -> None:
     created(store)
     parent = claimed(store)
